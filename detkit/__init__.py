@@ -1,0 +1,1 @@
+"""Object detection and dense prediction: ViDT, PointWSSIS and MatchMe in one house."""

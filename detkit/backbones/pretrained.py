@@ -1,0 +1,119 @@
+"""Loading published backbone weights: from a file, a URL or timm; strict about everything unexpected."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+logger = logging.getLogger(__name__)
+
+
+def load_pretrained(
+    model: nn.Module,
+    source: str,
+    convert: Callable[[Mapping[str, Tensor]], tuple[dict[str, Tensor], list[str]]],
+    is_new: Callable[[str], bool],
+) -> None:
+    """Load published weights into `model`.
+
+    Args:
+        model: the backbone.
+        source: a file, an http(s) URL (downloaded once into torch's hub cache) or "timm:MODEL_NAME".
+        convert: gives the weights under the model's names, and the published keys that are left out on purpose.
+        is_new: tells of one of the model's own names whether published weights are known to lack it.
+
+    Raises:
+        ValueError: the source cannot be read, or a key is missing, unexpected or of another shape.
+    """
+    weights, left_out = convert(read_state_dict(source))
+    own = model.state_dict()
+    problems = [f"unexpected: {key}" for key in weights if key not in own]
+    problems += [f"missing: {key}" for key in own if key not in weights and not is_new(key)]
+    problems += [
+        f"{key}: {tuple(weights[key].shape)} in the file, {tuple(own[key].shape)} in the model"
+        for key in own
+        if key in weights and weights[key].shape != own[key].shape
+    ]
+    if problems:
+        more = f" and {len(problems) - 10} more" if len(problems) > 10 else ""
+        raise ValueError(f"weights {source} do not fit this backbone: {'; '.join(problems[:10])}{more}")
+    model.load_state_dict(weights, strict=False)
+    new = sum(key not in weights for key in own)
+    logger.info("loaded %d tensors of %s; %d new, %d left out", len(weights), source, new, len(left_out))
+
+
+def read_state_dict(source: str) -> Mapping[str, Tensor]:
+    """The state dict stored at a file, URL or timm model name (see `load_pretrained`)."""
+    if source.startswith("timm:"):
+        return timm_state_dict(source.removeprefix("timm:"))
+    try:
+        if source.startswith(("http://", "https://")):
+            stored = torch.hub.load_state_dict_from_url(source, map_location="cpu", weights_only=True)
+        elif not Path(source).is_file():
+            raise ValueError(f"no such file: {source}")
+        elif source.endswith(".safetensors"):
+            from safetensors.torch import load_file
+
+            stored = load_file(source)
+        else:
+            stored = torch.load(source, map_location="cpu", weights_only=True)
+    except ValueError:
+        raise
+    except Exception as error:
+        raise ValueError(f"cannot read weights from {source}: {error}") from error
+    for key in ("model", "state_dict"):
+        if isinstance(stored, Mapping) and isinstance(stored.get(key), Mapping):
+            stored = stored[key]
+    if not isinstance(stored, Mapping) or not all(isinstance(value, Tensor) for value in stored.values()):
+        raise ValueError(f"{source} holds no state dict")
+    return stored
+
+
+def import_timm():
+    """Import timm, also where torchvision's compiled operators do not load.
+
+    timm needs torchvision only for its data pipeline, which is not used here; but a CPU build of torch beside
+    torchvision's CUDA wheel makes `import torchvision` stop at operators that do not exist. Declaring them (they
+    are never called) lets the import go on.
+    """
+    for name, signature in {
+        "nms": "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+        "qnms": "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+    }.items():
+        if not _torchvision_operators_load():
+            torch.library.define(f"torchvision::{name}", signature)
+    try:
+        import timm
+    except ImportError as error:
+        raise ValueError('timm is not installed: pip install "detkit[timm]"') from error
+    return timm
+
+
+def _torchvision_operators_load() -> bool:
+    try:
+        import torchvision  # noqa: F401
+    except ImportError:
+        return True
+    except RuntimeError:
+        return False
+    return True
+
+
+def timm_state_dict(name: str) -> Mapping[str, Tensor]:
+    """The published weights of a timm model.
+
+    Raises:
+        ValueError: timm is not installed, does not know the name, or cannot fetch its weights.
+    """
+    timm = import_timm()
+    if name.split(".")[0] not in timm.list_models():
+        near = ", ".join(timm.list_models(f"*{name.split('_')[0]}*")[:10])
+        raise ValueError(f"timm has no model {name!r}" + (f"; it has {near}" if near else ""))
+    try:
+        return timm.create_model(name, pretrained=True).state_dict()
+    except Exception as error:
+        raise ValueError(f"timm could not fetch the weights of {name}: {error}") from error

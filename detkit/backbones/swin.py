@@ -1,0 +1,354 @@
+"""Swin Transformer (arXiv 2103.14030) with ViDT's reconfigured attention module (RAM, arXiv 2110.03921, section 3).
+
+[DET] tokens travel through every block beside the image's [PATCH] tokens and share its projections:
+[PATCH] x [PATCH] attention stays windowed, [DET] x [DET] attention is global, and in the stages of
+`cross_stages` the [DET] tokens also attend to all [PATCH] tokens of the stage, bound with [DET] x [DET] in one
+softmax. Parameters carry the names of the original Swin repository, so that its weights load as they are.
+
+Shape letters: b images, h/w patch rows and columns, n det tokens, c channels, m heads, k tokens of a window.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from detkit.backbones.layers import DropPath, Mlp, resize_mask, sine_positions
+from detkit.backbones.pretrained import load_pretrained
+from detkit.registry import register
+
+VARIANTS = {
+    "nano": dict(embed_dim=48, depths=(2, 2, 6, 2), num_heads=(3, 6, 12, 24), drop_path=0.0),
+    "tiny": dict(embed_dim=96, depths=(2, 2, 6, 2), num_heads=(3, 6, 12, 24), drop_path=0.2),
+    "small": dict(embed_dim=96, depths=(2, 2, 18, 2), num_heads=(3, 6, 12, 24), drop_path=0.3),
+    "base": dict(embed_dim=128, depths=(2, 2, 18, 2), num_heads=(4, 8, 16, 32), drop_path=0.3),
+    "large": dict(embed_dim=192, depths=(2, 2, 18, 2), num_heads=(6, 12, 24, 48), drop_path=0.3),
+}
+MASKED = -100.0
+
+
+@dataclass
+class DetFeatures:
+    """What a backbone with [DET] tokens gives.
+
+    Attributes:
+        features: [b, c, h, w] maps, fine to coarse.
+        det: [b, n, c] final det tokens.
+        det_pos: [1, n, pos_dim] learned det positions.
+    """
+
+    features: list[Tensor]
+    det: Tensor
+    det_pos: Tensor
+
+
+@dataclass
+class CrossInputs:
+    """For [DET] x [PATCH] attention of a stage: patch positions [b, h, w, c] and key bias [b, 1, 1, h * w + n]."""
+
+    positions: Tensor
+    key_bias: Tensor
+
+
+def split_windows(x_bhwc: Tensor, size: int) -> Tensor:
+    """`[b, h, w, c]` into `[b * windows, size * size, c]`; h and w are multiples of `size`."""
+    b, h, w, c = x_bhwc.shape
+    x = x_bhwc.view(b, h // size, size, w // size, size, c)
+    return x.transpose(2, 3).reshape(-1, size * size, c)
+
+
+def join_windows(windows: Tensor, size: int, height: int, width: int) -> Tensor:
+    """Inverse of `split_windows`: `[b, h, w, c]`."""
+    x = windows.view(-1, height // size, width // size, size, size, windows.shape[-1])
+    return x.transpose(2, 3).reshape(-1, height, width, windows.shape[-1])
+
+
+def shifted_window_mask(height: int, width: int, size: int, shift: int, device: torch.device) -> Tensor:
+    """Bias `[windows, k, k]` that keeps apart, in a shifted window, what is not adjacent in the image."""
+
+    def region(length: int) -> Tensor:
+        position = torch.arange(length, device=device)
+        return (position >= length - size).int() + (position >= length - shift).int()
+
+    regions = region(height)[:, None] * 3 + region(width)
+    windows = split_windows(regions[None, :, :, None], size)[..., 0]
+    return (windows[:, :, None] != windows[:, None, :]) * MASKED
+
+
+def relative_position_index(size: int) -> Tensor:
+    """`[k, k]` rows of the relative position bias table for each pair of positions in a window."""
+    y, x = torch.meshgrid(torch.arange(size), torch.arange(size), indexing="ij")
+    y, x = y.flatten(), x.flatten()
+    return (y[:, None] - y + size - 1) * (2 * size - 1) + (x[:, None] - x + size - 1)
+
+
+class ReconfiguredAttention(nn.Module):
+    """Window attention for [PATCH] tokens and global attention for [DET] tokens, by the same projections.
+
+    Source: ViDT, section 3.1.
+    """
+
+    def __init__(self, dim: int, window: int, num_heads: int):
+        super().__init__()
+        self.window, self.num_heads = window, num_heads
+        self.scale = (dim // num_heads) ** -0.5
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.proj = nn.Linear(dim, dim)
+        self.relative_position_bias_table = nn.Parameter(torch.empty((2 * window - 1) ** 2, num_heads))
+        nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
+        self.register_buffer("relative_position_index", relative_position_index(window), persistent=False)
+
+    def _heads(self, x_btc: Tensor, parts: int) -> Sequence[Tensor]:
+        b, t, _ = x_btc.shape
+        return x_btc.view(b, t, parts, self.num_heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
+
+    def patches(self, x_bhwc: Tensor, window_mask: Tensor | None) -> Tensor:
+        """Attention within windows of `[b, h, w, c]`, h and w multiples of the window."""
+        _, h, w, c = x_bhwc.shape
+        q, k, v = self._heads(split_windows(self.qkv(x_bhwc), self.window), 3)
+        tokens = self.window**2
+        bias = self.relative_position_bias_table[self.relative_position_index.view(-1)]
+        bias = bias.view(tokens, tokens, -1).permute(2, 0, 1)
+        scores = (q * self.scale) @ k.transpose(-2, -1)
+        if window_mask is None:
+            scores = scores + bias
+        else:
+            windows = len(window_mask)
+            scores = scores.view(-1, windows, self.num_heads, tokens, tokens) + (bias + window_mask[:, None])
+            scores = scores.view(-1, self.num_heads, tokens, tokens)
+        out = scores.softmax(dim=-1) @ v
+        return self.proj(join_windows(out.transpose(1, 2).reshape(-1, tokens, c), self.window, h, w))
+
+    def dets(self, det_bnc: Tensor, patches_btc: Tensor | None, key_bias: Tensor | None) -> Tensor:
+        """[DET] tokens attend to each other and, where given, to all `patches_btc` in the same softmax."""
+        q, k, v = self._heads(self.qkv(det_bnc), 3)
+        if patches_btc is not None:
+            c = det_bnc.shape[-1]
+            patch_k, patch_v = self._heads(F.linear(patches_btc, self.qkv.weight[c:], self.qkv.bias[c:]), 2)
+            k, v = torch.cat([patch_k, k], dim=2), torch.cat([patch_v, v], dim=2)
+        bias = None if key_bias is None else key_bias.to(q.dtype)
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+        return self.proj(out.transpose(1, 2).flatten(2))
+
+
+class Block(nn.Module):
+    """A Swin block that carries [DET] tokens along."""
+
+    def __init__(self, dim: int, num_heads: int, window: int, shift: int, drop_path: float, pos_dim: int):
+        super().__init__()
+        self.window, self.shift = window, shift
+        self.norm1 = nn.LayerNorm(dim)
+        self.attn = ReconfiguredAttention(dim, window, num_heads)
+        self.norm2 = nn.LayerNorm(dim)
+        self.mlp = Mlp(dim, 4 * dim)
+        self.drop_path = DropPath(drop_path)
+        self.det_pos_linear = nn.Linear(pos_dim, dim)
+
+    def forward(
+        self, x_bhwc: Tensor, det_bnc: Tensor, det_pos: Tensor, window_mask: Tensor, cross: CrossInputs | None
+    ) -> tuple[Tensor, Tensor]:
+        patches, det = self.norm1(x_bhwc), self.norm1(det_bnc) + self.det_pos_linear(det_pos)
+        keys = None if cross is None else (patches + cross.positions).flatten(1, 2)
+        det = self.attn.dets(det, keys, None if cross is None else cross.key_bias)
+        patches = self._window_attention(patches, window_mask)
+        x, det = self._add(x_bhwc, det_bnc, patches, det)
+        return self._add(x, det, self.mlp(self.norm2(x)), self.mlp(self.norm2(det)))
+
+    def _add(self, x: Tensor, det: Tensor, more_x: Tensor, more_det: Tensor) -> tuple[Tensor, Tensor]:
+        """The residual sums; an image drops its path for both kinds of token or for none."""
+        keep = self.drop_path.keep(len(x), x)
+        if keep is None:
+            return x + more_x, det + more_det
+        return x + more_x * keep[:, None, None, None], det + more_det * keep[:, None, None]
+
+    def _window_attention(self, x_bhwc: Tensor, window_mask: Tensor) -> Tensor:
+        _, h, w, _ = x_bhwc.shape
+        x = F.pad(x_bhwc, (0, 0, 0, -w % self.window, 0, -h % self.window))
+        if not self.shift:
+            return self.attn.patches(x, None)[:, :h, :w]
+        x = torch.roll(x, (-self.shift, -self.shift), dims=(1, 2))
+        x = self.attn.patches(x, window_mask)
+        return torch.roll(x, (self.shift, self.shift), dims=(1, 2))[:, :h, :w]
+
+
+class PatchMerging(nn.Module):
+    """Joins 2 x 2 patches; [DET] tokens pass the same layers, repeated four times to fit them."""
+
+    def __init__(self, dim: int, out_dim: int):
+        super().__init__()
+        self.norm = nn.LayerNorm(4 * dim)
+        self.reduction = nn.Linear(4 * dim, out_dim, bias=False)
+
+    def forward(self, x_bhwc: Tensor) -> Tensor:
+        _, h, w, _ = x_bhwc.shape
+        x = F.pad(x_bhwc, (0, 0, 0, w % 2, 0, h % 2))
+        x = torch.cat([x[:, 0::2, 0::2], x[:, 1::2, 0::2], x[:, 0::2, 1::2], x[:, 1::2, 1::2]], dim=-1)
+        return self.reduction(self.norm(x))
+
+    def dets(self, det_bnc: Tensor) -> Tensor:
+        return self.reduction(self.norm(det_bnc.repeat(1, 1, 4)))
+
+
+class Stage(nn.Module):
+    """The blocks of one resolution and the merging layer after them."""
+
+    def __init__(self, dim: int, num_heads: int, window: int, drop_path: Sequence[float], pos_dim: int, out_dim: int):
+        super().__init__()
+        self.window = window
+        self.blocks = nn.ModuleList(
+            Block(dim, num_heads, window, window // 2 * (i % 2), rate, pos_dim) for i, rate in enumerate(drop_path)
+        )
+        self.downsample = PatchMerging(dim, out_dim)
+
+    def forward(
+        self, x_bhwc: Tensor, det_bnc: Tensor, det_pos: Tensor, cross: CrossInputs | None
+    ) -> tuple[Tensor, Tensor]:
+        _, h, w, _ = x_bhwc.shape
+        size, padded = self.window, (h + -h % self.window, w + -w % self.window)
+        window_mask = shifted_window_mask(*padded, size, size // 2, x_bhwc.device).to(x_bhwc.dtype)
+        for block in self.blocks:
+            x_bhwc, det_bnc = block(x_bhwc, det_bnc, det_pos, window_mask, cross)
+        return x_bhwc, det_bnc
+
+
+class PatchEmbed(nn.Module):
+    """Non-overlapping 4 x 4 patches, projected and normalised."""
+
+    def __init__(self, dim: int, patch: int = 4):
+        super().__init__()
+        self.patch = patch
+        self.proj = nn.Conv2d(3, dim, patch, stride=patch)
+        self.norm = nn.LayerNorm(dim)
+
+    def forward(self, images_b3hw: Tensor) -> Tensor:
+        h, w = images_b3hw.shape[-2:]
+        x = self.proj(F.pad(images_b3hw, (0, -w % self.patch, 0, -h % self.patch)))
+        return self.norm(x.permute(0, 2, 3, 1))
+
+
+@register
+class Swin(nn.Module):
+    """Swin with reconfigured attention: images to four feature maps, det tokens and det positions.
+
+    Args:
+        variant: "nano", "tiny", "small", "base" or "large"; sets the four arguments after `num_tokens`.
+        num_tokens: number of [DET] tokens, the most objects that the detector finds in an image.
+        embed_dim: channels of the first stage; each further stage has twice as many.
+        depths: blocks of each stage.
+        num_heads: attention heads of each stage.
+        drop_path: stochastic depth rate of the last block; rates rise linearly from 0.
+        window: side of an attention window in patches.
+        cross_stages: stages (from 0) in which [DET] tokens attend to [PATCH] tokens.
+        pos_dim: channels of the det positions and of the last, reduced feature map.
+        pretrained: ImageNet weights: a file or URL of the original Swin repository, or "timm:MODEL_NAME".
+
+    `forward(images [b, 3, h, w], mask [b, h, w])` gives maps of stride 8, 16, 32 and 64, the last one reduced to
+    `pos_dim` channels.
+
+    Raises:
+        ValueError: an unknown variant, a stage that does not exist, lists of unequal length, or weights that do
+            not fit.
+    """
+
+    def __init__(
+        self,
+        variant: str | None = None,
+        *,
+        num_tokens: int = 100,
+        embed_dim: int | None = None,
+        depths: Sequence[int] | None = None,
+        num_heads: Sequence[int] | None = None,
+        drop_path: float | None = None,
+        window: int = 7,
+        cross_stages: Sequence[int] = (3,),
+        pos_dim: int = 256,
+        pretrained: str | None = None,
+    ):
+        super().__init__()
+        embed_dim, depths, num_heads, drop_path = resolve_variant(variant, embed_dim, depths, num_heads, drop_path)
+        if len(depths) != len(num_heads):
+            raise ValueError(f"depths {depths} and num_heads {num_heads} differ in length")
+        if bad := [s for s in cross_stages if s not in range(len(depths))]:
+            raise ValueError(f"cross_stages {bad} do not exist: there are stages 0 to {len(depths) - 1}")
+        dims = [embed_dim * 2**i for i in range(len(depths))]
+        self.num_tokens, self.pos_dim, self.cross_stages = num_tokens, pos_dim, tuple(cross_stages)
+        self.num_channels = [*dims[1:], pos_dim]
+        self.det_channels = dims[-1]
+        self.patch_embed = PatchEmbed(embed_dim)
+        rates = torch.linspace(0, drop_path, sum(depths)).split(list(depths))
+        self.layers = nn.ModuleList(
+            Stage(dim, heads, window, stage_rates.tolist(), pos_dim, out_dim)
+            for dim, heads, stage_rates, out_dim in zip(dims, num_heads, rates, self.num_channels, strict=True)
+        )
+        self.det_token = nn.Parameter(torch.empty(1, num_tokens, embed_dim))
+        self.det_pos_embed = nn.Parameter(torch.empty(1, num_tokens, pos_dim))
+        self._init_weights()
+        if pretrained:
+            load_pretrained(self, pretrained, convert_swin, is_new)
+
+    def _init_weights(self):
+        nn.init.trunc_normal_(self.det_token, std=0.02)
+        nn.init.trunc_normal_(self.det_pos_embed, std=0.02)
+
+    def no_weight_decay(self) -> set[str]:
+        """Names of parameters without weight decay, besides biases and norms."""
+        return {"det_token", "det_pos_embed"}
+
+    def forward(self, images_b3hw: Tensor, mask_bhw: Tensor) -> DetFeatures:
+        x = self.patch_embed(images_b3hw)
+        divisor = 2 ** (len(self.layers) - len(self.cross_stages))
+        mask = resize_mask(mask_bhw, (max(1, x.shape[1] // divisor), max(1, x.shape[2] // divisor)))
+        det = self.det_token.expand(len(x), -1, -1)
+        features = []
+        for i, stage in enumerate(self.layers):
+            cross = self._cross_inputs(x, mask) if i in self.cross_stages else None
+            x, det = stage(x, det, self.det_pos_embed, cross)
+            if i > 0:
+                features.append(x.permute(0, 3, 1, 2))
+            x = stage.downsample(x)
+            if i < len(self.layers) - 1:
+                det = stage.downsample.dets(det)
+        features.append(x.permute(0, 3, 1, 2))
+        return DetFeatures(features, det, self.det_pos_embed)
+
+    def _cross_inputs(self, x_bhwc: Tensor, mask: Tensor) -> CrossInputs:
+        mask = resize_mask(mask, x_bhwc.shape[1:3])
+        bias = F.pad(mask.flatten(1) * MASKED, (0, self.num_tokens))
+        return CrossInputs(sine_positions(mask, x_bhwc.shape[-1]), bias[:, None, None])
+
+
+def resolve_variant(variant: str | None, *given) -> list:
+    """Fill what is not given from the variant."""
+    names = ("embed_dim", "depths", "num_heads", "drop_path")
+    if variant is not None and variant not in VARIANTS:
+        raise ValueError(f"unknown Swin variant {variant!r}: choose from {', '.join(VARIANTS)}")
+    defaults = VARIANTS[variant] if variant else {"drop_path": 0.0}
+    values = [defaults.get(name) if value is None else value for name, value in zip(names, given, strict=True)]
+    if missing := [name for name, value in zip(names, values, strict=True) if value is None]:
+        raise ValueError(f"give a variant ({', '.join(VARIANTS)}) or {', '.join(missing)}")
+    return values
+
+
+def is_new(name: str) -> bool:
+    """Whether ImageNet weights lack this parameter: det tokens, det positions and the last merging layer."""
+    return "det_" in name or name.startswith("layers.3.downsample.")
+
+
+def convert_swin(state_dict: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+    """ImageNet weights of the original repository or of timm in our names, and the keys that a detector leaves out."""
+    # timm keeps a merging layer with the stage after it, the original with the stage before it.
+    from_timm = any(key.startswith(("layers_3.downsample", "layers.3.downsample.")) for key in state_dict)
+    converted, left_out = {}, []
+    for key, value in state_dict.items():
+        if key.endswith(("relative_position_index", "attn_mask")) or key.startswith(("head.", "norm.")):
+            left_out.append(key)
+            continue
+        parts = key.replace("layers_", "layers.").split(".")
+        if from_timm and parts[0] == "layers" and parts[2] == "downsample":
+            parts[1] = str(int(parts[1]) - 1)
+        converted[".".join(parts)] = value
+    return converted, left_out

@@ -1,0 +1,48 @@
+"""Boxes as `[..., 4]` tensors: cxcywh (centre, size) and xyxy (corners), pixels or relative alike."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def cxcywh_to_xyxy(boxes: Tensor) -> Tensor:
+    centre, half = boxes[..., :2], boxes[..., 2:] / 2
+    return torch.cat([centre - half, centre + half], dim=-1)
+
+
+def xyxy_to_cxcywh(boxes: Tensor) -> Tensor:
+    low, high = boxes[..., :2], boxes[..., 2:]
+    return torch.cat([(low + high) / 2, high - low], dim=-1)
+
+
+def box_area(boxes_xyxy: Tensor) -> Tensor:
+    size = (boxes_xyxy[..., 2:] - boxes_xyxy[..., :2]).clamp(min=0)
+    return size[..., 0] * size[..., 1]
+
+
+def iou_and_union(a_xyxy: Tensor, b_xyxy: Tensor) -> tuple[Tensor, Tensor]:
+    """Intersection over union, and the union area, of boxes whose leading dimensions broadcast."""
+    low = torch.maximum(a_xyxy[..., :2], b_xyxy[..., :2])
+    high = torch.minimum(a_xyxy[..., 2:], b_xyxy[..., 2:])
+    overlap = (high - low).clamp(min=0)
+    intersection = overlap[..., 0] * overlap[..., 1]
+    union = box_area(a_xyxy) + box_area(b_xyxy) - intersection
+    return intersection / union.clamp(min=torch.finfo(union.dtype).tiny), union
+
+
+def box_iou(a_xyxy: Tensor, b_xyxy: Tensor) -> Tensor:
+    """Intersection over union in 0..1 of boxes whose leading dimensions broadcast; 0 where both are empty."""
+    return iou_and_union(a_xyxy, b_xyxy)[0]
+
+
+def generalized_iou(a_xyxy: Tensor, b_xyxy: Tensor) -> Tensor:
+    """Generalised IoU in -1..1 (arXiv 1902.09630) of boxes whose leading dimensions broadcast.
+
+    Empty boxes give finite values and never raise, unlike implementations that assert on them.
+    """
+    iou, union = iou_and_union(a_xyxy, b_xyxy)
+    low = torch.minimum(a_xyxy[..., :2], b_xyxy[..., :2])
+    high = torch.maximum(a_xyxy[..., 2:], b_xyxy[..., 2:])
+    hull = (high - low).clamp(min=0).prod(dim=-1)
+    return iou - (hull - union) / hull.clamp(min=torch.finfo(hull.dtype).tiny)

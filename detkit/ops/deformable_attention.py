@@ -1,0 +1,94 @@
+"""Multi-scale deformable attention (Deformable DETR, arXiv 2010.04159, equation 3) in plain PyTorch.
+
+Shape letters: b images, q queries, s positions of all levels together, m heads, d channels of a head,
+l levels, p points.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def ms_deform_attn(
+    value_bsmd: Tensor, shapes: Sequence[tuple[int, int]], locations_bqmlp2: Tensor, weights_bqmlp: Tensor
+) -> Tensor:
+    """Sample `value` bilinearly around each query and sum the samples by their attention weights.
+
+    Args:
+        value_bsmd: projected features of all levels, flattened row by row and concatenated: s is the sum of
+            h * w over `shapes`. float32, float64 or bfloat16.
+        shapes: (h, w) of each level.
+        locations_bqmlp2: where to sample, x and y, (0, 0) the top-left and (1, 1) the bottom-right corner of
+            the level. Outside of it the value is 0.
+        weights_bqmlp: attention weights, normalised by the caller over levels and points.
+
+    Returns:
+        `[b, q, m * d]` in the dtype of `value`. The arithmetic is at least float32.
+
+    Raises:
+        ValueError: `shapes` do not add up to s.
+    """
+    if sum(h * w for h, w in shapes) != value_bsmd.shape[1]:
+        raise ValueError(f"levels {list(shapes)} do not add up to {value_bsmd.shape[1]} positions")
+    dtype = torch.promote_types(value_bsmd.dtype, torch.float32)
+    inputs = [tensor.to(dtype) for tensor in (value_bsmd, locations_bqmlp2, weights_bqmlp)]
+    differentiated = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs)
+    sample = _sample_by_gather if value_bsmd.device.type == "cpu" and not differentiated else _sample_by_grid
+    out = sample(inputs[0], shapes, *inputs[1:])
+    return out.to(value_bsmd.dtype)
+
+
+def _sample_by_grid(value: Tensor, shapes: Sequence[tuple[int, int]], locations: Tensor, weights: Tensor) -> Tensor:
+    """One `grid_sample` for each level, then the weighted sum."""
+    b, _, m, d = value.shape
+    q, points = locations.shape[1], locations.shape[4]
+    grids = (2 * locations - 1).permute(3, 0, 2, 1, 4, 5).reshape(len(shapes), b * m, q, points, 2)
+    maps = value.permute(0, 2, 3, 1).reshape(b * m, d, -1).split([h * w for h, w in shapes], dim=-1)
+    samples = [
+        F.grid_sample(flat.unflatten(-1, shape), grid, align_corners=False)
+        for flat, shape, grid in zip(maps, shapes, grids, strict=True)
+    ]
+    weights = weights.transpose(1, 2).reshape(b * m, 1, q, -1)
+    out = (torch.cat(samples, dim=-1) * weights).sum(-1)
+    return out.view(b, m * d, q).transpose(1, 2)
+
+
+def _sample_by_gather(value: Tensor, shapes: Sequence[tuple[int, int]], locations: Tensor, weights: Tensor) -> Tensor:
+    """All corners of all samples of all levels as one weighted `embedding_bag`.
+
+    A query of a head is a bag of l * p * 4 rows of `value`, each weighted by attention times bilinear weight.
+    On a CPU this is about three times faster than `grid_sample`, which wants another memory layout; its
+    backward pass is slower, so that training keeps to `grid_sample`.
+    """
+    b, s, m, d = value.shape
+    q = locations.shape[1]
+    rows, corner_weights = _corners(shapes, locations)
+    bag_weights = corner_weights * weights[..., None]
+    image = torch.arange(b, device=value.device).view(b, 1, 1, 1, 1, 1) * s
+    head = torch.arange(m, device=value.device).view(1, 1, m, 1, 1, 1)
+    bags = ((rows + image) * m + head).view(b * q * m, -1)
+    table = value.reshape(b * s * m, d)
+    out = F.embedding_bag(bags, table, mode="sum", per_sample_weights=bag_weights.view(b * q * m, -1))
+    return out.view(b, q, m * d)
+
+
+def _corners(shapes: Sequence[tuple[int, int]], locations: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows in the flattened levels and bilinear weights of the four neighbours, each `[b, q, m, l, p, 4]`."""
+    size = locations.new_tensor([(w, h) for h, w in shapes]).view(-1, 1, 2)
+    starts = torch.tensor([0] + [h * w for h, w in shapes], device=locations.device).cumsum(0)[:-1]
+    pixel = locations * size - 0.5
+    low = pixel.detach().floor()
+    fraction = pixel - low
+    x, y = low.unbind(-1)
+    width, height = size.unbind(-1)
+    columns = torch.stack([x, x + 1, x, x + 1], dim=-1)
+    lines = torch.stack([y, y, y + 1, y + 1], dim=-1)
+    inside = (columns >= 0) & (columns < width[..., None]) & (lines >= 0) & (lines < height[..., None])
+    fx, fy = fraction.unbind(-1)
+    weights = torch.stack([(1 - fx) * (1 - fy), fx * (1 - fy), (1 - fx) * fy, fx * fy], dim=-1) * inside
+    row = (lines * width[..., None] + columns) * inside
+    return row.long() + starts.view(-1, 1, 1), weights

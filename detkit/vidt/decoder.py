@@ -1,0 +1,139 @@
+"""The encoder-free deformable decoder of ViDT (arXiv 2110.03921, section 3.2).
+
+Shape letters: b images, q queries ([DET] tokens), s positions of all levels together, c channels, m heads,
+l levels, p points.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from detkit.ops.deformable_attention import ms_deform_attn
+
+
+@dataclass
+class Memory:
+    """The feature maps of one batch, flattened and concatenated over levels.
+
+    Attributes:
+        features: [b, s, c].
+        padding: [b, s] bool, True on padding.
+        shapes: (h, w) of each level.
+        valid_ratios: [b, l, 2], the unpadded part of each level's width and height.
+    """
+
+    features: Tensor
+    padding: Tensor
+    shapes: list[tuple[int, int]]
+    valid_ratios: Tensor
+
+    @classmethod
+    def from_maps(cls, maps: Sequence[Tensor], masks: Sequence[Tensor]) -> Memory:
+        """From `[b, c, h, w]` maps and `[b, h, w]` padding masks."""
+        features = torch.cat([m.flatten(2).transpose(1, 2) for m in maps], dim=1)
+        padding = torch.cat([mask.flatten(1) for mask in masks], dim=1)
+        ratios = [torch.stack([(~m[:, 0]).float().mean(1), (~m[:, :, 0]).float().mean(1)], dim=-1) for m in masks]
+        return cls(features, padding, [(m.shape[2], m.shape[3]) for m in maps], torch.stack(ratios, dim=1))
+
+
+def inverse_sigmoid(x: Tensor, eps: float = 1e-5) -> Tensor:
+    """logit(x) in float32, kept finite at 0 and 1."""
+    x = x.float().clamp(0, 1)
+    return torch.log(x.clamp(min=eps) / (1 - x).clamp(min=eps))
+
+
+class DeformableAttention(nn.Module):
+    """Each query samples `points` places around its reference on every level (arXiv 2010.04159, section 4.1)."""
+
+    def __init__(self, dim: int, levels: int, heads: int, points: int):
+        super().__init__()
+        if dim % heads:
+            raise ValueError(f"{dim} channels do not divide into {heads} heads")
+        self.levels, self.heads, self.points = levels, heads, points
+        self.sampling_offsets = nn.Linear(dim, heads * levels * points * 2)
+        self.attention_weights = nn.Linear(dim, heads * levels * points)
+        self.value_proj = nn.Linear(dim, dim)
+        self.output_proj = nn.Linear(dim, dim)
+        self._init_weights()
+
+    def _init_weights(self):
+        """Heads look into as many directions, point i at i + 1 pixels."""
+        angles = torch.arange(self.heads) * (2 * math.pi / self.heads)
+        direction = torch.stack([angles.cos(), angles.sin()], dim=-1)
+        direction = direction / direction.abs().amax(-1, keepdim=True)
+        steps = torch.arange(1.0, self.points + 1)
+        offsets = direction[:, None, None, :] * steps[:, None]
+        with torch.no_grad():
+            self.sampling_offsets.bias.copy_(offsets.expand(-1, self.levels, -1, -1).flatten())
+        for weight in (self.sampling_offsets.weight, self.attention_weights.weight):
+            nn.init.zeros_(weight)
+        for layer in (self.value_proj, self.output_proj):
+            nn.init.xavier_uniform_(layer.weight)
+        for layer in (self.attention_weights, self.value_proj, self.output_proj):
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, query_bqc: Tensor, references_bql: Tensor, memory: Memory) -> Tensor:
+        """`references_bql`: `[b, q, l, 2]` points or `[b, q, l, 4]` boxes (cxcywh), relative to the padded maps."""
+        b, q, _ = query_bqc.shape
+        value = self.value_proj(memory.features).masked_fill(memory.padding[..., None], 0)
+        value = value.view(b, -1, self.heads, value.shape[-1] // self.heads)
+        offsets = self.sampling_offsets(query_bqc).float()
+        offsets = offsets.view(b, q, self.heads, self.levels, self.points, 2)
+        weights = self.attention_weights(query_bqc).float().view(b, q, self.heads, -1).softmax(-1)
+        references = references_bql[:, :, None, :, None, :]
+        if references.shape[-1] == 2:
+            scale = 1 / references.new_tensor([(w, h) for h, w in memory.shapes])[:, None, :]
+        else:
+            scale = references[..., 2:] * (0.5 / self.points)
+        locations = references[..., :2] + offsets * scale
+        out = ms_deform_attn(value, memory.shapes, locations, weights.view(*offsets.shape[:-1]))
+        return self.output_proj(out)
+
+
+class DecoderLayer(nn.Module):
+    """[DET] self-attention, deformable attention to the maps, then a feed-forward network; norms come after."""
+
+    def __init__(self, dim: int, levels: int, *, heads: int, points: int, ffn_dim: int, dropout: float):
+        super().__init__()
+        self.self_attn = nn.MultiheadAttention(dim, heads, dropout=dropout, batch_first=True)
+        self.norm2 = nn.LayerNorm(dim)
+        self.cross_attn = DeformableAttention(dim, levels, heads, points)
+        self.norm1 = nn.LayerNorm(dim)
+        self.linear1 = nn.Linear(dim, ffn_dim)
+        self.linear2 = nn.Linear(ffn_dim, dim)
+        self.norm3 = nn.LayerNorm(dim)
+        self.dropout = nn.Dropout(dropout)
+        for layer in (self.linear1, self.linear2):
+            nn.init.xavier_uniform_(layer.weight)
+        nn.init.xavier_uniform_(self.self_attn.out_proj.weight)
+
+    def forward(self, det_bqc: Tensor, det_pos: Tensor, references: Tensor, memory: Memory) -> Tensor:
+        query = det_bqc + det_pos
+        attended = self.self_attn(query, query, det_bqc, need_weights=False)[0]
+        det = self.norm2(det_bqc + self.dropout(attended))
+        sampled = self.cross_attn(det + det_pos, references, memory)
+        det = self.norm1(det + self.dropout(sampled))
+        hidden = self.dropout(F.relu(self.linear1(det)))
+        return self.norm3(det + self.dropout(self.linear2(hidden)))
+
+
+class Mlp(nn.Module):
+    """Linear layers with ReLU between; the last one starts at zero."""
+
+    def __init__(self, dim: int, hidden_dim: int, out_dim: int, num_layers: int = 3):
+        super().__init__()
+        dims = [dim] + [hidden_dim] * (num_layers - 1) + [out_dim]
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(dims, dims[1:], strict=False))
+        nn.init.zeros_(self.layers[-1].weight)
+        nn.init.zeros_(self.layers[-1].bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers[:-1]:
+            x = F.relu(layer(x))
+        return self.layers[-1](x)

@@ -1,0 +1,9 @@
+"""Helpers that tests import by name live beside the tests that use them."""
+
+import sys
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent / "vidt"))
+torch.set_num_threads(2)

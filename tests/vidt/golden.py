@@ -1,0 +1,80 @@
+"""Golden outputs of the official ViDT code and the deterministic weights that they were made with.
+
+A golden is a `.json` (keys, shapes, configuration, tolerance) beside a `.npz`; arrays are flat strided
+subsamples of the full outputs. Weights are standard normal draws seeded by the crc32 of their official key.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import zlib
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from detkit.structures import Annotations, ImageBatch
+
+FOLDER = Path(__file__).parents[1] / "golden" / "vidt"
+
+
+def load(name: str) -> tuple[dict, dict[str, np.ndarray]]:
+    description = json.loads((FOLDER / f"{name}.json").read_text())
+    arrays = FOLDER / f"{name}.npz"
+    return description, dict(np.load(arrays)) if arrays.exists() else {}
+
+
+def weight(key: str, shape: list[int]) -> torch.Tensor:
+    z = np.random.Generator(np.random.PCG64(zlib.crc32(key.encode()))).standard_normal(tuple(shape))
+    if len(shape) <= 1:
+        if key.endswith(("weight", "running_var")):
+            z = 1 + 0.1 * np.abs(z)
+        else:
+            z = (2.0 if key.endswith("sampling_offsets.bias") else 0.1) * z
+    elif len(shape) == 3:
+        z = 0.5 * z
+    else:
+        z = z / math.sqrt(math.prod(shape[1:]))
+    return torch.from_numpy(z.astype(np.float32))
+
+
+def state_dict(description: dict) -> dict[str, torch.Tensor]:
+    """The official state dict: shared tensors stand under each of their keys, as in a real checkpoint."""
+    tensors = {}
+    for key, shape in description["state_dict"].items():
+        if key.endswith("relative_position_index"):
+            tensors[key] = torch.zeros(shape, dtype=torch.int64)
+        else:
+            tensors[key] = weight(key.replace("transformer.decoder.bbox_embed.", "bbox_embed."), shape)
+    return tensors
+
+
+def normal(seed: int, shape: tuple[int, ...]) -> torch.Tensor:
+    """A float32 standard normal input drawn from PCG64(seed)."""
+    return torch.from_numpy(np.random.Generator(np.random.PCG64(seed)).standard_normal(shape)).float()
+
+
+def images(description: dict) -> ImageBatch:
+    sizes = zip(description["image_seeds"], description["image_sizes_hw"], strict=True)
+    return ImageBatch.from_images([normal(seed, (3, h, w)) for seed, (h, w) in sizes])
+
+
+def annotations(description: dict) -> list[Annotations]:
+    """Ellipse objects `[label, cx, cy, rx, ry]` with masks; boxes clipped to the image."""
+    result = []
+    for objects, (h, w) in zip(description["target_spec"], description["image_sizes_hw"], strict=True):
+        label, cx, cy, rx, ry = torch.tensor(objects, dtype=torch.float32).unbind(1)
+        boxes = torch.stack([cx - rx, cy - ry, cx + rx, cy + ry], dim=1)
+        boxes[:, 0::2], boxes[:, 1::2] = boxes[:, 0::2].clamp(0, w), boxes[:, 1::2].clamp(0, h)
+        y, x = torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij")
+        masks = ((x - cx[:, None, None]) / rx[:, None, None]) ** 2 + ((y - cy[:, None, None]) / ry[:, None, None]) ** 2
+        result.append(Annotations(boxes, label.long(), masks=masks <= 1))
+    return result
+
+
+def subsample(tensor: torch.Tensor, note: dict) -> np.ndarray:
+    """The elements of a full output that the golden keeps, in its shape."""
+    assert list(tensor.shape) == note["shape"], (tensor.shape, note["shape"])
+    array = tensor.detach().cpu().numpy()
+    return array.reshape(-1)[:: note["flat_stride"]] if "flat_stride" in note else array
