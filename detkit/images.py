@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,7 @@ def load_image(image: Any) -> Tensor:
     return image
 
 
-def resized_size(size: tuple[int, int], shortest: int, longest: int, multiple: int = 1) -> tuple[int, int]:
+def resized_size(size: Sequence[int], shortest: int, longest: int, multiple: int = 1) -> tuple[int, int]:
     """The (h, w) of an image whose shortest side becomes `shortest`, or less where the longest would pass `longest`.
 
     The other side keeps the aspect ratio, rounded down (DETR's rule); both are then rounded down to a multiple

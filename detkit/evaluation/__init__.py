@@ -1,0 +1,5 @@
+"""Measuring what models find."""
+
+from detkit.evaluation.coco import CocoEvaluator
+
+__all__ = ["CocoEvaluator"]

@@ -1,0 +1,227 @@
+"""COCO average precision for boxes and masks, over any number of ranks."""
+
+from __future__ import annotations
+
+import json
+import os
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch.distributed as dist
+
+from detkit.evaluation.backends import BACKENDS, COLUMNS, clean_ground_truth, mean_defined, result_dicts, summarize
+from detkit.registry import register
+from detkit.structures import Annotations, Detections
+
+IOU_TYPES = ("bbox", "segm")
+# One image: its detections as rows of COLUMNS, and their masks as compressed RLE (None without "segm").
+Record = tuple[np.ndarray, list[dict[str, Any]] | None]
+
+
+@register
+class CocoEvaluator:
+    """The twelve COCO figures and the AP of each class.
+
+    Feed it with `update`, on as many ranks as there are, then call `compute` on all of them. An image that a
+    distributed sampler gave to two ranks counts once.
+
+    Args:
+        dataset: COCO ground truth (a dict with images, annotations, categories), or a dataset whose `.coco()`
+            gives it. Annotations without iscrowd are no crowds; without area they take that of their box.
+        iou_types: "bbox", "segm" or both; "segm" needs predictions with masks.
+        backend: "hotcoco" or "pycocotools" (the reference, slower); the figures are the same.
+        max_detections: how many of the best detections of an image and class count, at least 10.
+
+    Raises:
+        ValueError: an unknown option, or a ground truth that lacks something; the message names it.
+    """
+
+    def __init__(
+        self,
+        dataset: Any,
+        *,
+        iou_types: Sequence[str] = ("bbox",),
+        backend: str = "hotcoco",
+        max_detections: int = 100,
+    ):
+        unknown = [iou_type for iou_type in iou_types if iou_type not in IOU_TYPES]
+        if isinstance(iou_types, str) or unknown or not iou_types:
+            raise ValueError(f"iou_types must be a list of {', '.join(IOU_TYPES)}; got {iou_types!r}")
+        if backend not in BACKENDS:
+            raise ValueError(f"unknown backend {backend!r}; valid: {', '.join(BACKENDS)}")
+        if max_detections < 10:
+            raise ValueError(f"max_detections must be at least 10, got {max_detections}")
+        self.iou_types, self.backend, self.max_detections = tuple(iou_types), backend, max_detections
+        ground_truth = dataset if isinstance(dataset, dict) else dataset.coco()
+        self.ground_truth = clean_ground_truth(ground_truth, with_masks="segm" in iou_types)
+        self._image_ids = {image["id"] for image in self.ground_truth["images"]}
+        self._class_names = _unique_names(self.ground_truth["categories"])
+        self._reported_ids: set[int] = set()
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all detections and figures."""
+        self._records: dict[int, Record] = {}
+        self._counted: dict[int, Record] = {}
+        self._figures: dict[str, float] = {}
+        self._per_class: dict[str, float] = {}
+
+    def update(self, predictions: Sequence[Detections], annotations: Sequence[Annotations]) -> None:
+        """Add the detections of some images; of the annotations only `image_id` is read.
+
+        Raises:
+            ValueError: an image that has no id, is not in the ground truth or came before; boxes or scores
+                that are not finite; no masks where "segm" is evaluated.
+        """
+        for found, annotation in zip(predictions, annotations, strict=True):
+            image_id = annotation.image_id
+            if image_id is None or image_id not in self._image_ids:
+                raise ValueError(f"image {image_id} ({annotation.file_name}) is not in the evaluator's ground truth")
+            if image_id in self._records:
+                raise ValueError(f"image {image_id} ({annotation.file_name}) was evaluated before; call reset()")
+            self._records[image_id] = self._record(image_id, found)
+
+    def _record(self, image_id: int, found: Detections) -> Record:
+        boxes = found.boxes.detach().cpu().double().numpy()
+        rows = np.empty((len(found), len(COLUMNS)))
+        rows[:, 0] = image_id
+        rows[:, 1:3] = boxes[:, :2]
+        rows[:, 3:5] = boxes[:, 2:] - boxes[:, :2]
+        rows[:, 5] = found.scores.detach().cpu().double().numpy()
+        rows[:, 6] = found.category_ids()
+        if not np.isfinite(rows).all():
+            raise ValueError(f"detections of image {image_id} have boxes or scores that are NaN or infinite")
+        if "segm" not in self.iou_types:
+            return rows, None
+        if found.masks is None:
+            raise ValueError(f"detections of image {image_id} have no masks, which iou_types 'segm' needs")
+        from detkit.ops.rle import encode_masks
+
+        return rows, encode_masks(found.masks.cpu())
+
+    def compute(self) -> dict[str, float]:
+        """The figures over all images of the ground truth, the same on every rank; all ranks must call it.
+
+        Returns:
+            "bbox/AP", "bbox/AP50", AP75, APs, APm, APl, AR1, AR10, AR100 (or AR<max_detections>), ARs, ARm, ARl,
+            and the same for "segm"; 0..1, or -1 where the ground truth has no such object.
+        """
+        counted = _gather(self._records)
+        if counted is not None:
+            self._counted = counted
+            self._evaluate()
+        self._figures, self._per_class = _broadcast((self._figures, self._per_class))
+        return dict(self._figures)
+
+    def per_class(self) -> dict[str, float]:
+        """ "bbox/AP/<class name>" of the last `compute`, 0..1, or -1 for a class without objects."""
+        return dict(self._per_class)
+
+    def _evaluate(self) -> None:
+        self._warn_about_missing()
+        rows, masks = self._stack()
+        self._figures, self._per_class = {}, {}
+        for iou_type in self.iou_types:
+            precision, recall = BACKENDS[self.backend](
+                self.ground_truth, rows, masks if iou_type == "segm" else None, self.max_detections
+            )
+            figures = summarize(precision, recall, self.max_detections)
+            self._figures |= {f"{iou_type}/{name}": value for name, value in figures.items()}
+            self._per_class |= {
+                f"{iou_type}/AP/{name}": mean_defined(precision[:, :, k, 0, -1])
+                for k, name in enumerate(self._class_names)
+            }
+
+    def _stack(self) -> tuple[np.ndarray, list[dict[str, Any]]]:
+        """All detections of known categories, images in the order of their ids."""
+        records = [self._counted[image_id] for image_id in sorted(self._counted)]
+        rows = np.concatenate([np.empty((0, len(COLUMNS))), *(rows for rows, _ in records)])
+        masks = [mask for _, of_image in records for mask in of_image or ()]
+        known = np.isin(rows[:, 6], [category["id"] for category in self.ground_truth["categories"]])
+        unknown = set(rows[~known, 6].astype(int).tolist()) - self._reported_ids
+        if unknown:
+            self._reported_ids |= unknown
+            warnings.warn(
+                f"detections of categories {sorted(unknown)} do not count: the ground truth has no such category ids",
+                stacklevel=4,
+            )
+        return rows[known], [masks[i] for i in np.flatnonzero(known)] if masks else []
+
+    def _warn_about_missing(self) -> None:
+        missing = len(self._image_ids) - len(self._counted)
+        if missing:
+            warnings.warn(
+                f"{missing} of {len(self._image_ids)} images of the ground truth were not evaluated; "
+                "they count as images without detections",
+                stacklevel=4,
+            )
+
+    def results(self) -> list[dict[str, Any]]:
+        """COCO result dictionaries of what the last `compute` counted, on rank 0; elsewhere an empty list."""
+        results = []
+        for image_id in sorted(self._counted):
+            rows, masks = self._counted[image_id]
+            results += result_dicts(rows, masks)
+        return results
+
+    def save_results(self, path: str | Path) -> None:
+        """Write `results()` as a COCO results file (JSON), whole or not at all; only rank 0 writes."""
+        if _rank() != 0:
+            return
+        path = Path(path)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        try:
+            temporary.write_text(json.dumps(self.results()))
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def table(self, *, per_class: bool = False) -> str:
+        """The last figures as text, in percent; "-" where the ground truth has no such object."""
+        names = [key.split("/")[1] for key in self._figures if key.startswith(self.iou_types[0])]
+        lines = [" " * 6 + "".join(f"{name:>7}" for name in names)]
+        for iou_type in self.iou_types:
+            lines.append(f"{iou_type:6}" + "".join(_percent(self._figures[f"{iou_type}/{name}"]) for name in names))
+        if per_class:
+            width = max(map(len, [*self._class_names, "class"]))
+            lines += ["", f"{'class':{width}}" + "".join(f"{iou_type + ' AP':>9}" for iou_type in self.iou_types)]
+            for name in self._class_names:
+                values = (self._per_class[f"{iou_type}/AP/{name}"] for iou_type in self.iou_types)
+                lines.append(f"{name:{width}}" + "".join("  " + _percent(value) for value in values))
+        return "\n".join(lines)
+
+
+def _percent(value: float) -> str:
+    return f"{'-':>7}" if value < 0 else f"{100 * value:7.1f}"
+
+
+def _unique_names(categories: list[dict[str, Any]]) -> list[str]:
+    names = [category["name"] for category in categories]
+    return [n if names.count(n) == 1 else f"{n} (id {c['id']})" for n, c in zip(names, categories, strict=True)]
+
+
+def _rank() -> int:
+    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+
+
+def _gather(records: dict[int, Record]) -> dict[int, Record] | None:
+    """The records of all ranks on rank 0, None elsewhere; of an image on two ranks the lower rank's counts."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return records
+    parts: list[dict[int, Record]] | None = [{}] * dist.get_world_size() if dist.get_rank() == 0 else None
+    dist.gather_object(records, parts)
+    if parts is None:
+        return None
+    return {image_id: record for part in reversed(parts) for image_id, record in part.items()}
+
+
+def _broadcast(value: Any) -> Any:
+    """Rank 0's value."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return value
+    values = [value]
+    dist.broadcast_object_list(values, src=0)
+    return values[0]

@@ -1,0 +1,122 @@
+"""Names for classes, and `build`, which turns `dict(type="Name", ...)` into an object."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+import sys
+from collections.abc import Callable, Iterable
+from typing import Any
+
+_components: dict[str, Callable] = {}
+_lazy: dict[str, tuple[str, str]] = {}  # name -> ("package.module:attribute", pip extra)
+_origins: dict[str, str] = {}  # name -> where it was registered from
+
+
+class ConfigError(ValueError):
+    """Something in a config is wrong; the message begins with the path inside the config."""
+
+
+def register(target: Callable | str) -> Callable:
+    """Class or function decorator: `@register` uses the object's own name, `@register("Name")` another one.
+
+    Raises:
+        ValueError: the name is taken by an object of another file or of another qualified name.
+    """
+    if not isinstance(target, str):
+        return _add(target.__name__, target)
+    return lambda component: _add(target, component)
+
+
+def register_lazy(name: str, target: str, *, extra: str) -> None:
+    """Register `"package.module:attribute"`, imported only when built; `extra` is the pip extra that it needs."""
+    _claim(name, target)
+    _lazy[name] = (target, extra)
+
+
+def names() -> list[str]:
+    """Every name that `build` knows, sorted."""
+    return sorted(_origins)
+
+
+def is_registered(name: str) -> bool:
+    return name in _origins
+
+
+def build(config: dict[str, Any], path: str = "config", **extra: Any) -> Any:
+    """Call what `config["type"]` names with the other keys as arguments.
+
+    Values that are dicts with a "type" (also inside lists, tuples and dicts) are built first.
+
+    Args:
+        path: where `config` stands in the whole config; error messages begin with it.
+        extra: arguments that only the running program knows; `config` may not hold them as well.
+
+    Raises:
+        ConfigError: unknown name, unknown or missing argument, or a ValueError or TypeError of the constructor.
+    """
+    if not isinstance(config, dict) or not isinstance(config.get("type"), str):
+        raise ConfigError(f"{path}: expected a dict with a registered name as 'type', got {config!r}")
+    name, component = config["type"], _find(config["type"], path)
+    arguments = {key: value for key, value in config.items() if key != "type"}
+    for key in arguments.keys() & extra.keys():
+        raise ConfigError(f"{path}.{key}: is set by the program, remove it from the config")
+    _check_arguments(name, component, {*arguments, *extra}, path)
+    arguments = {key: _build_value(value, f"{path}.{key}") for key, value in arguments.items()}
+    try:
+        return component(**arguments, **extra)
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"{path} ({name}): {error}") from error
+
+
+def suggest(name: str, valid: Iterable[str]) -> str:
+    """The end of an "unknown name" message: the nearest valid name, if one is near, and all valid names."""
+    valid = sorted(valid)
+    near = difflib.get_close_matches(name, valid, n=1)
+    return (f", did you mean {near[0]!r}? " if near else ". ") + f"Valid: {', '.join(valid) or 'none'}"
+
+
+def _add(name: str, component: Callable) -> Callable:
+    _claim(name, f"{component.__qualname__} in {getattr(sys.modules.get(component.__module__), '__file__', None)}")
+    _components[name] = component
+    return component
+
+
+def _claim(name: str, origin: str) -> None:
+    if _origins.setdefault(name, origin) != origin:
+        raise ValueError(f"{name!r} is registered twice: {_origins[name]} and {origin}")
+
+
+def _find(name: str, path: str) -> Callable:
+    if name in _components:
+        return _components[name]
+    if name not in _lazy:
+        raise ConfigError(f"{path}: nothing is registered as {name!r}{suggest(name, names())}")
+    target, extra = _lazy[name]
+    module, attribute = target.split(":")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except ImportError as error:
+        raise ConfigError(f'{path}: {name} is not installed ({error}): pip install "detkit[{extra}]"') from error
+
+
+def _check_arguments(name: str, component: Callable, given: set[str], path: str) -> None:
+    parameters = inspect.signature(component).parameters.values()
+    named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+        for key in sorted(given - {p.name for p in named}):
+            raise ConfigError(f"{path}: unknown argument {key!r} of {name}{suggest(key, (p.name for p in named))}")
+    missing = [p.name for p in named if p.default is p.empty and p.name not in given]
+    if missing:
+        raise ConfigError(f"{path}: missing argument {', '.join(map(repr, missing))} of {name}")
+
+
+def _build_value(value: Any, path: str) -> Any:
+    if isinstance(value, dict) and "type" in value:
+        return build(value, path)
+    if isinstance(value, dict):
+        return {key: _build_value(item, f"{path}.{key}") for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_build_value(item, f"{path}.{i}") for i, item in enumerate(value))
+    return value

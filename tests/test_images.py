@@ -1,0 +1,179 @@
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from detkit.images import load_image, read_image, resize_image, resized_size
+
+PIXELS = np.arange(4 * 6 * 3, dtype=np.uint8).reshape(4, 6, 3) * 3
+EXPECTED = torch.from_numpy(PIXELS).permute(2, 0, 1)
+
+
+@pytest.fixture
+def png(tmp_path):
+    path = tmp_path / "image.png"
+    Image.fromarray(PIXELS).save(path)
+    return path
+
+
+def rotated_jpeg(folder):
+    """Stored 4 high and 6 wide, to be shown 6 high and 4 wide."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path = folder / "rotated.jpg"
+    Image.new("RGB", (6, 4), (10, 200, 30)).save(path, exif=exif)
+    return path
+
+
+@pytest.mark.parametrize(
+    "source",
+    [Image.fromarray(PIXELS), PIXELS, np.asarray(Image.fromarray(PIXELS)), EXPECTED, PIXELS[:, ::-1][:, ::-1]],
+    ids=["pil", "array", "read-only array", "tensor", "array with negative strides"],
+)
+def test_every_kind_of_source_gives_the_same_pixels(source):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        loaded = load_image(source)
+    assert loaded.dtype == torch.uint8
+    assert torch.equal(loaded, EXPECTED)
+
+
+def test_paths(png):
+    for loaded in (load_image(png), load_image(str(png)), read_image(png)):
+        assert torch.equal(loaded, EXPECTED)
+
+
+def test_an_array_is_copied():
+    pixels = PIXELS.copy()
+    loaded = load_image(pixels)
+    pixels[:] = 0
+    assert torch.equal(loaded, EXPECTED)
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "LA", "CMYK", "1"])
+def test_every_pil_mode_becomes_rgb(mode):
+    loaded = load_image(Image.fromarray(PIXELS).convert(mode))
+    assert loaded.shape == (3, 4, 6)
+    assert loaded.dtype == torch.uint8
+    if mode in ("RGBA", "CMYK"):
+        assert torch.equal(loaded, EXPECTED)
+
+
+def test_palette_colours_are_looked_up():
+    image = Image.new("P", (2, 1))
+    image.putpalette([255, 0, 0, 0, 0, 255])
+    image.putpixel((1, 0), 1)
+    assert load_image(image)[:, 0].T.tolist() == [[255, 0, 0], [0, 0, 255]]
+
+
+def test_16_bit_grey_is_scaled(tmp_path):
+    values = np.array([[0, 257 * 100, 65535]], dtype=np.uint16)
+    path = tmp_path / "grey16.png"
+    Image.fromarray(values).save(path)
+    assert load_image(path)[:, 0].tolist() == [[0, 100, 255]] * 3
+
+
+def test_grey_array_has_three_equal_channels():
+    loaded = load_image(PIXELS[:, :, 0])
+    assert torch.equal(loaded, EXPECTED[:1].expand(3, -1, -1))
+
+
+def test_exif_rotation_is_applied_by_load_image_only(tmp_path):
+    path = rotated_jpeg(tmp_path)
+    assert load_image(path).shape == (3, 6, 4)
+    with Image.open(path) as image:
+        assert load_image(image).shape == (3, 6, 4)
+    assert read_image(path).shape == (3, 4, 6)
+
+
+@pytest.mark.parametrize("read", [load_image, read_image])
+def test_unreadable_files_are_named(read, tmp_path):
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+    whole, truncated, text = tmp_path / "whole.jpg", tmp_path / "truncated.jpg", tmp_path / "text.jpg"
+    Image.fromarray(noise).save(whole)
+    truncated.write_bytes(whole.read_bytes()[:1500])
+    text.write_text("not an image")
+    for path in (truncated, text, tmp_path / "missing.jpg", tmp_path):
+        with pytest.raises(ValueError, match=path.name):
+            read(path)
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (np.zeros((4, 6, 4), dtype=np.uint8), r"\[h, w, 3\]"),
+        (torch.zeros(4, 6, 3), r"\[3, h, w\]"),
+        (torch.zeros(1, 3, 4, 6), r"\[3, h, w\]"),
+        (torch.zeros(3, 0, 5), "no pixels"),
+        (torch.full((3, 4, 6), -1.5), "normalised"),
+        (torch.full((3, 4, 6), 256.0), "0..255"),
+        (torch.full((3, 4, 6), float("nan")), "0..255"),
+        (np.full((4, 6, 3), 1000, dtype=np.uint16), "0..255"),
+        (np.full((4, 6), -1), "0..255"),
+        (None, "NoneType"),
+        (b"bytes", "bytes"),
+    ],
+)
+def test_what_is_not_an_image(source, message):
+    with pytest.raises(ValueError, match=message):
+        load_image(source)
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [
+        ((480, 640), (800, 1056)),  # DETR: 800 x 1066
+        ((640, 480), (1056, 800)),
+        ((427, 640), (800, 1184)),  # 800 x 1199
+        ((1000, 300), (1328, 400)),  # 1333 x 400
+        ((300, 1000), (400, 1328)),
+        ((800, 800), (800, 800)),
+        ((32, 32), (800, 800)),
+        ((612, 612), (800, 800)),
+    ],
+)
+def test_the_size_rule_of_vidt(size, expected):
+    assert resized_size(size, 800, 1333, 16) == expected
+
+
+def test_the_size_rule_of_detr():
+    assert resized_size((480, 640), 800, 1333) == (800, 1066)
+    assert resized_size((333, 500), 800, 1333) == (800, 1201)
+    assert resized_size((1000, 300), 800, 1333) == (1333, 400)
+
+
+@pytest.mark.parametrize("size", [(1, 5000), (5000, 1), (1, 1), (3, 2000)])
+def test_extreme_shapes_keep_one_block(size):
+    height, width = resized_size(size, 800, 1333, 16)
+    assert min(height, width) >= 16
+    assert max(height, width) <= 1333
+    assert height % 16 == width % 16 == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int32, torch.float32, torch.float64, torch.bfloat16])
+def test_resize_keeps_dtype_and_a_flat_colour(dtype):
+    image = torch.tensor([10, 100, 250]).to(dtype)[:, None, None].expand(3, 30, 50)
+    resized = resize_image(image, (16, 96))
+    assert resized.dtype == dtype
+    assert resized.shape == (3, 16, 96)
+    assert (resized - image[:, :1, :1]).abs().max() <= 1e-3
+
+
+def test_resize_to_the_same_size_changes_nothing():
+    assert resize_image(EXPECTED, (4, 6)) is EXPECTED
+
+
+def test_shrinking_averages_all_pixels():
+    image = torch.zeros(3, 64, 64)
+    image[:, ::2] = 200
+    assert resize_image(image, (8, 8)).sub(100).abs().max() < 8
+
+
+def test_resize_agrees_with_pil():
+    rng = np.random.default_rng(0)
+    noise = rng.integers(0, 256, (60, 80, 3), dtype=np.uint8)
+    expected = np.asarray(Image.fromarray(noise).resize((48, 32), Image.Resampling.BILINEAR)).astype(int)
+    resized = resize_image(torch.from_numpy(noise).permute(2, 0, 1), (32, 48)).permute(1, 2, 0).numpy()
+    assert np.abs(resized - expected).max() <= 1
