@@ -1,0 +1,251 @@
+"""Detection and instance segmentation datasets in COCO's json format."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from detkit.data.coco_file import read_coco_file, select_categories
+from detkit.images import read_image
+from detkit.ops.rle import decode_mask
+from detkit.registry import register
+from detkit.structures import Annotations, LabelMap
+
+logger = logging.getLogger(__name__)
+
+
+@register
+class CocoDataset:
+    """Images and objects of a COCO instances file.
+
+    The file is parsed once. What training needs is kept in a few flat arrays, so that worker processes share
+    it instead of copying every object that they touch. Category ids may start anywhere and have gaps: labels
+    count the categories in the order of their ids.
+
+    Crowd regions are left out of the samples and kept in `coco()`. Annotations whose box has no finite, positive
+    size inside the image (with masks, also those without a segmentation) are dropped everywhere and reported.
+
+    Args:
+        annotation_file: the json file.
+        image_folder: where the file names in it begin.
+        masks: whether samples carry instance masks and `coco()` segmentations.
+        classes: names of the classes to keep; None keeps all.
+        drop_empty: leave out images without objects to train on. Not for evaluation: there every image counts.
+
+    Attributes:
+        label_map: class names and category ids of the labels.
+        sizes: (height, width) of each image as the file says, int array [len, 2].
+
+    Raises:
+        ValueError: a file is missing, not json or contradicts itself; the message names it and the ids.
+    """
+
+    def __init__(
+        self,
+        annotation_file: str | Path,
+        image_folder: str | Path,
+        *,
+        masks: bool = False,
+        classes: Sequence[str] | None = None,
+        drop_empty: bool = False,
+    ):
+        self.annotation_file, self.image_folder = Path(annotation_file), Path(image_folder)
+        self.with_masks = masks
+        content = read_coco_file(self.annotation_file)
+        try:
+            categories = select_categories(content["categories"], classes)
+        except ValueError as error:
+            raise ValueError(f"{self.annotation_file}: {error}") from error
+        self.label_map = LabelMap(tuple(c["name"] for c in categories), tuple(c["id"] for c in categories))
+        self._set_images(content["images"])
+        self._set_annotations(content["annotations"])
+        if drop_empty:
+            self._drop_empty_images()
+        if len(self) == 0:
+            raise ValueError(f"{self.annotation_file}: has no images" + " with objects" * drop_empty)
+        self._check_image_files()
+        self._reported_sizes: set[int] = set()
+
+    def __len__(self) -> int:
+        return len(self._image_ids)
+
+    @property
+    def image_ids(self) -> list[int]:
+        """The id of each image in the file."""
+        return self._image_ids.tolist()
+
+    @property
+    def max_objects_per_image(self) -> int:
+        """The largest number of objects in one sample."""
+        return int(np.diff(self._starts).max())
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Annotations]:
+        """The image uint8 [3, h, w] and its annotations.
+
+        Raises:
+            ValueError: the image or a segmentation cannot be read; the message names the file and the image id.
+        """
+        if not 0 <= index < len(self):
+            raise IndexError(f"image {index} of {len(self)}")
+        path, image_id = self._image_path(index), int(self._image_ids[index])
+        try:
+            image = read_image(path)
+            height, width = (int(side) for side in image.shape[1:])
+            self._compare_size(index, (height, width))
+            objects = np.arange(self._starts[index], self._starts[index + 1])
+            boxes = _clip_boxes(self._boxes[objects], height, width)
+            keep = _has_area(boxes)
+            masks = self._decode_masks(objects[keep], height, width) if self.with_masks else None
+        except ValueError as error:
+            raise ValueError(f"image id {image_id} ({path}) of {self.annotation_file}: {error}") from error
+        return image, Annotations(
+            boxes=torch.from_numpy(boxes[keep]),
+            labels=torch.from_numpy(self._labels[objects[keep]]),
+            masks=masks,
+            image_id=image_id,
+            original_size=(height, width),
+            file_name=path,
+        )
+
+    def coco(self) -> dict[str, Any]:
+        """The ground truth for evaluation, read from the file again: this dataset's images, crowds included.
+
+        Ids are those of the file, except that annotation ids count from 1 where the file counts from 0 (COCO's
+        evaluation takes id 0 for "no object").
+        """
+        content = read_coco_file(self.annotation_file)
+        images, categories = set(self.image_ids), set(self.label_map.category_ids)
+        kept = [
+            a
+            for a in content["annotations"]
+            if a["image_id"] in images and a["category_id"] in categories and a["id"] not in self._dropped
+        ]
+        shift = int(any(a["id"] == 0 for a in kept))
+        return {
+            "images": [image for image in content["images"] if image["id"] in images],
+            "annotations": [self._ground_truth(a, a["id"] + shift) for a in kept],
+            "categories": [c for c in content["categories"] if c["id"] in categories],
+        }
+
+    def _ground_truth(self, annotation: dict, annotation_id: int) -> dict[str, Any]:
+        _, _, width, height = annotation["bbox"]
+        complete = {"area": width * height, "iscrowd": 0, **annotation, "id": annotation_id}
+        if not self.with_masks:
+            complete.pop("segmentation", None)
+        return complete
+
+    def _set_images(self, images: list[dict]) -> None:
+        self._image_ids = np.array([image["id"] for image in images], dtype=np.int64)
+        self.sizes = np.array([(image["height"], image["width"]) for image in images], dtype=np.int64).reshape(-1, 2)
+        self._file_names = np.array([image["file_name"].encode() for image in images], dtype=np.bytes_)
+
+    def _set_annotations(self, annotations: list[dict]) -> None:
+        """Set the flat arrays of objects; those of image i are at `_starts[i]` up to `_starts[i + 1]`."""
+        label_of = {category_id: label for label, category_id in enumerate(self.label_map.category_ids)}
+        index_of = {image_id: index for index, image_id in enumerate(self._image_ids.tolist())}
+        annotations = [a for a in annotations if a["category_id"] in label_of]
+        image_index = np.array([index_of[a["image_id"]] for a in annotations], dtype=np.int64)
+        boxes = np.array([_box_of(a) for a in annotations], dtype=np.float64).reshape(-1, 4)
+        boxes[:, 2:] += boxes[:, :2]
+        usable = self._find_usable(annotations, boxes, self.sizes[image_index])
+        usable &= np.array([not a.get("iscrowd") for a in annotations], dtype=bool)
+        order = np.flatnonzero(usable)[np.argsort(image_index[usable], kind="stable")]
+        ordered = [annotations[i] for i in order]
+        self._boxes = boxes[order].astype(np.float32)
+        self._labels = np.array([label_of[a["category_id"]] for a in ordered], dtype=np.int64)
+        self._annotation_ids = np.array([a["id"] for a in ordered], dtype=np.int64)
+        counts = np.bincount(image_index[order], minlength=len(self))
+        self._starts = np.concatenate([[0], np.cumsum(counts)])
+        if self.with_masks:
+            self._set_segmentations(ordered)
+
+    def _find_usable(self, annotations: list[dict], boxes: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+        """Which annotations can be used, bool [n]; the others are reported and remembered."""
+        usable = np.isfinite(boxes).all(axis=1) & _has_area(_clip_boxes(boxes, sizes[:, 0], sizes[:, 1]))
+        reason = "a box with an area inside the image"
+        if self.with_masks:
+            usable &= np.array([bool(a.get("segmentation")) for a in annotations], dtype=bool)
+            reason += " and a segmentation (masks=True asks for it)"
+        unusable = [annotations[i] for i in np.flatnonzero(~usable)]
+        self._dropped = {a["id"] for a in unusable}
+        if len(unusable) == len(annotations) > 0:
+            raise ValueError(f"{self.annotation_file}: none of its {len(unusable)} annotations has {reason}")
+        if unusable:
+            examples = ", ".join(f"annotation {a['id']} of image {a['image_id']}" for a in unusable[:10])
+            examples += ", ..." if len(unusable) > 10 else ""
+            message = "%s: dropped %d annotations without %s: %s"
+            logger.warning(message, self.annotation_file, len(unusable), reason, examples)
+        return usable
+
+    def _set_segmentations(self, annotations: list[dict]) -> None:
+        texts = [json.dumps(a["segmentation"], separators=(",", ":")).encode() for a in annotations]
+        self._segmentation_starts = np.cumsum([0, *map(len, texts)], dtype=np.int64)
+        self._segmentations = np.frombuffer(b"".join(texts), dtype=np.uint8)
+
+    def _decode_masks(self, objects: np.ndarray, height: int, width: int) -> Tensor:
+        masks = np.zeros((len(objects), height, width), dtype=bool)
+        for mask, i in zip(masks, objects, strict=True):
+            text = self._segmentations[self._segmentation_starts[i] : self._segmentation_starts[i + 1]].tobytes()
+            try:
+                mask[:] = decode_mask(json.loads(text), height, width)
+            except ValueError as error:
+                raise ValueError(f"segmentation of annotation {self._annotation_ids[i]}: {error}") from error
+        return torch.from_numpy(masks)
+
+    def _drop_empty_images(self) -> None:
+        filled = np.flatnonzero(np.diff(self._starts))
+        self._image_ids, self.sizes = self._image_ids[filled], self.sizes[filled]
+        self._file_names = self._file_names[filled]
+        self._starts = np.append(self._starts[filled], self._starts[-1])
+
+    def _image_path(self, index: int) -> str:
+        return os.path.join(self.image_folder, self._file_names[index].decode())
+
+    def _check_image_files(self) -> None:
+        if not self.image_folder.is_dir():
+            raise ValueError(f"image folder {self.image_folder} does not exist")
+        present = set(os.listdir(self.image_folder))
+        names = [name.decode() for name in self._file_names]
+        missing = [name for name in names if name not in present and not (self.image_folder / name).is_file()]
+        if missing:
+            lost = f"{len(missing)} of {len(self)} images are not in {self.image_folder}"
+            raise ValueError(f"{self.annotation_file}: {lost}: {', '.join(missing[:10])}")
+
+    def _compare_size(self, index: int, size: tuple[int, int]) -> None:
+        expected = tuple(self.sizes[index].tolist())
+        if expected != size and index not in self._reported_sizes:
+            self._reported_sizes.add(index)
+            message = (
+                "%s (image id %d) has height, width %s, but %s says %s: its boxes are taken as pixels of the image as "
+                "stored and clipped to it. Correct the file if the image was resized or turned."
+            )
+            image = self._image_path(index), self._image_ids[index], size
+            logger.warning(message, *image, self.annotation_file, expected)
+
+
+def _box_of(annotation: dict) -> list[float]:
+    """x, y, width, height; NaN where they are not four numbers."""
+    box = annotation["bbox"]
+    if isinstance(box, list) and len(box) == 4 and all(isinstance(value, (int, float)) for value in box):
+        return box
+    return [np.nan] * 4
+
+
+def _clip_boxes(boxes: np.ndarray, height: int | np.ndarray, width: int | np.ndarray) -> np.ndarray:
+    """Clip x1 y1 x2 y2 to images of `height` and `width` (one for all or one per box)."""
+    clipped = np.empty_like(boxes)
+    for i, limit in enumerate((width, height, width, height)):
+        clipped[:, i] = np.clip(boxes[:, i], 0, limit)
+    return clipped
+
+
+def _has_area(boxes: np.ndarray) -> np.ndarray:
+    return (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])

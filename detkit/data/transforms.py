@@ -1,0 +1,220 @@
+"""Training transforms: callables `transform(image, annotations, rng) -> (image, annotations)`.
+
+Images are uint8 [3, h, w]. All randomness comes from `rng`. Boxes, masks and points follow the pixels; a point
+may leave the image, its object goes only when its box or mask is left empty.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import cache
+from types import ModuleType
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from detkit.images import resize_image, resized_size
+from detkit.registry import register
+from detkit.structures import Annotations
+
+Sample = tuple[Tensor, Annotations]
+UNLIMITED = 1 << 30
+
+
+@register
+class RandomFlip:
+    """Mirror left and right with the given probability."""
+
+    def __init__(self, probability: float = 0.5):
+        self.probability = _check_probability("probability", probability)
+
+    def __call__(self, image: Tensor, annotations: Annotations, rng: np.random.Generator) -> Sample:
+        if rng.random() >= self.probability:
+            return image, annotations
+        masks, points, width = annotations.masks, annotations.points, image.shape[2]
+        x1, y1, x2, y2 = annotations.boxes.unbind(1)
+        flipped = replace(
+            annotations,
+            boxes=torch.stack([width - x2, y1, width - x1, y2], dim=1),
+            masks=None if masks is None else masks.flip(2),
+            points=None if points is None else torch.stack([width - points[:, 0], points[:, 1]], dim=1),
+        )
+        return image.flip(2), flipped
+
+
+@register
+class Resize:
+    """Resize without distortion, as evaluation does: `shortest`, `longest` and `multiple` are those of `InputRule`."""
+
+    def __init__(self, shortest: int = 800, longest: int = 1333, multiple: int = 16):
+        self.shortest, self.longest, self.multiple = shortest, longest, multiple
+
+    def __call__(self, image: Tensor, annotations: Annotations, rng: np.random.Generator) -> Sample:
+        old = (int(image.shape[1]), int(image.shape[2]))
+        new = resized_size(old, self.shortest, self.longest, self.multiple)
+        scale = annotations.boxes.new_tensor([new[1] / old[1], new[0] / old[0]])
+        masks, points = annotations.masks, annotations.points
+        resized = replace(
+            annotations,
+            boxes=annotations.boxes * scale.repeat(2),
+            masks=None if masks is None else _resize_masks(masks, new),
+            points=None if points is None else points * scale,
+        )
+        return resize_image(image, new), resized
+
+
+@register
+class DetrAugment:
+    """The training augmentation of DETR and ViDT: random flip, random crop, random size. Needs albumentations.
+
+    Half of the images are resized to a random size; the others are first resized so that the shortest side is
+    one of `crop_resize` and cropped at random, each side of the crop uniform in `crop_size` as far as the image
+    goes. Every resize rounds both sides down to a multiple of `multiple`.
+
+    Args:
+        shortest: the sizes to draw the shortest side from, in pixels.
+        longest: the longest side is never above this.
+        multiple: sides of the result are multiples of it.
+        crop_probability, flip_probability: how often to crop and to flip.
+        crop_resize: the shortest sides to draw from before a crop.
+        crop_size: smallest and largest side of a crop.
+
+    Raises:
+        ValueError: an option is out of range.
+        ImportError: albumentations is not installed.
+    """
+
+    def __init__(
+        self,
+        shortest: Sequence[int] = tuple(range(480, 801, 16)),
+        longest: int = 1333,
+        multiple: int = 16,
+        crop_probability: float = 0.5,
+        flip_probability: float = 0.5,
+        crop_resize: Sequence[int] = (400, 500, 600),
+        crop_size: tuple[int, int] = (384, 600),
+    ):
+        if not shortest or not crop_resize or min(*shortest, *crop_resize) < multiple:
+            raise ValueError(f"shortest and crop_resize must hold sizes of at least multiple={multiple} pixels")
+        if len(crop_size) != 2 or not 1 <= crop_size[0] <= crop_size[1]:
+            raise ValueError(f"crop_size must be two ascending numbers of pixels, got {crop_size}")
+        self.crop_probability = _check_probability("crop_probability", crop_probability)
+        self.flip_probability = _check_probability("flip_probability", flip_probability)
+        self.shortest, self.longest, self.multiple = tuple(shortest), longest, multiple
+        self.crop_resize, self.crop_size = tuple(crop_resize), tuple(crop_size)
+        _albumentations()
+
+    def __call__(self, image: Tensor, annotations: Annotations, rng: np.random.Generator) -> Sample:
+        plan = self._draw_plan((int(image.shape[1]), int(image.shape[2])), rng)
+        targets = {"bboxes": annotations.boxes.numpy(), "index": np.arange(len(annotations))}
+        if annotations.masks is not None and len(annotations):
+            targets["masks"] = annotations.masks.numpy().view(np.uint8)
+        result = plan.compose()(image=np.ascontiguousarray(image.permute(1, 2, 0).numpy()), **targets)
+        image = torch.from_numpy(np.ascontiguousarray(result["image"].transpose(2, 0, 1)))
+        keep = torch.as_tensor(np.asarray(result["index"], dtype=np.int64))
+        masks, points = annotations.masks, annotations.points
+        moved = replace(
+            annotations,
+            boxes=torch.as_tensor(np.asarray(result["bboxes"], dtype=np.float32)).reshape(-1, 4),
+            labels=annotations.labels[keep],
+            masks=None if masks is None else _stack_masks(result.get("masks", ()), image.shape[1:])[keep],
+            points=None if points is None else plan.move_points(points[keep]),
+        )
+        return image, moved if masks is None else _drop_empty_masks(moved)
+
+    def _draw_plan(self, size: tuple[int, int], rng: np.random.Generator) -> _Plan:
+        plan = _Plan(size)
+        if rng.random() < self.flip_probability:
+            plan.flip()
+        if rng.random() < self.crop_probability:
+            plan.resize(resized_size(plan.size, int(rng.choice(self.crop_resize)), UNLIMITED, self.multiple))
+            self._draw_crop(plan, rng)
+        plan.resize(resized_size(plan.size, int(rng.choice(self.shortest)), self.longest, self.multiple))
+        return plan
+
+    def _draw_crop(self, plan: _Plan, rng: np.random.Generator) -> None:
+        (full_height, full_width), (smallest, largest) = plan.size, self.crop_size
+        width = int(rng.integers(min(smallest, full_width), min(largest, full_width) + 1))
+        height = int(rng.integers(min(smallest, full_height), min(largest, full_height) + 1))
+        x, y = int(rng.integers(full_width - width + 1)), int(rng.integers(full_height - height + 1))
+        plan.crop(x, y, width, height)
+
+
+class _Plan:
+    """Albumentations for one image of `size` (h, w), and what they do to points: `points * scale + offset`.
+
+    Points are moved here because albumentations takes them for pixel indices, half a pixel off from boxes.
+    """
+
+    def __init__(self, size: tuple[int, int]):
+        self.size = size
+        self.steps: list = []
+        self.scale, self.offset = np.ones(2), np.zeros(2)
+
+    def _add(self, step: object, scale: tuple[float, float], offset: tuple[float, float]) -> None:
+        self.steps.append(step)
+        self.scale, self.offset = self.scale * scale, self.offset * scale + offset
+
+    def flip(self) -> None:
+        self._add(_albumentations().HorizontalFlip(p=1), (-1, 1), (self.size[1], 0))
+
+    def resize(self, size: tuple[int, int]) -> None:
+        from cv2 import INTER_NEAREST_EXACT
+
+        step = _albumentations().Resize(*size, mask_interpolation=INTER_NEAREST_EXACT, area_for_downscale="image")
+        self._add(step, (size[1] / self.size[1], size[0] / self.size[0]), (0, 0))
+        self.size = size
+
+    def crop(self, x: int, y: int, width: int, height: int) -> None:
+        self._add(_albumentations().Crop(x, y, x + width, y + height), (1, 1), (-x, -y))
+        self.size = height, width
+
+    def compose(self) -> Callable:
+        box_rule = _albumentations().BboxParams("pascal_voc", label_fields=["index"], clip=True)
+        return _albumentations().Compose(self.steps, bbox_params=box_rule)
+
+    def move_points(self, points: Tensor) -> Tensor:
+        return points * points.new_tensor(self.scale) + points.new_tensor(self.offset)
+
+
+@cache
+def _albumentations() -> ModuleType:
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it would ask the network for a newer version
+    try:
+        import albumentations
+    except ImportError as error:
+        raise ImportError(
+            "DetrAugment needs albumentations: pip install albumentations, or use the transforms Resize and RandomFlip"
+        ) from error
+    import cv2
+
+    cv2.setNumThreads(0)  # the data workers are the parallel part
+    return albumentations
+
+
+def _check_probability(name: str, value: float) -> float:
+    if not 0 <= value <= 1:
+        raise ValueError(f"{name} must lie in 0..1, got {value}")
+    return value
+
+
+def _resize_masks(masks: Tensor, size: tuple[int, int]) -> Tensor:
+    if len(masks) == 0:
+        return masks.new_zeros(0, *size)
+    return F.interpolate(masks[None].to(torch.uint8), size=size, mode="nearest-exact")[0].bool()
+
+
+def _stack_masks(masks: Sequence[np.ndarray], size: Sequence[int]) -> Tensor:
+    if len(masks) == 0:
+        return torch.zeros(0, *size, dtype=torch.bool)
+    return torch.from_numpy(np.ascontiguousarray(masks)).bool()
+
+
+def _drop_empty_masks(annotations: Annotations) -> Annotations:
+    keep = annotations.masks.flatten(1).any(dim=1)
+    kept = {name: getattr(annotations, name) for name in ("boxes", "labels", "masks", "points")}
+    return replace(annotations, **{name: value[keep] for name, value in kept.items() if value is not None})
