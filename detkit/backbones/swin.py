@@ -86,6 +86,19 @@ def relative_position_index(size: int) -> Tensor:
     return (y[:, None] - y + size - 1) * (2 * size - 1) + (x[:, None] - x + size - 1)
 
 
+def window_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
+    """Attention of `[b * windows, m, k, d]` with a bias `[1 or windows, m, k, k]`.
+
+    The fused kernel has no backward pass for the bias on a CPU, where its general form is slower than this one.
+    """
+    bias = bias.expand(len(q) // len(bias), *bias.shape) if len(bias) > 1 else bias[None]
+    if q.is_cuda or not torch.is_grad_enabled():
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias.flatten(0, 1))
+    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
+    scores = scores.view(bias.shape[0] if bias.shape[1] > 1 else -1, *bias.shape[1:]) + bias
+    return scores.view(len(q), *bias.shape[2:]).softmax(dim=-1) @ v
+
+
 class ReconfiguredAttention(nn.Module):
     """Window attention for [PATCH] tokens and global attention for [DET] tokens, by the same projections.
 
@@ -95,7 +108,6 @@ class ReconfiguredAttention(nn.Module):
     def __init__(self, dim: int, window: int, num_heads: int):
         super().__init__()
         self.window, self.num_heads = window, num_heads
-        self.scale = (dim // num_heads) ** -0.5
         self.qkv = nn.Linear(dim, 3 * dim)
         self.proj = nn.Linear(dim, dim)
         self.relative_position_bias_table = nn.Parameter(torch.empty((2 * window - 1) ** 2, num_heads))
@@ -108,20 +120,15 @@ class ReconfiguredAttention(nn.Module):
 
     def patches(self, x_bhwc: Tensor, window_mask: Tensor | None) -> Tensor:
         """Attention within windows of `[b, h, w, c]`, h and w multiples of the window."""
-        _, h, w, c = x_bhwc.shape
+        _, h, w, _ = x_bhwc.shape
         q, k, v = self._heads(split_windows(self.qkv(x_bhwc), self.window), 3)
         tokens = self.window**2
         bias = self.relative_position_bias_table[self.relative_position_index.view(-1)]
-        bias = bias.view(tokens, tokens, -1).permute(2, 0, 1)
-        scores = (q * self.scale) @ k.transpose(-2, -1)
-        if window_mask is None:
-            scores = scores + bias
-        else:
-            windows = len(window_mask)
-            scores = scores.view(-1, windows, self.num_heads, tokens, tokens) + (bias + window_mask[:, None])
-            scores = scores.view(-1, self.num_heads, tokens, tokens)
-        out = scores.softmax(dim=-1) @ v
-        return self.proj(join_windows(out.transpose(1, 2).reshape(-1, tokens, c), self.window, h, w))
+        bias = bias.view(tokens, tokens, -1).permute(2, 0, 1)[None]
+        if window_mask is not None:
+            bias = bias + window_mask[:, None]
+        out = window_attention(q, k, v, bias.to(q.dtype)).transpose(1, 2).flatten(2)
+        return self.proj(join_windows(out, self.window, h, w))
 
     def dets(self, det_bnc: Tensor, patches_btc: Tensor | None, key_bias: Tensor | None) -> Tensor:
         """[DET] tokens attend to each other and, where given, to all `patches_btc` in the same softmax."""

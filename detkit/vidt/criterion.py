@@ -77,16 +77,13 @@ class SetCriterion:
                 for s, value in enumerate(term.unbind())
             }
 
+    @property
+    def costs(self) -> dict[str, float]:
+        """The weights of `matching_cost`, equal to those of the loss terms."""
+        return dict(class_cost=self.class_weight, box_cost=self.box_weight, giou_cost=self.giou_weight)
+
     def match(self, stages: Stages, targets: Targets) -> Matches:
-        cost = matching_cost(
-            stages.logits,
-            stages.boxes,
-            targets,
-            class_cost=self.class_weight,
-            box_cost=self.box_weight,
-            giou_cost=self.giou_weight,
-        )
-        return match(cost, targets.counts)
+        return match(matching_cost(stages.logits, stages.boxes, targets, **self.costs), targets.counts)
 
     def class_loss(self, stages: Stages, targets: Targets, matches: Matches) -> Tensor:
         """Summed focal loss of each stage, `[s]`."""

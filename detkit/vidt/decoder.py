@@ -9,12 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from detkit.ops.deformable_attention import ms_deform_attn
+from detkit.ops.deformable_attention import project_and_attend
 
 
 @dataclass
@@ -81,8 +82,6 @@ class DeformableAttention(nn.Module):
     def forward(self, query_bqc: Tensor, references_bql: Tensor, memory: Memory) -> Tensor:
         """`references_bql`: `[b, q, l, 2]` points or `[b, q, l, 4]` boxes (cxcywh), relative to the padded maps."""
         b, q, _ = query_bqc.shape
-        value = self.value_proj(memory.features).masked_fill(memory.padding[..., None], 0)
-        value = value.view(b, -1, self.heads, value.shape[-1] // self.heads)
         offsets = self.sampling_offsets(query_bqc).float()
         offsets = offsets.view(b, q, self.heads, self.levels, self.points, 2)
         weights = self.attention_weights(query_bqc).float().view(b, q, self.heads, -1).softmax(-1)
@@ -92,8 +91,11 @@ class DeformableAttention(nn.Module):
         else:
             scale = references[..., 2:] * (0.5 / self.points)
         locations = references[..., :2] + offsets * scale
-        out = ms_deform_attn(value, memory.shapes, locations, weights.view(*offsets.shape[:-1]))
-        return self.output_proj(out)
+        weights = weights.view(*offsets.shape[:-1])
+        sampled = project_and_attend(
+            memory.features, memory.padding, self.value_proj, memory.shapes, locations, weights
+        )
+        return self.output_proj(sampled)
 
 
 class DecoderLayer(nn.Module):
@@ -129,7 +131,7 @@ class Mlp(nn.Module):
     def __init__(self, dim: int, hidden_dim: int, out_dim: int, num_layers: int = 3):
         super().__init__()
         dims = [dim] + [hidden_dim] * (num_layers - 1) + [out_dim]
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(dims, dims[1:], strict=False))
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(dims))
         nn.init.zeros_(self.layers[-1].weight)
         nn.init.zeros_(self.layers[-1].bias)
 

@@ -74,7 +74,7 @@ class ViDT(ImageModel):
         self.query_pos_proj = projection(nn.Conv1d, backbone.pos_dim, hidden_dim)
         self.reference_points = nn.Linear(hidden_dim, 2)
         nn.init.xavier_uniform_(self.reference_points.weight)
-        layer = dict(heads=heads, points=points, ffn_dim=ffn_dim, dropout=dropout)
+        layer: dict[str, Any] = dict(heads=heads, points=points, ffn_dim=ffn_dim, dropout=dropout)
         self.decoder = nn.ModuleList(DecoderLayer(hidden_dim, len(channels), **layer) for _ in range(decoder_layers))
         self._add_heads(hidden_dim, num_classes)
 

@@ -62,13 +62,10 @@ def test_deformable_attention_forward_and_backward():
     weights = weights.view(b, q, m, len(shapes), p).requires_grad_()
     out = ms_deform_attn(value, shapes, locations, weights)
     out.backward(golden.normal(307, tuple(out.shape)).double())
-    with torch.no_grad():
-        without_gradient = ms_deform_attn(value, shapes, locations, weights)
     named = dict(output=out, grad_value=value.grad, grad_locations=locations.grad, grad_weights=weights.grad)
     for name, tensor in named.items():
         actual = golden.subsample(tensor, description["arrays"][name])
         np.testing.assert_allclose(actual, arrays[name], rtol=0, atol=1e-9, err_msg=name)
-    torch.testing.assert_close(without_gradient, out.detach(), rtol=0, atol=1e-9)
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +91,7 @@ def test_loss_terms(trained):
 def test_matches_of_every_stage(trained):
     from detkit.vidt.criterion import pad_targets
 
-    model, images, annotations, _, description, arrays = trained
+    model, images, annotations, _, _, arrays = trained
     with torch.no_grad():
         stages = model.forward_stages(images)
     matches = model.criterion.match(stages, pad_targets(annotations, images.sizes, torch.device("cpu")))
@@ -115,7 +112,8 @@ def test_gradient_norms(trained):
         if norm is None:
             assert own_key(key) is None, key
             continue
-        assert parameters[own_key(key.replace("transformer.decoder.bbox_embed.", "bbox_embed."))].grad.norm().item() == pytest.approx(norm, rel=5e-3, abs=1e-4), key
+        name = own_key(key.replace("transformer.decoder.bbox_embed.", "bbox_embed."))
+        assert parameters[name].grad.norm().item() == pytest.approx(norm, rel=5e-3, abs=1e-4), key
         checked += 1
     assert checked == len(parameters)
 

@@ -1,0 +1,8 @@
+"""`detkit predict` as a plain script."""
+
+import sys
+
+from detkit.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["predict", *sys.argv[1:]]))
