@@ -48,8 +48,8 @@ def project_and_attend(
 ) -> Tensor:
     """`ms_deform_attn` of `projection(features)`, 0 on padding, split into heads.
 
-    Projection and sampling are both linear. For inference on a CPU the features are therefore sampled first and
-    only the sums are projected: q * m rows instead of s.
+    Projection and sampling are both linear. Where there are far more positions than samples, the features are
+    therefore sampled first on a CPU, and only the sums are projected: q * m rows instead of s.
 
     Args:
         features_bsc: features of all levels, not yet projected.
@@ -60,8 +60,9 @@ def project_and_attend(
         `[b, q, c]`.
     """
     _check_shapes(shapes, features_bsc)
-    heads = weights_bqmlp.shape[2]
-    if features_bsc.device.type == "cpu" and not torch.is_grad_enabled() and features_bsc.dtype.itemsize >= 4:
+    heads, channels = weights_bqmlp.shape[2], features_bsc.shape[2]
+    samples = 4 * weights_bqmlp[0].numel()
+    if features_bsc.device.type == "cpu" and features_bsc.shape[1] * channels > 8 * samples:
         sums, mass = _sample_features(features_bsc, padding_bs, shapes, locations_bqmlp2, weights_bqmlp)
         weight, bias = projection.weight.unflatten(0, (heads, -1)), projection.bias.unflatten(0, (heads, -1))
         return (torch.einsum("bqmc,mdc->bqmd", sums, weight) + mass[..., None] * bias).flatten(2)
@@ -98,11 +99,12 @@ def _sample_features(
     """
     b, s, c = features.shape
     q, m = locations.shape[1:3]
-    rows, corner_weights = _corners(shapes, locations.to(features.dtype))
+    dtype = torch.promote_types(features.dtype, torch.float32)
+    rows, corner_weights = _corners(shapes, locations.to(dtype))
     rows = rows + torch.arange(b).view(b, 1, 1, 1, 1, 1) * s
-    bag_weights = corner_weights * weights[..., None] * ~padding.flatten()[rows]
-    bag_weights = bag_weights.to(features.dtype).view(b * q * m, -1)
-    table = features.reshape(b * s, c)
+    bag_weights = corner_weights * weights.to(dtype)[..., None] * ~padding.flatten()[rows]
+    bag_weights = bag_weights.view(b * q * m, -1)
+    table = features.reshape(b * s, c).to(dtype)
     sums = F.embedding_bag(rows.view(b * q * m, -1), table, mode="sum", per_sample_weights=bag_weights)
     return sums.view(b, q, m, c), bag_weights.sum(-1).view(b, q, m)
 

@@ -56,16 +56,22 @@ def test_bfloat16_values_are_sampled_in_float32():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_inference_on_a_cpu_gives_what_training_gives(dtype):
-    features, locations, weights = inputs(dtype)
+@pytest.mark.parametrize(("queries", "points"), [(1, 1), (6, 3)])  # fewer samples than positions, and more
+def test_projecting_before_or_after_sampling_is_the_same(dtype, queries, points):
+    features, locations, weights = inputs(dtype, q=queries, p=points)
     padding = torch.rand(2, POSITIONS, generator=torch.Generator().manual_seed(1)) < 0.3
     projection = nn.Linear(32, 32).to(dtype)
-    arguments = (features, padding, projection, SHAPES, locations, weights)
-    trained = project_and_attend(*arguments)
-    assert trained.requires_grad
-    with torch.no_grad():
-        inferred = project_and_attend(*arguments)
-    torch.testing.assert_close(inferred, trained.detach())
+    tensors = [t.requires_grad_() for t in (features, locations, weights)]
+    parameters = [*tensors, projection.weight, projection.bias]
+    value = projection(features).masked_fill(padding[..., None], 0).unflatten(-1, (4, 8))
+    expected = ms_deform_attn(value, SHAPES, locations, weights)
+    actual = project_and_attend(features, padding, projection, SHAPES, locations, weights)
+    torch.testing.assert_close(actual, expected)
+    target = torch.randn(expected.shape, dtype=dtype, generator=torch.Generator().manual_seed(2))
+    expected_gradients = torch.autograd.grad((expected * target).sum(), parameters)
+    actual_gradients = torch.autograd.grad((actual * target).sum(), parameters)
+    for ours, theirs in zip(actual_gradients, expected_gradients, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
 def test_levels_that_do_not_add_up():
