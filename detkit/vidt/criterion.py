@@ -15,6 +15,7 @@ from detkit.ops.boxes import cxcywh_to_xyxy, generalized_iou, xyxy_to_cxcywh
 from detkit.registry import register
 from detkit.structures import Annotations
 from detkit.vidt.matching import Matches, Targets, match, matching_cost
+from detkit.vidt.proposals import DensePredictions, assign_positions
 from detkit.vidt.stages import Stages
 
 
@@ -50,10 +51,15 @@ class SetCriterion:
         class_weight: weight of the focal loss, and of the class cost in matching.
         box_weight: the same of the L1 distance of relative cxcywh boxes.
         giou_weight: the same of 1 - GIoU.
+        positives: positions that each object claims in the dense predictions of a model with proposals; their terms
+            end in `_dense` and are divided by `positives` too.
     """
 
-    def __init__(self, *, class_weight: float = 2.0, box_weight: float = 5.0, giou_weight: float = 2.0):
+    def __init__(
+        self, *, class_weight: float = 2.0, box_weight: float = 5.0, giou_weight: float = 2.0, positives: int = 8
+    ):
         self.class_weight, self.box_weight, self.giou_weight = class_weight, box_weight, giou_weight
+        self.positives = positives
 
     def __call__(
         self,
@@ -65,17 +71,34 @@ class SetCriterion:
         """Loss terms for images of `sizes` (h, w), over `num_objects` (default: those in the batch, at least 1)."""
         targets = pad_targets(annotations, sizes, stages.logits.device)
         with torch.autocast(stages.logits.device.type, enabled=False):
-            matches = self.match(stages, targets)
             if num_objects is None:
-                num_objects = stages.logits.new_tensor(max(1, sum(targets.counts)), dtype=torch.float32)
-            terms = {"loss_ce": self.class_weight * self.class_loss(stages, targets, matches)}
-            l1, giou = self.box_losses(stages, targets, matches)
-            terms |= {"loss_bbox": self.box_weight * l1, "loss_giou": self.giou_weight * giou}
-            return {
+                num_objects = torch.tensor(float(max(1, sum(targets.counts))), device=stages.logits.device)
+            terms = self.terms(stages, targets, self.match(stages, targets))
+            losses = {
                 name if s == len(term) - 1 else f"{name}_{s}": value / num_objects
                 for name, term in terms.items()
                 for s, value in enumerate(term.unbind())
             }
+            return losses | self.dense_losses(stages.dense, targets, num_objects)
+
+    def terms(self, stages: Stages, targets: Targets, matches: Matches) -> dict[str, Tensor]:
+        """Weighted, summed terms of each stage, `[s]`."""
+        l1, giou = self.box_losses(stages, targets, matches)
+        return {
+            "loss_ce": self.class_weight * self.class_loss(stages, targets, matches),
+            "loss_bbox": self.box_weight * l1,
+            "loss_giou": self.giou_weight * giou,
+        }
+
+    def dense_losses(self, dense: DensePredictions | None, targets: Targets, num_objects: Tensor) -> dict[str, Tensor]:
+        """The same terms of dense predictions."""
+        if dense is None:
+            return {}
+        stage = Stages(dense.logits[None], dense.boxes[None])
+        cost = matching_cost(stage.logits, stage.boxes, targets, **self.costs)[0]
+        matches = assign_positions(dense, targets, cost, self.positives)
+        terms = self.terms(stage, targets, matches)
+        return {f"{name}_dense": term[0] / (num_objects * self.positives) for name, term in terms.items()}
 
     @property
     def costs(self) -> dict[str, float]:

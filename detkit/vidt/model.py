@@ -19,6 +19,7 @@ from detkit.structures import Annotations, Detections, ImageBatch, LabelMap
 from detkit.vidt.criterion import SetCriterion
 from detkit.vidt.decoder import DecoderLayer, Memory, Mlp, inverse_sigmoid
 from detkit.vidt.postprocess import postprocess
+from detkit.vidt.proposals import ProposalHead
 from detkit.vidt.stages import Stages
 
 
@@ -43,6 +44,8 @@ class ViDT(ImageModel):
         heads, points, ffn_dim, dropout: of each decoder layer; `points` for each head and level.
         box_refine: each stage moves the boxes of the one before and has heads of its own. Without it all stages
             share their heads and start from the reference points.
+        proposals: start the det tokens at the best predictions of a dense head (see `detkit.vidt.proposals`) instead
+            of learned reference points, which is the published way.
         criterion: loss terms, by default `SetCriterion()`.
         top_k: detections kept for an image.
         input_rule: arguments of `InputRule`.
@@ -60,10 +63,13 @@ class ViDT(ImageModel):
         ffn_dim: int = 1024,
         dropout: float = 0.1,
         box_refine: bool = True,
+        proposals: bool = False,
         criterion: SetCriterion | None = None,
         top_k: int = 100,
         input_rule: Mapping[str, Any] | None = None,
     ):
+        if proposals and not box_refine:
+            raise ValueError("proposals need box_refine: boxes to start from that no stage moves make no sense")
         super().__init__(LabelMap.numbered(num_classes), InputRule(**(input_rule or {})))
         self.backbone = backbone
         self.box_refine, self.top_k = box_refine, top_k
@@ -72,8 +78,11 @@ class ViDT(ImageModel):
         self.input_proj = nn.ModuleList(projection(nn.Conv2d, c, hidden_dim) for c in channels)
         self.tgt_proj = projection(nn.Conv1d, backbone.det_channels, hidden_dim)
         self.query_pos_proj = projection(nn.Conv1d, backbone.pos_dim, hidden_dim)
-        self.reference_points = nn.Linear(hidden_dim, 2)
-        nn.init.xavier_uniform_(self.reference_points.weight)
+        if proposals:
+            self.proposals = ProposalHead(hidden_dim, num_classes)
+        else:
+            self.reference_points = nn.Linear(hidden_dim, 2)
+            nn.init.xavier_uniform_(self.reference_points.weight)
         layer: dict[str, Any] = dict(heads=heads, points=points, ffn_dim=ffn_dim, dropout=dropout)
         self.decoder = nn.ModuleList(DecoderLayer(hidden_dim, len(channels), **layer) for _ in range(decoder_layers))
         self._add_heads(hidden_dim, num_classes)
@@ -85,9 +94,14 @@ class ViDT(ImageModel):
         box_heads = [Mlp(hidden_dim, hidden_dim, 4) for _ in range(own)]
         for head in class_heads:
             nn.init.constant_(head.bias, -math.log((1 - 0.01) / 0.01))
-        nn.init.constant_(box_heads[0].layers[-1].bias[2:], -2.0)
+        if not self.has_proposals:
+            nn.init.constant_(box_heads[0].layers[-1].bias[2:], -2.0)
         self.class_embed = nn.ModuleList(class_heads * (stages // own))
         self.bbox_embed = nn.ModuleList(box_heads * (stages // own))
+
+    @property
+    def has_proposals(self) -> bool:
+        return hasattr(self, "proposals")
 
     def forward_stages(self, images: ImageBatch) -> Stages:
         """Predictions of every stage for normalised images."""
@@ -100,8 +114,13 @@ class ViDT(ImageModel):
 
     def decode(self, det_bnc: Tensor, det_pos: Tensor, memory: Memory) -> Stages:
         """Run the decoder; the boxes of a stage are where the next one looks."""
-        points = self.reference_points(det_pos).float().sigmoid().expand(len(det_bnc), -1, -1)
-        references, logits, boxes = points, [], []
+        dense = None
+        if self.has_proposals:
+            dense = self.proposals(memory)
+            det_bnc, det_pos, references = self.proposals.start(dense, memory, det_bnc, det_pos)
+        else:
+            references = self.reference_points(det_pos).float().sigmoid().expand(len(det_bnc), -1, -1)
+        logits, boxes = [], []
         for stage in range(len(self.decoder) + 1):
             if stage > 0:
                 ratios = memory.valid_ratios.repeat(1, 1, references.shape[-1] // 2)
@@ -110,7 +129,7 @@ class ViDT(ImageModel):
             boxes.append(self._refine(self.bbox_embed[stage](det_bnc).float(), references))
             if self.box_refine:
                 references = boxes[-1].detach()
-        return Stages(torch.stack(logits), torch.stack(boxes))
+        return Stages(torch.stack(logits), torch.stack(boxes), dense)
 
     @staticmethod
     def _refine(change: Tensor, references: Tensor) -> Tensor:

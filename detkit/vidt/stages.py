@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from detkit.vidt.proposals import DensePredictions
+
 
 @dataclass
 class Stages:
@@ -14,7 +16,9 @@ class Stages:
     Attributes:
         logits: [s, b, n, classes], one sigmoid classifier for each class.
         boxes: [s, b, n, 4], cxcywh relative to the unpadded image, in 0..1.
+        dense: the dense predictions that the det tokens started from, where the model makes proposals.
     """
 
     logits: Tensor
     boxes: Tensor
+    dense: DensePredictions | None = None
