@@ -159,7 +159,7 @@ def benchmark(options: argparse.Namespace) -> None:
 
     config = apply_overrides(load_config(options.config), options.set)
     model = build_for_benchmark(config).to(choose_device(options.device))
-    figures = count_parameters(model)
+    figures: dict[str, float] = dict(count_parameters(model))
     if not options.dry_run:
         height, width = options.size * 2 if len(options.size) == 1 else options.size
         figures |= benchmark_model(

@@ -153,7 +153,7 @@ class SampleKeys(Sampler[list[int]]):
 class _EvaluationLoader(DataLoader):
     """A loader that passes over batches of which no image could be read."""
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
         return (batch for batch in super().__iter__() if batch is not None)
 
 

@@ -86,12 +86,13 @@ class _Scene:
         return np.clip(self.canvas, 0, 255).astype(np.uint8)
 
     def masks(self) -> np.ndarray:
-        return self.owner == np.arange(1, len(self.labels) + 1, dtype=np.uint8)[:, None, None]
+        return np.equal(self.owner, np.arange(1, len(self.labels) + 1, dtype=np.uint8)[:, None, None])
 
 
 def _tight_boxes(masks: np.ndarray) -> np.ndarray:
     """x1 y1 x2 y2 around the true pixels of masks [n, h, w], x2 and y2 one past the last; no mask may be empty."""
-    columns, rows = masks.any(axis=1), masks.any(axis=2)
+    columns = np.asarray(masks.any(axis=1))
+    rows = np.asarray(masks.any(axis=2))
     height, width = masks.shape[1:]
     first = columns.argmax(axis=1), rows.argmax(axis=1)
     last = width - columns[:, ::-1].argmax(axis=1), height - rows[:, ::-1].argmax(axis=1)
@@ -183,7 +184,8 @@ class SyntheticScenes:
 
     def coco(self) -> dict:
         """The ground truth of all scenes as a COCO dictionary, with compressed RLE where masks are on."""
-        images, annotations = [], []
+        images: list[dict] = []
+        annotations: list[dict] = []
         for index, image_id in enumerate(self.image_ids):
             images.append({"id": image_id, "height": self.height, "width": self.width})
             for annotation in self._coco_annotations(index):

@@ -215,6 +215,7 @@ def _stack_masks(masks: Sequence[np.ndarray], size: Sequence[int]) -> Tensor:
 
 
 def _drop_empty_masks(annotations: Annotations) -> Annotations:
+    assert annotations.masks is not None
     keep = annotations.masks.flatten(1).any(dim=1)
     kept = {name: getattr(annotations, name) for name in ("boxes", "labels", "masks", "points")}
     return replace(annotations, **{name: value[keep] for name, value in kept.items() if value is not None})
