@@ -1,0 +1,289 @@
+"""Configs: plain Python files that end in a dict named `config`.
+
+`load_config` runs the file, `apply_overrides` changes values from the command line, `resolve_config` checks the
+keys and fills in the defaults below. Component dicts (with a "type") are checked when `detkit.registry.build`
+calls their constructors.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import copy
+import difflib
+import importlib
+import json
+import keyword
+import sys
+import traceback
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from detkit.registry import ConfigError, suggest
+
+REQUIRED = object()
+
+# The options of each section with their defaults. Sections that name a component by "type" are not listed here.
+SECTIONS: dict[str, dict[str, Any]] = {
+    "data": dict(
+        train=REQUIRED,  # dataset to learn from
+        val=None,  # dataset to evaluate on; without one nothing is evaluated
+        transforms=(),  # augmentations of the training images, in order
+        batch_size=REQUIRED,  # images of one micro-batch of one process
+        eval_batch_size=1,
+        workers=2,  # data loading processes for each training process
+    ),
+    "optimizer": dict(
+        lr=1e-4,
+        weight_decay=1e-4,
+        backbone_lr_scale=1.0,  # the rate of the backbone is lr times this
+        betas=(0.9, 0.999),
+    ),
+    "train": dict(
+        epochs=REQUIRED,
+        max_steps=None,  # stop after so many optimizer steps; the schedule stays that of all epochs
+        seed=42,
+        device="auto",  # "auto" is cuda where there is one, else cpu
+        precision="auto",  # "auto" is bf16 autocast on cuda, fp32 on cpu; or "bf16", "fp32"
+        accumulate=1,  # micro-batches of one optimizer step
+        clip_norm=0.1,  # largest norm of all gradients together; None clips nothing
+        ema=None,  # decay of an exponential moving average of the weights, which is then evaluated; None is off
+        log_every=50,  # steps
+        eval_every=1,  # epochs
+        checkpoint_every=None,  # steps, besides the end of each epoch
+        best_metric=None,  # the figure that chooses best.safetensors, higher is better; None is the evaluator's first
+        early_stop=None,  # stop after so many evaluations without a better best_metric
+        draw_samples=8,  # validation images drawn at the end
+        tensorboard="auto",  # "auto" writes where tensorboard is installed; True insists; False does not
+        profile_steps=0,  # steps to record with torch.profiler, after a few others
+    ),
+}
+# Options that must be whole numbers of at least so much (or None where that is the default).
+MINIMUM = {
+    **dict.fromkeys(("data.batch_size", "data.eval_batch_size", "train.epochs", "train.max_steps"), 1),
+    **dict.fromkeys(("train.accumulate", "train.log_every", "train.eval_every", "train.checkpoint_every"), 1),
+    **dict.fromkeys(("train.early_stop",), 1),
+    **dict.fromkeys(("data.workers", "train.seed", "train.draw_samples", "train.profile_steps"), 0),
+}
+COMPONENTS = ("model", "schedule", "evaluator")
+TOP_LEVEL = (*COMPONENTS, *SECTIONS)
+
+
+def load_config(path: str | Path) -> dict[str, Any]:
+    """Run a Python config file and return a copy of its `config`.
+
+    While it runs, modules in its own folder can be imported (`from _base.vidt import ...`).
+
+    Raises:
+        ConfigError: no such file, an exception in it (with file and line), or no dict named `config`.
+    """
+    path = Path(path).resolve()
+    if not path.is_file():
+        files = [str(p) for p in sorted(path.parent.glob("*.py"))]
+        near = difflib.get_close_matches(str(path), files, n=3)
+        hint = f"; did you mean {' or '.join(near)}?" if near else ""
+        raise ConfigError(f"config file {path} does not exist{hint}")
+    namespace: dict[str, Any] = {"__name__": "__config__", "__file__": str(path)}
+    with _importable(path.parent):
+        try:
+            exec(compile(path.read_text(encoding="utf-8"), str(path), "exec"), namespace)
+        except Exception as error:
+            raise ConfigError(f"{_place(error, path)}: {type(error).__name__}: {error}") from error
+    if not isinstance(namespace.get("config"), dict):
+        raise ConfigError(f"{path}: must define a dict named 'config'")
+    return copy.deepcopy(namespace["config"])
+
+
+def apply_overrides(config: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """A copy of `config` with `"a.b=value"` settings applied.
+
+    Values are Python literals, else strings; `true`, `false` and `none` count in any case; list items are numbers
+    (`data.transforms.0.p=1`). New keys are allowed where they are options of a section or arguments of a component.
+
+    Raises:
+        ConfigError: an unknown key, no "=", or a path that leads through something that has no keys.
+    """
+    config = copy.deepcopy(config)
+    for override in overrides:
+        path, equals, text = override.partition("=")
+        if not equals or not path.strip():
+            raise ConfigError(f"override {override!r}: expected path=value, for example train.epochs=12")
+        *parents, last = path.strip().split(".")
+        holder: Any = config
+        if parents and parents[0] in TOP_LEVEL:
+            config.setdefault(parents[0], {})
+        for depth, key in enumerate(parents):
+            holder = holder[_existing_key(holder, key, parents[:depth])]
+        holder[_settable_key(holder, last, parents)] = _parse_value(text.strip())
+    return config
+
+
+def check_keys(config: dict[str, Any]) -> None:
+    """Check the names of all options outside of components.
+
+    Raises:
+        ConfigError: an unknown or a missing option, with the valid names.
+    """
+    _check_section(config, dict.fromkeys(TOP_LEVEL), "config")
+    for name in ("model", "data", "train"):
+        if name not in config:
+            raise ConfigError(f"config: section {name!r} is missing")
+    for name, options in SECTIONS.items():
+        section = config.get(name, {})
+        _check_section(section, options, name)
+        missing = [key for key, default in options.items() if default is REQUIRED and key not in section]
+        if missing:
+            raise ConfigError(f"{name}: option {missing[0]!r} is missing")
+
+
+def resolve_config(config: dict[str, Any]) -> dict[str, Any]:
+    """The complete config of a run: checked, every option stated, and made of JSON types only.
+
+    Raises:
+        ConfigError: see `check_keys` and `to_json`; also a number out of its range.
+    """
+    check_keys(config)
+    resolved = dict(config)
+    for name, options in SECTIONS.items():
+        resolved[name] = {**options, **config.get(name, {})}
+    resolved["schedule"] = {"type": "cosine", **config.get("schedule", {})}
+    resolved["evaluator"] = {"type": "CocoEvaluator", **config.get("evaluator", {})}
+    _check_values(resolved)
+    return json.loads(to_json(resolved))
+
+
+def to_json(config: dict[str, Any]) -> str:
+    """`config` as JSON; tuples become lists.
+
+    Raises:
+        ConfigError: a value that JSON does not have; the message gives its path.
+    """
+    _check_storable(config, "config")
+    return json.dumps(config, indent=2, allow_nan=False)
+
+
+def format_config(config: dict[str, Any]) -> str:
+    """`config` as a Python file that `load_config` reads."""
+    return f"config = {_format(config, 0)}\n"
+
+
+def differing_paths(first: Any, second: Any, path: str = "") -> list[str]:
+    """The paths at which two configs of JSON types differ, sorted."""
+    if isinstance(first, dict) and isinstance(second, dict):
+        below = [differing_paths(first.get(k), second.get(k), f"{path}.{k}".lstrip(".")) for k in {**first, **second}]
+        return sorted(p for paths in below for p in paths)
+    return [] if first == second else [path]
+
+
+@contextlib.contextmanager
+def _importable(folder: Path) -> Iterator[None]:
+    """Put `folder` first on the import path; forget afterwards what was imported from it."""
+    importlib.invalidate_caches()
+    before, path, write_bytecode = set(sys.modules), list(sys.path), sys.dont_write_bytecode
+    sys.path.insert(0, str(folder))
+    sys.dont_write_bytecode = True
+    try:
+        yield
+    finally:
+        sys.path[:], sys.dont_write_bytecode = path, write_bytecode
+        for name in [name for name in sys.modules if name.partition(".")[0] not in before]:
+            origins = [getattr(sys.modules[name], "__file__", None), *getattr(sys.modules[name], "__path__", ())]
+            if any(origin and Path(origin).is_relative_to(folder) for origin in origins):
+                del sys.modules[name]
+
+
+def _place(error: Exception, path: Path) -> str:
+    """file:line of the innermost frame of the config file or of what lies beside it."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{error.filename}:{error.lineno}"
+    frames = traceback.extract_tb(error.__traceback__)
+    ours = [f for f in frames if Path(f.filename).is_relative_to(path.parent)]
+    return f"{ours[-1].filename}:{ours[-1].lineno}" if ours else str(path)
+
+
+def _existing_key(holder: Any, key: str, parents: Sequence[str]) -> str | int:
+    path = ".".join(parents) or "config"
+    if isinstance(holder, (list, tuple)):
+        if not key.isdigit() or int(key) >= len(holder):
+            raise ConfigError(f"{path}: has {len(holder)} items, {key!r} is not the number of one of them")
+        return int(key)
+    if not isinstance(holder, dict):
+        raise ConfigError(f"{path}: is {holder!r} and has no key {key!r}")
+    if key not in holder:
+        valid = {*map(str, holder), *(() if parents else TOP_LEVEL)}
+        raise ConfigError(f"{path}: unknown key {key!r}{suggest(key, valid)}")
+    return key
+
+
+def _settable_key(holder: Any, key: str, parents: Sequence[str]) -> str | int:
+    if isinstance(holder, tuple):
+        raise ConfigError(f"{'.'.join(parents)}: is a tuple; set it as a whole, or make it a list in the config")
+    if not isinstance(holder, dict) or "type" in holder or (len(parents) == 1 and parents[0] in COMPONENTS):
+        return key if isinstance(holder, dict) else _existing_key(holder, key, parents)
+    options = SECTIONS.get(parents[0], ()) if len(parents) == 1 else () if parents else TOP_LEVEL
+    return _existing_key({**dict.fromkeys(options), **holder}, key, parents)
+
+
+def _parse_value(text: str) -> Any:
+    words = {"true": True, "false": False, "none": None}
+    if text.lower() in words:
+        return words[text.lower()]
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def _check_section(section: Any, options: dict[str, Any], path: str) -> None:
+    if not isinstance(section, dict):
+        raise ConfigError(f"{path}: expected a dict, got {section!r}")
+    for key in section:
+        if key not in options:
+            raise ConfigError(f"{path}: unknown option {key!r}{suggest(str(key), options)}")
+
+
+def _check_values(config: dict[str, Any]) -> None:
+    for path, minimum in MINIMUM.items():
+        section, key = path.split(".")
+        value, optional = config[section][key], SECTIONS[section][key] is None
+        if not (optional and value is None) and (type(value) is not int or value < minimum):
+            raise ConfigError(f"{path}: must be a whole number of at least {minimum}, got {value!r}")
+    for key in ("lr", "weight_decay", "backbone_lr_scale"):
+        value = config["optimizer"][key]
+        if type(value) not in (int, float) or not value >= 0:
+            raise ConfigError(f"optimizer.{key}: must be a number of at least 0, got {value!r}")
+
+
+def _check_storable(value: Any, path: str) -> None:
+    if isinstance(value, dict):
+        for key, item in value.items():
+            if not isinstance(key, str):
+                raise ConfigError(f"{path}: key {key!r} is not a string, so the config cannot be stored")
+            _check_storable(item, f"{path}.{key}")
+    elif isinstance(value, (list, tuple)):
+        for i, item in enumerate(value):
+            _check_storable(item, f"{path}.{i}")
+    elif value is not None and type(value) not in (bool, int, float, str):
+        raise ConfigError(
+            f"{path}: {value!r} ({type(value).__name__}) cannot be stored; use numbers, strings and lists"
+        )
+    elif isinstance(value, float) and value - value != 0:
+        raise ConfigError(f"{path}: {value} is not finite and cannot be stored")
+
+
+def _format(value: Any, depth: int) -> str:
+    """Python source; on one line where it fits, else one item a line."""
+    if not isinstance(value, (dict, list, tuple)):
+        return repr(value)
+    if isinstance(value, dict) and all(key.isidentifier() and not keyword.iskeyword(key) for key in value):
+        start, items, end = "dict(", [f"{key}={_format(item, depth + 1)}" for key, item in value.items()], ")"
+    elif isinstance(value, dict):
+        start, items, end = "{", [f"{key!r}: {_format(item, depth + 1)}" for key, item in value.items()], "}"
+    else:
+        start, items, end = "[", [_format(item, depth + 1) for item in value], "]"
+    line = start + ", ".join(items) + end
+    if "\n" not in line and len(line) + 4 * depth <= 100:
+        return line
+    indent = "    " * (depth + 1)
+    return start + "\n" + "".join(f"{indent}{item},\n" for item in items) + "    " * depth + end

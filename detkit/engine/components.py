@@ -1,0 +1,135 @@
+"""From the parts of a config to objects."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+from typing import Any
+
+from torch import nn
+from torch.utils.data import DataLoader
+
+from detkit.data.loading import train_loader
+from detkit.engine.distributed import rank, world_size
+from detkit.engine.schedules import Schedule
+from detkit.engine.signals import shielded
+from detkit.model import InputRule
+from detkit.registry import ConfigError, build
+from detkit.structures import LabelMap
+
+logger = logging.getLogger(__name__)
+
+MODULES = (
+    "detkit.backbones.swin",
+    "detkit.vidt.model",
+    "detkit.data.coco",
+    "detkit.data.synthetic",
+    "detkit.data.transforms",
+    "detkit.evaluation.coco",
+)
+
+
+def import_components() -> None:
+    """Import the modules of detkit whose classes configs can name, so that they register themselves."""
+    for module in MODULES:
+        importlib.import_module(module)
+
+
+def build_model(
+    config: dict[str, Any],
+    label_map: LabelMap,
+    input_rule: dict[str, Any] | None = None,
+    *,
+    pretrained: bool = True,
+) -> nn.Module:
+    """Build the model of a config for the classes of `label_map`.
+
+    Args:
+        config: the "model" section; its `num_classes` may be left out.
+        input_rule: the fields of an `InputRule` that replaces the model's own.
+        pretrained: False leaves out every argument named `pretrained`, where all weights are loaded afterwards.
+
+    Raises:
+        ConfigError: a `num_classes` that contradicts the label map, or see `detkit.registry.build`.
+    """
+    import_components()
+    stated = config.get("num_classes", len(label_map))
+    if stated != len(label_map):
+        raise ConfigError(f"model.num_classes: is {stated}, but the data has {len(label_map)} classes; leave it out")
+    arguments = {key: value for key, value in config.items() if key != "num_classes"}
+    if not pretrained:
+        arguments = _without_key(arguments, "pretrained")
+    model = build(arguments, path="model", num_classes=len(label_map))
+    model.label_map = label_map
+    if input_rule is not None:
+        fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in input_rule.items()}
+        model.input_rule = InputRule(**fields)
+    return model
+
+
+def build_datasets(config: dict[str, Any]) -> tuple[Any, Any]:
+    """The training and the validation dataset (None without one) of the "data" section.
+
+    Raises:
+        ConfigError: no training images, or classes that differ between the two.
+    """
+    import_components()
+    train = build(config["train"], path="data.train")
+    if len(train) == 0:
+        raise ConfigError("data.train: the dataset has no images")
+    if config["val"] is None:
+        return train, None
+    val = build(config["val"], path="data.val")
+    if val.label_map != train.label_map:
+        raise ConfigError(
+            f"data.val: its classes differ from those of data.train: {val.label_map} and {train.label_map}"
+        )
+    return train, val
+
+
+def build_evaluation(config: dict[str, Any], label_map: LabelMap) -> tuple[Any, Any]:
+    """The validation dataset and the evaluator of a whole config, for a model whose outputs mean `label_map`.
+
+    Raises:
+        ConfigError: no validation data, or none of its categories is known to the model.
+    """
+    import_components()
+    if config["data"]["val"] is None:
+        raise ConfigError("data.val: is missing, there is nothing to evaluate on")
+    dataset = build(config["data"]["val"], path="data.val")
+    unknown = set(dataset.label_map.category_ids) - set(label_map.category_ids)
+    if len(unknown) == len(dataset.label_map):
+        raise ConfigError(
+            f"data.val: none of its category ids {sorted(unknown)} is among those of the model, "
+            f"{sorted(label_map.category_ids)}"
+        )
+    if unknown:
+        logger.warning("data.val: the model does not know the category ids %s", sorted(unknown))
+    return dataset, build(config["evaluator"], path="evaluator", dataset=dataset)
+
+
+def build_loader(config: dict[str, Any], dataset: Any, *, seed: int) -> DataLoader:
+    """The training loader of this process by the "data" section.
+
+    Raises:
+        ConfigError: a wrong transform, or a batch size that the dataset cannot fill.
+    """
+    transforms = [build(transform, path=f"data.transforms.{i}") for i, transform in enumerate(config["transforms"])]
+    options = {name: config[name] for name in ("batch_size", "workers")}
+    try:
+        loader = train_loader(dataset, transforms, seed=seed, rank=rank(), world_size=world_size(), **options)
+    except ValueError as error:
+        raise ConfigError(f"data: {error}") from error
+    return shielded(loader)
+
+
+def build_schedule(config: dict[str, Any], steps_per_epoch: int) -> Schedule:
+    """The learning-rate schedule of a whole config."""
+    run = {"lr": config["optimizer"]["lr"], "epochs": config["train"]["epochs"], "steps_per_epoch": steps_per_epoch}
+    return build(config["schedule"], path="schedule", **run)
+
+
+def _without_key(value: Any, key: str) -> Any:
+    if isinstance(value, dict):
+        return {name: _without_key(item, key) for name, item in value.items() if name != key}
+    return [_without_key(item, key) for item in value] if isinstance(value, (list, tuple)) else value

@@ -1,0 +1,112 @@
+"""Several processes as torchrun starts them; every function is a no-op in a single process.
+
+Tensors on the CPU travel over gloo, also in GPU runs, so that counts can be exchanged without waiting for the GPU.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """The device of this process: "auto" (cuda where there is one, else cpu), "cpu", "cuda" or "cuda:1".
+
+    Under torchrun "cuda" is the GPU of this process's local rank.
+
+    Raises:
+        ValueError: a device that this machine does not have.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"unknown device {name!r}; use auto, cpu, cuda or cuda:<number>") from error
+    if device.type != "cuda":
+        return device
+    if not torch.cuda.is_available():
+        raise ValueError(f"device {name!r} was asked for, but torch sees no CUDA device")
+    index = int(os.environ.get("LOCAL_RANK", 0)) if device.index is None else device.index
+    if index >= torch.cuda.device_count():
+        raise ValueError(f"device cuda:{index} was asked for, but there are {torch.cuda.device_count()} CUDA devices")
+    return torch.device("cuda", index)
+
+
+def init_distributed(device: torch.device) -> None:
+    """Join the other processes if torchrun started this one (it sets RANK and WORLD_SIZE)."""
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1 or dist.is_initialized():
+        return
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+
+
+@contextlib.contextmanager
+def distributed(device: str = "auto") -> Iterator[torch.device]:
+    """Choose the device, join the other processes, and leave them together at the end."""
+    chosen = choose_device(device)
+    joined_before = dist.is_initialized()
+    init_distributed(chosen)
+    try:
+        yield chosen
+        barrier()
+    finally:
+        if dist.is_initialized() and not joined_before:
+            dist.destroy_process_group()
+
+
+def replicate(model: nn.Module, device: torch.device) -> nn.Module:
+    """The model to call in training: `model`, or with several processes one that averages their gradients."""
+    if world_size() == 1:
+        return model
+    devices = [device] if device.type == "cuda" else None
+    return DistributedDataParallel(model, device_ids=devices, gradient_as_bucket_view=True)
+
+
+def rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world_size() -> int:
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def is_main() -> bool:
+    """Whether this process writes files and messages."""
+    return rank() == 0
+
+
+def barrier() -> None:
+    if world_size() > 1:
+        dist.barrier()
+
+
+def all_reduce_sum(tensor: Tensor) -> Tensor:
+    """Sum `tensor` over all processes, in place, and return it."""
+    if world_size() > 1:
+        dist.all_reduce(tensor)
+    return tensor
+
+
+def all_gather_object(value: Any) -> list[Any]:
+    """The (picklable) values of all processes, by rank."""
+    values = [value] * world_size()
+    if world_size() > 1:
+        dist.all_gather_object(values, value)
+    return values
+
+
+def broadcast_object(value: Any) -> Any:
+    """The value of the main process."""
+    values = [value]
+    if world_size() > 1:
+        dist.broadcast_object_list(values, src=0)
+    return values[0]

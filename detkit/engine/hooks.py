@@ -1,0 +1,233 @@
+"""What happens around the training steps: evaluation, checkpoints, logs. See `detkit.engine.writers` for the output."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from detkit.engine.distributed import all_reduce_sum, is_main, world_size
+from detkit.engine.evaluate import evaluate
+from detkit.engine.random_state import unchanged_random_state
+from detkit.engine.weights import save_weights, write_atomically
+from detkit.registry import ConfigError, build
+
+if TYPE_CHECKING:
+    from detkit.engine.runner import Runner
+
+
+class Hook:
+    """Called on every process, in the order of `build_hooks`; what only one process may do asks `is_main()`."""
+
+    def before_train(self, runner: Runner) -> None: ...
+
+    def after_step(self, runner: Runner) -> None: ...
+
+    def after_epoch(self, runner: Runner) -> None: ...
+
+    def after_train(self, runner: Runner) -> None: ...
+
+    def on_row(self, runner: Runner, row: dict[str, Any]) -> None:
+        """`row` holds figures of this step: `kind` ("train" or "val"), `step`, `epoch` and numbers."""
+
+
+class Log(Hook):
+    """Every `log_every` steps, a row of the mean losses, speed and memory since the last one."""
+
+    def __init__(self, every: int):
+        self.every = every
+        self._sums: dict[str, Tensor] = {}
+        self._steps = 0
+
+    def before_train(self, runner: Runner) -> None:
+        self._begin(runner)
+
+    def after_step(self, runner: Runner) -> None:
+        for name, value in {**runner.losses, "grad_norm": runner.grad_norm}.items():
+            self._sums[name] = self._sums.get(name, 0) + value.detach()
+        self._steps += 1
+        if runner.step % self.every == 0 or runner.step == runner.total_steps:
+            runner.guard.check()
+            runner.call("on_row", self._row(runner))
+            self._begin(runner)
+
+    def _begin(self, runner: Runner) -> None:
+        self._sums, self._steps = {}, 0
+        self._train_seconds, self._data_seconds = runner.train_seconds, runner.data_seconds
+
+    def _row(self, runner: Runner) -> dict[str, Any]:
+        sums = all_reduce_sum(torch.stack(list(self._sums.values())).float())
+        means = (sums / self._steps / world_size()).tolist()
+        losses = dict(zip(self._sums, means, strict=True))
+        grad_norm = losses.pop("grad_norm")
+        seconds = (runner.train_seconds - self._train_seconds) / self._steps
+        images = runner.config["data"]["batch_size"] * runner.options["accumulate"] * world_size()
+        return {
+            "kind": "train",
+            "step": runner.step,
+            "epoch": runner.epoch,
+            "loss": sum(losses.values()),
+            **losses,
+            "grad_norm": grad_norm,
+            "lr": runner.optimizer.param_groups[0]["lr"],
+            "seconds_per_step": seconds,
+            "images_per_second": images / seconds,
+            "data_wait": (runner.data_seconds - self._data_seconds) / self._steps / seconds,
+            "memory_gib": _memory_gib(runner.device),
+            "seconds_left": seconds * (runner.total_steps - runner.step) + _evaluation_seconds_left(runner),
+        }
+
+
+class Evaluate(Hook):
+    """Every `eval_every` epochs and at the end: validation figures, results.json, the best weights so far."""
+
+    def __init__(self, runner: Runner):
+        self.every = runner.options["eval_every"]
+        self.evaluator = build(runner.config["evaluator"], path="evaluator", dataset=runner.val_data)
+
+    def after_epoch(self, runner: Runner) -> None:
+        if runner.epoch % self.every == 0:
+            self._evaluate(runner)
+
+    def after_train(self, runner: Runner) -> None:
+        if not runner.interrupted and runner.evaluated_at != runner.step:
+            self._evaluate(runner)
+
+    def _evaluate(self, runner: Runner) -> None:
+        start, data = time.perf_counter(), runner.config["data"]
+        options = {"batch_size": data["eval_batch_size"], "workers": data["workers"]}
+        options["precision"] = runner.options["precision"]
+        with unchanged_random_state():
+            metrics = evaluate(runner.trained_model, runner.val_data, self.evaluator, **options)
+        runner.metrics = {name: float(value) for name, value in metrics.items()}
+        runner.evaluated_at = runner.step
+        runner.evaluation_seconds = time.perf_counter() - start
+        self._write(runner, is_best=self._compare(runner))
+
+    def _compare(self, runner: Runner) -> bool:
+        name = runner.options["best_metric"] or next(iter(runner.metrics))
+        if name not in runner.metrics:
+            raise ConfigError(f"train.best_metric: no figure is called {name!r}. Valid: {', '.join(runner.metrics)}")
+        value, best = runner.metrics[name], runner.best["value"]
+        is_best = not math.isnan(value) and (best is None or value > best)
+        if is_best:
+            runner.best = {"value": value, "step": runner.step, "since": 0}
+        else:
+            runner.best = {**runner.best, "since": runner.best["since"] + 1}
+        return is_best
+
+    def _write(self, runner: Runner, *, is_best: bool) -> None:
+        if is_main():
+            results = json.dumps(self.evaluator.results())
+            write_atomically(runner.out / "results.json", lambda path: path.write_text(results))
+            if is_best:
+                save_weights(runner.out / "best.safetensors", runner.trained_model.state_dict(), runner.header())
+            runner.console.line(self.evaluator.table())
+        row = {"kind": "val", "step": runner.step, "epoch": runner.epoch, **runner.metrics}
+        runner.call("on_row", {**row, "seconds": runner.evaluation_seconds})
+
+
+class EarlyStop(Hook):
+    """Ends the run after `patience` evaluations in a row without a better figure."""
+
+    def __init__(self, patience: int):
+        self.patience = patience
+
+    def before_train(self, runner: Runner) -> None:
+        if runner.best["since"] >= self.patience:
+            runner.stop_reason = f"no better figure in {self.patience} evaluations (best at step {runner.best['step']})"
+
+    def after_epoch(self, runner: Runner) -> None:
+        self.before_train(runner)
+
+
+class SaveCheckpoints(Hook):
+    """A checkpoint every `every` steps (None: not), at the end of each epoch and of the run; last.safetensors."""
+
+    def __init__(self, every: int | None):
+        self.every = every
+        self._saved: tuple[int, int | None] | None = None  # step, and step of the last evaluation
+
+    def before_train(self, runner: Runner) -> None:
+        if runner.step:
+            self._saved = (runner.step, runner.evaluated_at)
+
+    def after_step(self, runner: Runner) -> None:
+        if self.every and runner.step % self.every == 0 and not runner.epoch_ended:
+            self._save(runner)
+
+    def after_epoch(self, runner: Runner) -> None:
+        self._save(runner)
+
+    def after_train(self, runner: Runner) -> None:
+        if self._saved != (runner.step, runner.evaluated_at):
+            self._save(runner)
+        if is_main():
+            save_weights(runner.out / "last.safetensors", runner.trained_model.state_dict(), runner.header())
+
+    def _save(self, runner: Runner) -> None:
+        runner.save()
+        self._saved = (runner.step, runner.evaluated_at)
+
+
+class Profile(Hook):
+    """Records `steps` steps, after three others, into trace.json (open it in chrome://tracing or Perfetto)."""
+
+    def __init__(self, steps: int):
+        self.steps = steps
+
+    def before_train(self, runner: Runner) -> None:
+        activities = [torch.profiler.ProfilerActivity.CPU]
+        if runner.device.type == "cuda":
+            activities.append(torch.profiler.ProfilerActivity.CUDA)
+        self._profiler = torch.profiler.profile(
+            activities=activities,
+            schedule=torch.profiler.schedule(wait=2, warmup=1, active=self.steps, repeat=1),
+            on_trace_ready=lambda profiler: profiler.export_chrome_trace(str(runner.out / "trace.json")),
+        )
+        self._profiler.start()
+
+    def after_step(self, runner: Runner) -> None:
+        self._profiler.step()
+
+    def after_train(self, runner: Runner) -> None:
+        self._profiler.stop()
+
+
+def build_hooks(runner: Runner) -> list[Hook]:
+    """The hooks that the config asks for, in the order in which they are called."""
+    from detkit.engine.writers import build_writers
+
+    options = runner.options
+    hooks: list[Hook] = [Log(options["log_every"])]
+    if options["profile_steps"] and is_main():
+        hooks.append(Profile(options["profile_steps"]))
+    if runner.val_data is not None:
+        hooks.append(Evaluate(runner))
+    if options["early_stop"] is not None:
+        if runner.val_data is None:
+            raise ConfigError("train.early_stop: needs data.val to evaluate on")
+        hooks.append(EarlyStop(options["early_stop"]))
+    return [*hooks, SaveCheckpoints(options["checkpoint_every"]), *build_writers(runner)]
+
+
+def _memory_gib(device: torch.device) -> float:
+    """The most memory in use so far: of the GPU, or of this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    if sys.platform == "win32":  # has no module `resource`
+        return math.nan
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**30 if sys.platform == "darwin" else 2**20)
+
+
+def _evaluation_seconds_left(runner: Runner) -> float:
+    steps = runner.steps_per_epoch * runner.options["eval_every"]
+    return runner.evaluation_seconds * (runner.total_steps // steps - runner.step // steps)

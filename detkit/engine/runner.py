@@ -1,0 +1,258 @@
+"""The training loop."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from detkit.engine.checkpoint import Checkpoint, latest_checkpoint, save_checkpoint
+from detkit.engine.components import build_datasets, build_loader, build_model, build_schedule
+from detkit.engine.console import Console
+from detkit.engine.distributed import (
+    all_gather_object,
+    all_reduce_sum,
+    distributed,
+    is_main,
+    rank,
+    replicate,
+    world_size,
+)
+from detkit.engine.evaluate import autocast
+from detkit.engine.guard import FiniteGuard
+from detkit.engine.hooks import build_hooks
+from detkit.engine.optim import Ema, build_optimizer, set_learning_rate
+from detkit.engine.random_state import random_state, seed_everything, set_random_state
+from detkit.engine.run_folder import check_run_folder, stored_config, write_config
+from detkit.engine.signals import calling_on_stop_signal
+from detkit.engine.weights import CheckpointError, load_strictly, make_header
+from detkit.structures import Batch
+
+INTERRUPTED = "interrupted"
+
+
+def train(config: dict[str, Any] | None, out: str | Path, *, resume: bool = False) -> Runner:
+    """Train as `config` says, in the folder `out`; started by torchrun, with the other processes.
+
+    Args:
+        config: see `detkit.config`; None takes the one that `out` holds.
+        resume: continue the run in `out` from its latest checkpoint, as if it had never stopped.
+
+    Returns:
+        The finished runner: `metrics` holds the last validation figures, `interrupted` whether a signal ended it.
+
+    Raises:
+        ConfigError: the config, the data or the folder does not allow the run.
+        CheckpointError: there are checkpoints, but none can be resumed from.
+        NonFiniteError: a loss or its gradient became NaN or infinite.
+    """
+    config = stored_config(out) if config is None else config
+    with distributed(config.get("train", {}).get("device", "auto")) as device:
+        runner = Runner(check_run_folder(config, out, resume=resume), Path(out), device)
+        if resume:
+            runner.resume()
+        if is_main():
+            write_config(runner.config, runner.out)
+        try:
+            runner.train()
+        finally:
+            runner.replica = runner.model  # lets go of the process group, which ends here
+        return runner
+
+
+class Runner:
+    """Holds what a run consists of and runs it.
+
+    Hooks read and may change:
+        step: optimizer steps done. epoch: epochs done. position: micro-batches done in the current epoch.
+        losses, grad_norm: of the last step, detached tensors on the device.
+        metrics: validation figures of step `evaluated_at`; best: `value`, `step` and evaluations `since` the best.
+        train_seconds, data_seconds: spent in steps, and of that waiting for data.
+        stop_reason: set it to end the run after this step.
+    """
+
+    def __init__(self, config: dict[str, Any], out: Path, device: torch.device):
+        self.config, self.out, self.device = config, out, device
+        self.options = config["train"]
+        self.console = Console(sys.stdout if is_main() else None)
+        autocast(self.options["precision"], device)  # refuses the impossible before anything is built
+        seed_everything(self.options["seed"])
+        self.train_data, self.val_data = build_datasets(config["data"])
+        self.model = build_model(config["model"], self.train_data.label_map).to(device).train()
+        self.loader = build_loader(config["data"], self.train_data, seed=self.options["seed"])
+        self.keys: Any = self.loader.batch_sampler
+        self.optimizer = build_optimizer(self.model, **config["optimizer"])
+        self.schedule = build_schedule(config, self.steps_per_epoch)
+        self.ema = Ema(self.model, self.options["ema"]) if self.options["ema"] is not None else None
+        self.replica = replicate(self.model, device)
+        self.guard = FiniteGuard(out)
+        self.hooks = build_hooks(self)
+        self.step = self.epoch = self.position = 0
+        self.losses: dict[str, Tensor] = {}
+        self.metrics: dict[str, float] = {}
+        self.evaluated_at: int | None = None
+        self.best: dict[str, Any] = {"value": None, "step": None, "since": 0}
+        self.train_seconds = self.data_seconds = self.evaluation_seconds = 0.0
+        self.stop_reason: str | None = None
+        self._told_to_stop = False
+        seed_everything(self.options["seed"] + rank())
+
+    def train(self) -> None:
+        """Run from where it stands to the end, a stop or a signal."""
+        self.call("before_train")
+        with calling_on_stop_signal(self._signalled):
+            while not self.finished:
+                self.train_epoch()
+        self.call("after_train")
+
+    def train_epoch(self) -> None:
+        """Run the rest of an epoch."""
+        self.model.train()
+        self.keys.set_epoch(self.epoch)
+        self.keys.set_position(self.position)
+        batches = iter(self.loader)
+        while not self.epoch_ended and not self.finished:
+            start = time.perf_counter()
+            micro_batches = list(islice(batches, self.options["accumulate"]))
+            self.data_seconds += time.perf_counter() - start
+            num_objects = self._count_objects(micro_batches)
+            if self.interrupted:
+                break
+            self.train_step(micro_batches, num_objects)
+            self.train_seconds += time.perf_counter() - start
+            self.call("after_step")
+        self.guard.check()
+        if self.epoch_ended and not self.interrupted:
+            self.epoch, self.position = self.epoch + 1, 0
+            self.call("after_epoch")
+
+    def train_step(self, micro_batches: list[Batch], num_objects: Tensor) -> None:
+        """One optimizer step; its gradient is that of one batch of all micro-batches of all processes."""
+        for batch in micro_batches:
+            batch.num_objects = num_objects
+        set_learning_rate(self.optimizer, self.schedule(self.step))
+        self.losses = {}
+        for number, batch in enumerate(micro_batches, 1):
+            self._backward(batch, is_last=number == len(micro_batches))
+        self.grad_norm = self._clip_gradients()
+        self.guard.watch(self.step + 1, micro_batches, self.losses, self.grad_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        if self.ema is not None:
+            self.ema.update(self.model, self.step)
+        self.step += 1
+        self.position += len(micro_batches)
+
+    def _backward(self, batch: Batch, *, is_last: bool) -> None:
+        batch = batch.to(self.device, non_blocking=True)
+        shares_gradients = self.replica is self.model or is_last
+        with contextlib.nullcontext() if shares_gradients else self.replica.no_sync():
+            with autocast(self.options["precision"], self.device):
+                losses = self.replica(batch)
+            sum(losses.values()).backward()
+        for name, loss in losses.items():
+            self.losses[name] = self.losses.get(name, 0) + loss.detach()
+
+    def _count_objects(self, micro_batches: list[Batch]) -> Tensor:
+        """What the losses divide by; the processes also agree here on whether one of them was told to stop."""
+        counts = torch.tensor([sum(batch.count_objects() for batch in micro_batches), self._told_to_stop])
+        objects, stops = all_reduce_sum(counts).tolist()
+        if stops:
+            self.stop_reason = INTERRUPTED
+        return torch.full((), max(1.0, objects / world_size()), device=self.device)
+
+    def _clip_gradients(self) -> Tensor:
+        parameters = [p for p in self.model.parameters() if p.grad is not None]
+        if self.options["clip_norm"] is None:
+            return torch.nn.utils.get_total_norm([p.grad for p in parameters])
+        return torch.nn.utils.clip_grad_norm_(parameters, self.options["clip_norm"])
+
+    def _signalled(self) -> None:
+        self._told_to_stop = True
+        if world_size() == 1:  # several processes agree on it before their next step, in `_count_objects`
+            self.stop_reason = INTERRUPTED
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether a signal ended the run."""
+        return self.stop_reason == INTERRUPTED
+
+    @property
+    def epoch_ended(self) -> bool:
+        return self.position == len(self.loader)
+
+    @property
+    def finished(self) -> bool:
+        return self.stop_reason is not None or (self.step >= self.total_steps and not self.epoch_ended)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return -(-len(self.loader) // self.options["accumulate"])
+
+    @property
+    def total_steps(self) -> int:
+        steps = self.options["epochs"] * self.steps_per_epoch
+        return steps if self.options["max_steps"] is None else min(steps, self.options["max_steps"])
+
+    @property
+    def trained_model(self) -> torch.nn.Module:
+        """The model to evaluate and keep: the moving average where there is one."""
+        return self.model if self.ema is None else self.ema.model
+
+    def call(self, event: str, *arguments: Any) -> None:
+        """Call the method `event` of every hook, in order."""
+        for hook in self.hooks:
+            getattr(hook, event)(self, *arguments)
+
+    def header(self) -> dict[str, Any]:
+        """The header of weight files written now."""
+        metrics = self.metrics if self.evaluated_at == self.step else {}
+        return make_header(self.config, self.trained_model, metrics=metrics, step=self.step, epoch=self.epoch)
+
+    def save(self) -> None:
+        """Write a checkpoint; all processes must call this together."""
+        self.guard.check()
+        random_states = all_gather_object(random_state())
+        if not is_main():
+            return
+        state = {
+            "optimizer": self.optimizer.state_dict(),
+            "raw_weights": self.model.state_dict() if self.ema is not None else None,
+            "random_states": random_states,
+            "batches_per_epoch": len(self.loader),
+            **{name: getattr(self, name) for name in ("epoch", "position", "metrics", "evaluated_at", "best")},
+        }
+        weights = self.trained_model.state_dict()
+        save_checkpoint(self.out / "checkpoints", self.step, weights, self.header(), state)
+
+    def resume(self) -> None:
+        """Continue from the latest checkpoint in the run's folder, or from the start if there is none yet."""
+        checkpoint = latest_checkpoint(self.out / "checkpoints")
+        if checkpoint is None:
+            self.console.line("no checkpoint yet: starting from the beginning")
+            return
+        self._check_resumable(checkpoint)
+        state = checkpoint.trainer
+        load_strictly(self.trained_model, checkpoint.weights, checkpoint.path)
+        if self.ema is not None:
+            load_strictly(self.model, state["raw_weights"], checkpoint.path)
+        self.optimizer.load_state_dict(state["optimizer"])
+        for name in ("step", "epoch", "position", "metrics", "evaluated_at", "best"):
+            setattr(self, name, state[name])
+        set_random_state(state["random_states"][rank()])
+        self.console.line(f"resuming after step {self.step} (epoch {self.epoch}, batch {self.position})")
+
+    def _check_resumable(self, checkpoint: Checkpoint) -> None:
+        state = checkpoint.trainer
+        for name, then, now in (
+            ("processes", len(state["random_states"]), world_size()),
+            ("batches per epoch", state["batches_per_epoch"], len(self.loader)),
+        ):
+            if then != now:
+                raise CheckpointError(f"{checkpoint.path}: was written with {then} {name}, this run has {now}")

@@ -1,0 +1,93 @@
+"""Learning-rate schedules: each makes a function from the optimizer step (from 0) to a factor of the initial rate.
+
+A config names one as `schedule=dict(type="cosine", min_lr=1e-7)`; the runner adds `lr`, `epochs` and
+`steps_per_epoch`. A warm-up, where asked for, multiplies the schedule by a line from about 0 to 1.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+from detkit.registry import register
+
+Schedule = Callable[[int], float]
+
+
+@register
+def cosine(
+    *,
+    lr: float,
+    epochs: int,
+    steps_per_epoch: int,
+    min_lr: float = 0.0,
+    warmup_steps: int = 0,
+    warmup_epochs: float = 0,
+    per_step: bool = False,
+    official_epoch_lag: bool = False,
+) -> Schedule:
+    """Half a cosine from `lr` to `min_lr` over all epochs (Loshchilov and Hutter 2017, without restarts).
+
+    Args:
+        per_step: move at every step instead of at every epoch, and reach `min_lr` in the last step.
+        official_epoch_lag: stay one epoch behind, so that epochs 0 and 1 both have the initial rate, as the
+            published ViDT models were trained (their loop steps the schedule with the epoch just finished).
+
+    Raises:
+        ValueError: `min_lr` above `lr`, both warm-ups, or a lag with `per_step`.
+    """
+    if not 0 <= min_lr <= lr:
+        raise ValueError(f"min_lr must lie between 0 and lr = {lr}, got {min_lr}")
+    if per_step and official_epoch_lag:
+        raise ValueError("official_epoch_lag delays by a whole epoch and cannot be combined with per_step")
+    last_step = max(epochs * steps_per_epoch - 1, 1)
+    floor = min_lr / lr if lr else 0.0
+
+    def factor(step: int) -> float:
+        epoch = step // steps_per_epoch
+        progress = step / last_step if per_step else max(epoch - official_epoch_lag, 0) / epochs
+        return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+
+    return _with_warmup(factor, steps_per_epoch, warmup_steps, warmup_epochs)
+
+
+@register
+def constant(
+    *, lr: float, epochs: int, steps_per_epoch: int, warmup_steps: int = 0, warmup_epochs: float = 0
+) -> Schedule:
+    """The initial rate throughout."""
+    return _with_warmup(lambda step: 1.0, steps_per_epoch, warmup_steps, warmup_epochs)
+
+
+@register
+def step(
+    *,
+    lr: float,
+    epochs: int,
+    steps_per_epoch: int,
+    drop_epochs: Sequence[int],
+    factor: float = 0.1,
+    warmup_steps: int = 0,
+    warmup_epochs: float = 0,
+) -> Schedule:
+    """Multiply the rate by `factor` at the start of each epoch of `drop_epochs` (numbered from 0).
+
+    Raises:
+        ValueError: `drop_epochs` is no list of epochs of this run.
+    """
+    if not isinstance(drop_epochs, Sequence) or not all(0 < epoch < epochs for epoch in drop_epochs):
+        raise ValueError(f"drop_epochs must be epochs between 1 and {epochs - 1}, got {drop_epochs!r}")
+
+    def drops(step: int) -> float:
+        return factor ** sum(step // steps_per_epoch >= epoch for epoch in drop_epochs)
+
+    return _with_warmup(drops, steps_per_epoch, warmup_steps, warmup_epochs)
+
+
+def _with_warmup(schedule: Schedule, steps_per_epoch: int, steps: int, epochs: float) -> Schedule:
+    if steps and epochs:
+        raise ValueError("give warmup_steps or warmup_epochs, not both")
+    if steps < 0 or epochs < 0:
+        raise ValueError("warmup_steps and warmup_epochs must not be negative")
+    steps = steps or round(epochs * steps_per_epoch)
+    return lambda step: schedule(step) * min(1.0, (step + 1) / steps) if steps else schedule(step)

@@ -1,0 +1,173 @@
+"""Where the figures of a run go: metrics files, the console, TensorBoard, curves and drawn samples."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import io
+import json
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from detkit.engine.console import format_seconds
+from detkit.engine.distributed import is_main
+from detkit.engine.hooks import Hook
+from detkit.engine.random_state import unchanged_random_state
+from detkit.engine.weights import write_atomically
+from detkit.registry import ConfigError
+
+if TYPE_CHECKING:
+    from detkit.engine.runner import Runner
+
+logger = logging.getLogger(__name__)
+
+
+def read_metrics(path: str | Path) -> list[dict[str, Any]]:
+    """The rows of a metrics.jsonl; a last line that was cut off while being written is left out."""
+    rows = []
+    for line in Path(path).read_text(encoding="utf-8").splitlines():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows
+
+
+class MetricsFiles(Hook):
+    """metrics.jsonl, a row as soon as it is known, and metrics.csv, the same rows, after each epoch.
+
+    Rows of steps that a resumed run does again are dropped first.
+    """
+
+    def __init__(self, out: Path):
+        self.jsonl, self.csv = out / "metrics.jsonl", out / "metrics.csv"
+
+    def before_train(self, runner: Runner) -> None:
+        rows = read_metrics(self.jsonl) if self.jsonl.exists() else []
+        lines = "".join(json.dumps(row) + "\n" for row in rows if row["step"] <= runner.step)
+        write_atomically(self.jsonl, lambda path: path.write_text(lines, encoding="utf-8"))
+
+    def on_row(self, runner: Runner, row: dict[str, Any]) -> None:
+        with self.jsonl.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+
+    def after_epoch(self, runner: Runner) -> None:
+        rows = read_metrics(self.jsonl)
+        text = io.StringIO()
+        writer = csv.DictWriter(text, list(dict.fromkeys(name for row in rows for name in row)), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        write_atomically(self.csv, lambda path: path.write_text(text.getvalue(), encoding="utf-8"))
+
+    def after_train(self, runner: Runner) -> None:
+        self.after_epoch(runner)
+
+
+class Progress(Hook):
+    """One line a row; on a terminal a bar with the time left below it."""
+
+    def before_train(self, runner: Runner) -> None:
+        parameters = sum(p.numel() for p in runner.model.parameters() if p.requires_grad)
+        runner.console.line(
+            f"{len(runner.train_data)} training images, {runner.total_steps} steps in "
+            f"{runner.options['epochs']} epochs, {parameters / 1e6:.1f} M parameters, on {runner.device}"
+        )
+        self._left = ""
+
+    def after_step(self, runner: Runner) -> None:
+        text = f"step {runner.step}/{runner.total_steps}, epoch {runner.epoch + 1}/{runner.options['epochs']}"
+        runner.console.bar(runner.step / runner.total_steps, text + self._left)
+
+    def on_row(self, runner: Runner, row: dict[str, Any]) -> None:
+        if row["kind"] == "val":
+            figures = ", ".join(f"{name} {value:.4f}" for name, value in list(runner.metrics.items())[:3])
+            runner.console.line(f"step {row['step']}: {figures} (evaluated in {format_seconds(row['seconds'])})")
+            return
+        self._left = f", {format_seconds(row['seconds_left'])} left"
+        runner.console.line(
+            f"step {row['step']}/{runner.total_steps}  loss {row['loss']:.4f}  grad {row['grad_norm']:.3g}  "
+            f"lr {row['lr']:.3g}  {row['seconds_per_step']:.3f} s/step  {row['images_per_second']:.1f} images/s  "
+            f"waiting for data {row['data_wait']:.0%}  {row['memory_gib']:.1f} GiB{self._left}"
+        )
+
+    def after_train(self, runner: Runner) -> None:
+        end = f"stopped ({runner.stop_reason})" if runner.stop_reason else "finished"
+        best = f"; best {runner.best['value']:.4f} at step {runner.best['step']}" if runner.best["step"] else ""
+        more = f"; continue with --resume --out {runner.out}" if runner.interrupted else ""
+        runner.console.line(f"{end} after step {runner.step}{best}; results in {runner.out}{more}")
+
+
+class TensorBoard(Hook):
+    """All rows as TensorBoard scalars in `OUT/tensorboard`."""
+
+    def before_train(self, runner: Runner) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._writer = SummaryWriter(str(runner.out / "tensorboard"), purge_step=runner.step + 1)
+
+    def on_row(self, runner: Runner, row: dict[str, Any]) -> None:
+        for name, value in row.items():
+            if name not in ("kind", "step"):
+                self._writer.add_scalar(f"{row['kind']}/{name}", value, row["step"])
+
+    def after_train(self, runner: Runner) -> None:
+        self._writer.close()
+
+
+class Curves(Hook):
+    """curves.png at the end: losses and average precision by step."""
+
+    def after_train(self, runner: Runner) -> None:
+        if importlib.util.find_spec("matplotlib") is None:
+            logger.warning("curves.png is not drawn: matplotlib is not installed (pip install matplotlib)")
+            return
+        from detkit.visualize import plot_curves
+
+        rows = read_metrics(runner.out / "metrics.jsonl")
+        if any(row["kind"] == "train" for row in rows):
+            write_atomically(runner.out / "curves.png", lambda path: plot_curves(rows, path))
+
+
+class DrawSamples(Hook):
+    """samples/*.png at the end: what the model finds in the first `number` validation images, and the truth."""
+
+    def __init__(self, number: int):
+        self.number = number
+
+    def after_train(self, runner: Runner) -> None:
+        if runner.interrupted:
+            return
+        with unchanged_random_state():
+            draw_samples(runner.trained_model, runner.val_data, self.number, runner.out / "samples")
+
+
+def draw_samples(model: Any, dataset: Any, number: int, folder: Path, *, min_score: float = 0.3) -> None:
+    """Write `folder/<image id>.png` for the first `number` images of a dataset: detections beside annotations."""
+    from detkit.visualize import draw_comparison
+
+    model.eval()
+    folder.mkdir(exist_ok=True)
+    for index in range(min(number, len(dataset))):
+        image, annotations = dataset[index]
+        (found,) = model.predict([image])
+        drawn = draw_comparison(image, found[found.scores >= min_score], annotations, dataset.label_map)
+        drawn.save(folder / f"{annotations.image_id}.png")
+
+
+def build_writers(runner: Runner) -> list[Hook]:
+    """The writers that the config asks for; none in processes other than the main one."""
+    options = runner.options
+    wanted, installed = options["tensorboard"], importlib.util.find_spec("tensorboard") is not None
+    if wanted not in ("auto", True, False):
+        raise ConfigError(f"train.tensorboard: must be 'auto', True or False, got {wanted!r}")
+    if wanted is True and not installed:
+        raise ConfigError('train.tensorboard: tensorboard is not installed: pip install "detkit[tensorboard]"')
+    if not is_main():
+        return []
+    writers: list[Hook] = [MetricsFiles(runner.out), Progress(), Curves()]
+    if wanted and installed:
+        writers.append(TensorBoard())
+    if runner.val_data is not None and options["draw_samples"]:
+        writers.append(DrawSamples(options["draw_samples"]))
+    return writers

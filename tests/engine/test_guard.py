@@ -1,0 +1,39 @@
+import pytest
+import torch
+
+from detkit.engine.guard import FiniteGuard, NonFiniteError, load_batches
+from detkit.structures import Annotations, Batch
+
+
+def make_batch():
+    samples = [
+        (
+            torch.full((3, 4, 4 + i), i, dtype=torch.uint8),
+            Annotations(torch.rand(i, 4), torch.zeros(i, dtype=torch.int64), image_id=50 + i, original_size=(8, 8)),
+        )
+        for i in range(3)
+    ]
+    batch = Batch.collate(samples)
+    batch.num_objects = torch.tensor(3.0)
+    return batch
+
+
+def test_a_finite_step_passes(tmp_path):
+    FiniteGuard(tmp_path).watch(1, [make_batch()], {"loss": torch.tensor(1.0)}, torch.tensor(2.0))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("loss", "norm"), [(float("nan"), 1.0), (1.0, float("inf"))])
+def test_a_step_that_is_not_finite_stops_and_keeps_its_batch(tmp_path, loss, norm):
+    batch = make_batch()
+    losses = {"loss_box": torch.tensor(loss), "loss_class": torch.tensor(0.5)}
+    with pytest.raises(NonFiniteError) as error:
+        FiniteGuard(tmp_path).watch(7, [batch], losses, torch.tensor(norm))
+    for text in ("step 7", "loss_class 0.5", "gradient norm", "[50, 51, 52]", "nonfinite_batch_step_7.pt"):
+        assert text in str(error.value)
+    (again,) = load_batches(tmp_path / "nonfinite_batch_step_7.pt")
+    assert torch.equal(again.images.images, batch.images.images) and torch.equal(again.images.mask, batch.images.mask)
+    assert again.images.sizes == batch.images.sizes and again.num_objects == 3
+    for first, second in zip(again.annotations, batch.annotations, strict=True):
+        assert torch.equal(first.boxes, second.boxes) and first.image_id == second.image_id
+        assert first.original_size == second.original_size and first.masks is None

@@ -1,0 +1,122 @@
+import sys
+
+import pytest
+
+from detkit.config import apply_overrides, format_config, load_config, resolve_config, to_json
+from detkit.registry import ConfigError
+
+
+def small_config():
+    return dict(
+        model=dict(type="ViDT", backbone=dict(type="Swin", depths=[2, 2])),
+        data=dict(train=dict(type="Scenes"), transforms=[dict(type="Flip", p=0.5)], batch_size=2),
+        train=dict(epochs=3),
+    )
+
+
+def write(path, text):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+def test_config_files_import_what_lies_beside_them(tmp_path):
+    for name in ("first", "second"):
+        write(tmp_path / name / "_base" / "shared.py", f"NAME = {name!r}\nPARTS = dict(a=[1])")
+        write(tmp_path / name / "run.py", "from _base.shared import NAME, PARTS\nconfig = dict(name=NAME, parts=PARTS)")
+    path, modules = list(sys.path), set(sys.modules)
+    first = load_config(tmp_path / "first" / "run.py")
+    assert first == dict(name="first", parts=dict(a=[1]))
+    assert load_config(tmp_path / "second" / "run.py")["name"] == "second"
+    assert sys.path == path and set(sys.modules) == modules
+    assert not list(tmp_path.rglob("__pycache__"))
+
+
+def test_errors_of_config_files_say_where(tmp_path):
+    write(tmp_path / "vidt_nano.py", "config = dict()")
+    with pytest.raises(ConfigError, match=r"vidt_nan.py does not exist; did you mean .*vidt_nano.py"):
+        load_config(tmp_path / "vidt_nan.py")
+    write(tmp_path / "helper.py", "def make():\n    return 1 / 0")
+    with pytest.raises(ConfigError, match=r"helper.py:2: ZeroDivisionError"):
+        load_config(write(tmp_path / "raises.py", "from helper import make\nconfig = make()"))
+    with pytest.raises(ConfigError, match=r"syntax.py:2: SyntaxError"):
+        load_config(write(tmp_path / "syntax.py", "a = 1\nconfig = dict(\n"))
+    with pytest.raises(ConfigError, match=r"empty.py: must define a dict named 'config'"):
+        load_config(write(tmp_path / "empty.py", "confg = {}"))
+
+
+def test_overrides_parse_values_and_leave_the_original_alone():
+    config = small_config()
+    settings = ["train.epochs=12", "train.ema=0.99", "train.tensorboard=False", "train.clip_norm=none"]
+    settings += ["data.transforms.0.p=1", "model.backbone.name=swin nano", "model.backbone.depths=[1, 2]"]
+    settings += ["optimizer.lr=1e-3", "schedule.warmup_steps=5", "data.train.path=a=b"]
+    changed = apply_overrides(config, settings)
+    assert changed["train"] == dict(epochs=12, ema=0.99, tensorboard=False, clip_norm=None)
+    assert changed["data"]["transforms"][0]["p"] == 1 and changed["data"]["train"]["path"] == "a=b"
+    assert changed["model"]["backbone"] == dict(type="Swin", name="swin nano", depths=[1, 2])
+    assert changed["optimizer"] == dict(lr=1e-3) and changed["schedule"] == dict(warmup_steps=5)
+    assert config == small_config()
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("train.epoch=1", "train: unknown key 'epoch', did you mean 'epochs'? Valid: accumulate, "),
+        ("modle.type=A", "config: unknown key 'modle', did you mean 'model'?"),
+        ("model.bacbone.type=A", "model: unknown key 'bacbone', did you mean 'backbone'?"),
+        ("model.type.x=1", "model.type: is 'ViDT' and has no key 'x'"),
+        ("train.epochs.x=1", "train.epochs: is 3 and has no key 'x'"),
+        ("data.transforms.1.p=1", "data.transforms: has 1 items, '1' is not the number of one of them"),
+        ("train.epochs", "override 'train.epochs': expected path=value"),
+    ],
+)
+def test_bad_overrides(setting, message):
+    with pytest.raises(ConfigError) as error:
+        apply_overrides(small_config(), [setting])
+    assert str(error.value).startswith(message)
+
+
+def test_the_resolved_config_states_every_option_and_reads_back(tmp_path):
+    resolved = resolve_config(small_config())
+    assert resolved["train"]["clip_norm"] == 0.1 and resolved["schedule"] == dict(type="cosine")
+    assert resolved["optimizer"]["betas"] == [0.9, 0.999] and resolved["data"]["val"] is None
+    assert resolve_config(resolved) == resolved
+    path = write(tmp_path / "again.py", format_config(resolved | dict(evaluator={"type": "A", "not a name": 1})))
+    assert load_config(path) == resolved | dict(evaluator={"type": "A", "not a name": 1})
+    assert max(map(len, path.read_text().splitlines())) < 120
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value", "message"),
+    [
+        ("train", "epoch", 3, "train: unknown option 'epoch', did you mean 'epochs'? Valid: accumulate"),
+        ("data", "worker", 3, "data: unknown option 'worker', did you mean 'workers'?"),
+        ("data", "batch_size", 0, "data.batch_size: must be a whole number of at least 1, got 0"),
+        ("train", "accumulate", None, "train.accumulate: must be a whole number of at least 1, got None"),
+        ("train", "checkpoint_every", 1.5, "train.checkpoint_every: must be a whole number"),
+        ("model", "function", print, "config.model.function: <built-in function print> (builtin_function"),
+        ("model", "list", [1, {2: 3}], "config.model.list.1: key 2 is not a string"),
+        ("model", "scale", float("nan"), "config.model.scale: nan is not finite"),
+    ],
+)
+def test_bad_options(section, key, value, message):
+    config = small_config()
+    config[section][key] = value
+    with pytest.raises(ConfigError) as error:
+        resolve_config(config)
+    assert str(error.value).startswith(message)
+
+
+def test_bad_sections():
+    with pytest.raises(ConfigError, match=r"config: unknown option 'optim', did you mean 'optimizer'\?"):
+        resolve_config(small_config() | dict(optim={}))
+    with pytest.raises(ConfigError, match=r"config: section 'model' is missing"):
+        resolve_config({k: v for k, v in small_config().items() if k != "model"})
+    with pytest.raises(ConfigError, match=r"train: option 'epochs' is missing"):
+        resolve_config(small_config() | dict(train={}))
+    with pytest.raises(ConfigError, match=r"optimizer.lr: must be a number of at least 0, got '1e-4'"):
+        resolve_config(small_config() | dict(optimizer=dict(lr="1e-4")))
+
+
+def test_tuples_become_lists_in_json():
+    assert to_json({"a": (1, 2)}) == to_json({"a": [1, 2]})
