@@ -21,11 +21,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name, (add_arguments, run) in COMMANDS.items():
         command = commands.add_parser(name, help=run.__doc__, description=run.__doc__)
         add_arguments(command)
-        command.set_defaults(run=run)
+        command.set_defaults(function=run)
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", force=True)
     try:
-        return options.run(options) or 0
+        return options.function(options) or 0
     except (ValueError, OSError, ArithmeticError) as error:
         if os.environ.get("DETKIT_TRACEBACK"):
             raise

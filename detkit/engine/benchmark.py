@@ -62,7 +62,7 @@ def benchmark_model(
     model.eval()
 
     def forward() -> None:
-        with torch.inference_mode(), autocast(precision, device):
+        with torch.no_grad(), autocast(precision, device):
             model(forward_batch)
 
     figures = {"GFLOPs per image": count_flops(forward) / batch / 1e9}

@@ -105,7 +105,22 @@ def build_evaluation(config: dict[str, Any], label_map: LabelMap) -> tuple[Any, 
         )
     if unknown:
         logger.warning("data.val: the model does not know the category ids %s", sorted(unknown))
+    _check_names(label_map, dataset.label_map)
     return dataset, build(config["evaluator"], path="evaluator", dataset=dataset)
+
+
+def _check_names(of_model: LabelMap, of_data: LabelMap) -> None:
+    """One category id must not be two classes; a model whose outputs have no names is taken at its ids."""
+    known = dict(zip(of_model.category_ids, of_model.names, strict=True))
+    pairs = zip(of_data.category_ids, of_data.names, strict=True)
+    clashes = [f"{i} is {known[i]!r} in the model, {name!r} in the data" for i, name in pairs if _clash(known, i, name)]
+    if clashes:
+        raise ConfigError(f"data.val: category ids mean different classes: {'; '.join(clashes[:5])}")
+
+
+def _clash(known: dict[int, str | None], category_id: int, name: str | None) -> bool:
+    own = known.get(category_id)
+    return own is not None and own != f"class_{category_id}" and own != name
 
 
 def build_loader(config: dict[str, Any], dataset: Any, *, seed: int) -> DataLoader:

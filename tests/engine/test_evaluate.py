@@ -81,3 +81,18 @@ def test_evaluation_needs_categories_that_the_model_knows(caplog):
         build_evaluation(config, LabelMap(("bird",), (1,)))
     with pytest.raises(ConfigError, match=r"data.val: is missing"):
         build_evaluation(resolve_config(toy_config(data__val=None)), LabelMap(("dog",), (7,)))
+
+
+def test_a_category_id_that_means_another_class_is_an_error():
+    config = resolve_config(
+        dict(
+            model=dict(type="ToyModel"),
+            data=dict(
+                train=dict(type="SyntheticScenes", length=1), val=dict(type="SyntheticScenes", length=1), batch_size=1
+            ),
+            train=dict(epochs=1),
+        )
+    )
+    names = ("disk", "person", None, "class_4", "ring", "cross")
+    with pytest.raises(ConfigError, match="2 is 'person' in the model, 'square' in the data$"):
+        build_evaluation(config, LabelMap(names, range(1, 7)))
