@@ -62,10 +62,10 @@ def benchmark_model(
     model.eval()
 
     def forward() -> None:
-        with torch.no_grad(), autocast(precision, device):
+        with torch.inference_mode(), autocast(precision, device):
             model(forward_batch)
 
-    figures = {"GFLOPs per image": count_flops(forward) / batch / 1e9}
+    figures = {"GFLOPs per image": count_flops(model, forward) / batch / 1e9}
     figures |= _measure("forward", forward, batch, repeats, device)
     figures |= _measure("training", _training_step(model, size, train_batch, precision), train_batch, repeats, device)
     return figures
@@ -88,9 +88,17 @@ def _training_step(model: nn.Module, size: tuple[int, int], batch: int, precisio
     return step
 
 
-def count_flops(run: Callable[[], None]) -> int:
-    with FlopCounterMode(display=False) as counter:
-        run()
+def count_flops(model: nn.Module, run: Callable[[], None]) -> int:
+    """FLOPs of `run`, which runs the model."""
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    for parameter in trainable:  # the counter hooks into gradients, which an inference has not
+        parameter.requires_grad_(False)
+    try:
+        with FlopCounterMode(display=False) as counter:
+            run()
+    finally:
+        for parameter in trainable:
+            parameter.requires_grad_(True)
     return counter.get_total_flops()
 
 
