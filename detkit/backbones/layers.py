@@ -3,11 +3,97 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+MASKED = -100.0
+
+
+@dataclass
+class DetFeatures:
+    """What a backbone with [DET] tokens gives.
+
+    Attributes:
+        features: [b, c, h, w] maps, fine to coarse.
+        det: [b, n, c] final det tokens.
+        det_pos: [1, n, pos_dim] learned det positions.
+    """
+
+    features: list[Tensor]
+    det: Tensor
+    det_pos: Tensor
+
+
+@dataclass
+class CrossInputs:
+    """For [DET] x [PATCH] attention of a stage: patch positions [b, h, w, c] and key bias [b, 1, 1, h * w + n]."""
+
+    positions: Tensor
+    key_bias: Tensor
+
+    @classmethod
+    def of(cls, x_bhwc: Tensor, mask_bhw: Tensor, num_tokens: int) -> CrossInputs:
+        """For the patches `x_bhwc`; `mask_bhw` is True on padding, of any size."""
+        mask = resize_mask(mask_bhw, x_bhwc.shape[1:3])
+        bias = F.pad(mask.flatten(1) * MASKED, (0, num_tokens))
+        return cls(sine_positions(mask, x_bhwc.shape[-1]), bias[:, None, None])
+
+
+class DetAttention(nn.Module):
+    """Projections that [PATCH] and [DET] tokens share, and the attention of the [DET] tokens.
+
+    Source: the reconfigured attention module of ViDT (arXiv 2110.03921, section 3.1).
+    """
+
+    attend: ClassVar[Callable[..., Tensor]] = staticmethod(F.scaled_dot_product_attention)
+
+    def __init__(self, dim: int, num_heads: int):
+        super().__init__()
+        self.num_heads = num_heads
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.proj = nn.Linear(dim, dim)
+
+    def heads(self, x_btc: Tensor, parts: int) -> Sequence[Tensor]:
+        """Split `[b, t, parts * c]` into `parts` tensors `[b, m, t, d]`."""
+        b, t, _ = x_btc.shape
+        return x_btc.view(b, t, parts, self.num_heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
+
+    def dets(self, det_bnc: Tensor, patches_btc: Tensor | None, key_bias: Tensor | None) -> Tensor:
+        """[DET] tokens attend to each other and, where given, to all `patches_btc` in the same softmax."""
+        q, k, v = self.heads(self.qkv(det_bnc), 3)
+        if patches_btc is not None:
+            c = det_bnc.shape[-1]
+            patch_k, patch_v = self.heads(F.linear(patches_btc, self.qkv.weight[c:], self.qkv.bias[c:]), 2)
+            k, v = torch.cat([patch_k, k], dim=2), torch.cat([patch_v, v], dim=2)
+        bias = None if key_bias is None else key_bias.to(q.dtype)
+        out = self.attend(q, k, v, attn_mask=bias)
+        return self.proj(out.transpose(1, 2).flatten(2))
+
+
+class PatchEmbed(nn.Module):
+    """Non-overlapping square patches of `[b, in_channels, h, w]`, projected and normalised: `[b, h, w, c]`."""
+
+    def __init__(self, dim: int, patch: int = 4, in_channels: int = 3):
+        super().__init__()
+        self.patch = patch
+        self.proj = nn.Conv2d(in_channels, dim, patch, stride=patch)
+        self.norm = nn.LayerNorm(dim)
+
+    def forward(self, x_bchw: Tensor) -> Tensor:
+        h, w = x_bchw.shape[-2:]
+        x = self.proj(F.pad(x_bchw, (0, -w % self.patch, 0, -h % self.patch)))
+        return self.norm(x.permute(0, 2, 3, 1))
+
+
+def plain_attention(q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None = None) -> Tensor:
+    """Softmax attention of `[b, m, t, d]` in the order of operations of a textbook, for equal rounding."""
+    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
+    return (scores if attn_mask is None else scores + attn_mask).softmax(dim=-1) @ v
 
 
 class DropPath(nn.Module):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -103,17 +105,26 @@ def _torchvision_operators_load() -> bool:
     return True
 
 
-def timm_state_dict(name: str) -> Mapping[str, Tensor]:
-    """The published weights of a timm model.
+def create_timm_model(name: str, **arguments: Any) -> nn.Module:
+    """A timm model by its name, with or without a tag of weights (`vit_tiny_patch16_224.augreg_in21k`).
 
     Raises:
-        ValueError: timm is not installed, does not know the name, or cannot fetch its weights.
+        ValueError: timm is not installed, does not know the name, or cannot fetch the weights.
+        Exception: what timm raises for wrong `arguments`.
     """
     timm = import_timm()
-    if name.split(".")[0] not in timm.list_models():
-        near = ", ".join(timm.list_models(f"*{name.split('_')[0]}*")[:10])
-        raise ValueError(f"timm has no model {name!r}" + (f"; it has {near}" if near else ""))
+    known, architecture = timm.list_models(), name.split(".")[0]
+    if architecture not in known:
+        near = difflib.get_close_matches(architecture, known, n=10) or timm.list_models(f"*{name.split('_')[0]}*")[:10]
+        raise ValueError(f"timm has no model {name!r}" + (f"; it has {', '.join(near)}" if near else ""))
     try:
-        return timm.create_model(name, pretrained=True).state_dict()
+        return timm.create_model(name, **arguments)
     except Exception as error:
+        if not arguments.get("pretrained") or isinstance(error, TypeError):
+            raise
         raise ValueError(f"timm could not fetch the weights of {name}: {error}") from error
+
+
+def timm_state_dict(name: str) -> Mapping[str, Tensor]:
+    """The published weights of a timm model; errors are those of `create_timm_model`."""
+    return create_timm_model(name, pretrained=True).state_dict()

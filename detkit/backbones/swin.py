@@ -11,13 +11,21 @@ Shape letters: b images, h/w patch rows and columns, n det tokens, c channels, m
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from detkit.backbones.layers import DropPath, Mlp, resize_mask, sine_positions
+from detkit.backbones.layers import (
+    MASKED,
+    CrossInputs,
+    DetAttention,
+    DetFeatures,
+    DropPath,
+    Mlp,
+    PatchEmbed,
+    resize_mask,
+)
 from detkit.backbones.pretrained import load_pretrained
 from detkit.registry import register
 
@@ -28,30 +36,6 @@ VARIANTS = {
     "base": dict(embed_dim=128, depths=(2, 2, 18, 2), num_heads=(4, 8, 16, 32), drop_path=0.3),
     "large": dict(embed_dim=192, depths=(2, 2, 18, 2), num_heads=(6, 12, 24, 48), drop_path=0.3),
 }
-MASKED = -100.0
-
-
-@dataclass
-class DetFeatures:
-    """What a backbone with [DET] tokens gives.
-
-    Attributes:
-        features: [b, c, h, w] maps, fine to coarse.
-        det: [b, n, c] final det tokens.
-        det_pos: [1, n, pos_dim] learned det positions.
-    """
-
-    features: list[Tensor]
-    det: Tensor
-    det_pos: Tensor
-
-
-@dataclass
-class CrossInputs:
-    """For [DET] x [PATCH] attention of a stage: patch positions [b, h, w, c] and key bias [b, 1, 1, h * w + n]."""
-
-    positions: Tensor
-    key_bias: Tensor
 
 
 def split_windows(x_bhwc: Tensor, size: int) -> Tensor:
@@ -99,29 +83,20 @@ def window_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
     return scores.view(len(q), *bias.shape[2:]).softmax(dim=-1) @ v
 
 
-class ReconfiguredAttention(nn.Module):
-    """Window attention for [PATCH] tokens and global attention for [DET] tokens, by the same projections.
-
-    Source: ViDT, section 3.1.
-    """
+class ReconfiguredAttention(DetAttention):
+    """Window attention for [PATCH] tokens and global attention for [DET] tokens, by the same projections."""
 
     def __init__(self, dim: int, window: int, num_heads: int):
-        super().__init__()
-        self.window, self.num_heads = window, num_heads
-        self.qkv = nn.Linear(dim, 3 * dim)
-        self.proj = nn.Linear(dim, dim)
+        super().__init__(dim, num_heads)
+        self.window = window
         self.relative_position_bias_table = nn.Parameter(torch.empty((2 * window - 1) ** 2, num_heads))
         nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
         self.register_buffer("relative_position_index", relative_position_index(window), persistent=False)
 
-    def _heads(self, x_btc: Tensor, parts: int) -> Sequence[Tensor]:
-        b, t, _ = x_btc.shape
-        return x_btc.view(b, t, parts, self.num_heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
-
     def patches(self, x_bhwc: Tensor, window_mask: Tensor | None) -> Tensor:
         """Attention within windows of `[b, h, w, c]`, h and w multiples of the window."""
         _, h, w, _ = x_bhwc.shape
-        q, k, v = self._heads(split_windows(self.qkv(x_bhwc), self.window), 3)
+        q, k, v = self.heads(split_windows(self.qkv(x_bhwc), self.window), 3)
         tokens = self.window**2
         bias = self.relative_position_bias_table[self.relative_position_index.view(-1)]
         bias = bias.view(tokens, tokens, -1).permute(2, 0, 1)[None]
@@ -130,24 +105,16 @@ class ReconfiguredAttention(nn.Module):
         out = window_attention(q, k, v, bias.to(q.dtype)).transpose(1, 2).flatten(2)
         return self.proj(join_windows(out, self.window, h, w))
 
-    def dets(self, det_bnc: Tensor, patches_btc: Tensor | None, key_bias: Tensor | None) -> Tensor:
-        """[DET] tokens attend to each other and, where given, to all `patches_btc` in the same softmax."""
-        q, k, v = self._heads(self.qkv(det_bnc), 3)
-        if patches_btc is not None:
-            c = det_bnc.shape[-1]
-            patch_k, patch_v = self._heads(F.linear(patches_btc, self.qkv.weight[c:], self.qkv.bias[c:]), 2)
-            k, v = torch.cat([patch_k, k], dim=2), torch.cat([patch_v, v], dim=2)
-        bias = None if key_bias is None else key_bias.to(q.dtype)
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
-        return self.proj(out.transpose(1, 2).flatten(2))
-
 
 class Block(nn.Module):
     """A Swin block that carries [DET] tokens along."""
 
-    def __init__(self, dim: int, num_heads: int, window: int, shift: int, drop_path: float, pos_dim: int):
+    def __init__(
+        self, dim: int, num_heads: int, window: int, shift: int, drop_path: float, pos_dim: int, local_positions: bool
+    ):
         super().__init__()
         self.window, self.shift = window, shift
+        self.local = nn.Conv2d(dim, dim, 3, padding=1, groups=dim) if local_positions else None
         self.norm1 = nn.LayerNorm(dim)
         self.attn = ReconfiguredAttention(dim, window, num_heads)
         self.norm2 = nn.LayerNorm(dim)
@@ -158,6 +125,8 @@ class Block(nn.Module):
     def forward(
         self, x_bhwc: Tensor, det_bnc: Tensor, det_pos: Tensor, window_mask: Tensor, cross: CrossInputs | None
     ) -> tuple[Tensor, Tensor]:
+        if self.local is not None:
+            x_bhwc = x_bhwc + self.local(x_bhwc.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         patches, det = self.norm1(x_bhwc), self.norm1(det_bnc) + self.det_pos_linear(det_pos)
         keys = None if cross is None else (patches + cross.positions).flatten(1, 2)
         det = self.attn.dets(det, keys, None if cross is None else cross.key_bias)
@@ -203,11 +172,21 @@ class PatchMerging(nn.Module):
 class Stage(nn.Module):
     """The blocks of one resolution and the merging layer after them."""
 
-    def __init__(self, dim: int, num_heads: int, window: int, drop_path: Sequence[float], pos_dim: int, out_dim: int):
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        window: int,
+        drop_path: Sequence[float],
+        pos_dim: int,
+        out_dim: int,
+        local_positions: bool,
+    ):
         super().__init__()
         self.window = window
         self.blocks = nn.ModuleList(
-            Block(dim, num_heads, window, window // 2 * (i % 2), rate, pos_dim) for i, rate in enumerate(drop_path)
+            Block(dim, num_heads, window, window // 2 * (i % 2), rate, pos_dim, local_positions)
+            for i, rate in enumerate(drop_path)
         )
         self.downsample = PatchMerging(dim, out_dim)
 
@@ -220,21 +199,6 @@ class Stage(nn.Module):
         for block in self.blocks:
             x_bhwc, det_bnc = block(x_bhwc, det_bnc, det_pos, window_mask, cross)
         return x_bhwc, det_bnc
-
-
-class PatchEmbed(nn.Module):
-    """Non-overlapping 4 x 4 patches, projected and normalised."""
-
-    def __init__(self, dim: int, patch: int = 4):
-        super().__init__()
-        self.patch = patch
-        self.proj = nn.Conv2d(3, dim, patch, stride=patch)
-        self.norm = nn.LayerNorm(dim)
-
-    def forward(self, images_b3hw: Tensor) -> Tensor:
-        h, w = images_b3hw.shape[-2:]
-        x = self.proj(F.pad(images_b3hw, (0, -w % self.patch, 0, -h % self.patch)))
-        return self.norm(x.permute(0, 2, 3, 1))
 
 
 @register
@@ -250,6 +214,8 @@ class Swin(nn.Module):
         drop_path: stochastic depth rate of the last block; rates rise linearly from 0.
         window: side of an attention window in patches.
         cross_stages: stages (from 0) in which [DET] tokens attend to [PATCH] tokens.
+        local_positions: add a depthwise 3 x 3 convolution of the patches to them before each block (conditional
+            positional encoding, CPVT, arXiv 2102.10882). Not in the paper; from random weights it learns much faster.
         pos_dim: channels of the det positions and of the last, reduced feature map.
         pretrained: ImageNet weights: a file or URL of the original Swin repository, or "timm:MODEL_NAME".
 
@@ -272,6 +238,7 @@ class Swin(nn.Module):
         drop_path: float | None = None,
         window: int = 7,
         cross_stages: Sequence[int] = (3,),
+        local_positions: bool = False,
         pos_dim: int = 256,
         pretrained: str | None = None,
     ):
@@ -288,7 +255,7 @@ class Swin(nn.Module):
         self.patch_embed = PatchEmbed(embed_dim)
         rates = torch.linspace(0, drop_path, sum(depths)).split(list(depths))
         self.layers = nn.ModuleList(
-            Stage(dim, heads, window, stage_rates.tolist(), pos_dim, out_dim)
+            Stage(dim, heads, window, stage_rates.tolist(), pos_dim, out_dim, local_positions)
             for dim, heads, stage_rates, out_dim in zip(dims, num_heads, rates, self.num_channels, strict=True)
         )
         self.det_token = nn.Parameter(torch.empty(1, num_tokens, embed_dim))
@@ -312,7 +279,7 @@ class Swin(nn.Module):
         det = self.det_token.expand(len(x), -1, -1)
         features = []
         for i, stage in enumerate(self.layers):
-            cross = self._cross_inputs(x, mask) if i in self.cross_stages else None
+            cross = CrossInputs.of(x, mask, self.num_tokens) if i in self.cross_stages else None
             x, det = stage(x, det, self.det_pos_embed, cross)
             if i > 0:
                 features.append(x.permute(0, 3, 1, 2))
@@ -321,11 +288,6 @@ class Swin(nn.Module):
                 det = stage.downsample.dets(det)
         features.append(x.permute(0, 3, 1, 2))
         return DetFeatures(features, det, self.det_pos_embed)
-
-    def _cross_inputs(self, x_bhwc: Tensor, mask: Tensor) -> CrossInputs:
-        mask = resize_mask(mask, x_bhwc.shape[1:3])
-        bias = F.pad(mask.flatten(1) * MASKED, (0, self.num_tokens))
-        return CrossInputs(sine_positions(mask, x_bhwc.shape[-1]), bias[:, None, None])
 
 
 def resolve_variant(variant: str | None, *given) -> list:
@@ -341,8 +303,8 @@ def resolve_variant(variant: str | None, *given) -> list:
 
 
 def is_new(name: str) -> bool:
-    """Whether ImageNet weights lack this parameter: det tokens, det positions and the last merging layer."""
-    return "det_" in name or name.startswith("layers.3.downsample.")
+    """Whether ImageNet weights lack this parameter: det tokens, det and local positions, the last merging layer."""
+    return "det_" in name or ".local." in name or name.startswith("layers.3.downsample.")
 
 
 def convert_swin(state_dict: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:

@@ -20,7 +20,10 @@ from detkit.structures import LabelMap
 logger = logging.getLogger(__name__)
 
 MODULES = (
+    "detkit.backbones.coat",
     "detkit.backbones.swin",
+    "detkit.backbones.timm_features",
+    "detkit.backbones.vit",
     "detkit.vidt.model",
     "detkit.data.coco",
     "detkit.data.synthetic",

@@ -1,0 +1,140 @@
+"""Any backbone of timm that gives maps of several strides, without reconfigured attention.
+
+The det tokens are learned queries that no image has touched before the decoder: the baseline that shows what
+[DET] tokens travelling through the backbone are worth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from detkit.backbones.layers import DetFeatures
+from detkit.backbones.pretrained import create_timm_model, load_pretrained
+from detkit.registry import register
+
+STRIDES = (8, 16, 32)
+
+
+@register
+class TimmFeatures(nn.Module):
+    """The maps of a timm model (convolutional or hierarchical transformer) and learned det tokens.
+
+    Args:
+        model: the name in timm.
+        num_tokens: number of det tokens, the most objects that the detector finds in an image.
+        pos_dim: channels of the det tokens, the det positions and the additional map.
+        out_indices: which of the model's maps to use, as timm numbers them; by default those of stride 8, 16, 32.
+        frozen_norm: keep statistics and weights of batch norms as they are. Batches of a detector are too small to
+            estimate statistics, so pretrained ones serve better. Set it to False to train from scratch: without
+            pretrained statistics a frozen batch norm normalises nothing.
+        model_args: other arguments of the timm model.
+        pretrained: True for the weights that timm publishes under the name; or a file, URL or "timm:MODEL_NAME" with
+            a state dict in timm's names. False trains from scratch.
+
+    `forward(images [b, 3, h, w], mask [b, h, w])` gives the chosen maps and one more of half their last resolution:
+    stride 8, 16, 32 and 64. Transformers with windows take images of any size; models that are made for one size
+    only (MaxViT, CoAtNet) take only multiples of their grid. For plain transformers see `ViT`. Some published weights
+    expect another mean and standard deviation of the pixels than ImageNet's: see the model's page in timm, and the
+    detector's input rule.
+
+    Raises:
+        ValueError: timm is not installed or has no such model, a model without maps of these strides, or weights
+            that do not fit.
+    """
+
+    def __init__(
+        self,
+        model: str = "resnet18",
+        *,
+        num_tokens: int = 100,
+        pos_dim: int = 256,
+        out_indices: Sequence[int] | None = None,
+        frozen_norm: bool = True,
+        model_args: Mapping[str, Any] | None = None,
+        pretrained: bool | str = False,
+    ):
+        super().__init__()
+        arguments = dict(model_args or {})
+        out_indices = indices_of_strides(model, arguments) if out_indices is None else out_indices
+        self.body = create_features(model, out_indices=tuple(out_indices), pretrained=pretrained is True, **arguments)
+        if isinstance(pretrained, str):
+            load_pretrained(self.body, pretrained, self._own_names, lambda name: False)
+        channels = self.body.feature_info.channels()
+        self.strides = self.body.feature_info.reduction()
+        self.channels_last = getattr(self.body, "output_fmt", "NCHW") == "NHWC"
+        self.num_tokens, self.pos_dim, self.frozen_norm = num_tokens, pos_dim, frozen_norm
+        self.num_channels, self.det_channels = [*channels, pos_dim], pos_dim
+        self.reduce = nn.Conv2d(channels[-1], pos_dim, 3, stride=2, padding=1)
+        self.det_token = nn.Parameter(torch.empty(1, num_tokens, pos_dim))
+        self.det_pos_embed = nn.Parameter(torch.empty(1, num_tokens, pos_dim))
+        nn.init.trunc_normal_(self.det_token, std=0.02)
+        nn.init.trunc_normal_(self.det_pos_embed, std=0.02)
+        if frozen_norm:
+            for norm in self._batch_norms():
+                norm.requires_grad_(False)
+            self.train()
+
+    def _batch_norms(self) -> list[nn.Module]:
+        return [module for module in self.body.modules() if isinstance(module, _BatchNorm)]
+
+    def train(self, mode: bool = True) -> TimmFeatures:
+        """As `nn.Module.train`; frozen batch norms stay in eval mode."""
+        super().train(mode)
+        if self.frozen_norm:
+            for norm in self._batch_norms():
+                norm.eval()
+        return self
+
+    def no_weight_decay(self) -> set[str]:
+        """Names of parameters without weight decay, besides biases and norms."""
+        return {"det_token", "det_pos_embed"}
+
+    def forward(self, images_b3hw: Tensor, mask_bhw: Tensor) -> DetFeatures:
+        h, w = images_b3hw.shape[-2:]
+        unit = self.strides[-1]
+        features = self.body(F.pad(images_b3hw, (0, -w % unit, 0, -h % unit)))
+        if self.channels_last:
+            features = [feature.permute(0, 3, 1, 2) for feature in features]
+        features = [f[:, :, : -(-h // s), : -(-w // s)] for f, s in zip(features, self.strides, strict=True)]
+        features.append(self.reduce(features[-1]))
+        return DetFeatures(features, self.det_token.expand(len(images_b3hw), -1, -1), self.det_pos_embed)
+
+    def _own_names(self, state_dict: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+        """Weights of the classifier in the names of the body, and the keys of what the body has not.
+
+        timm joins the first two parts of a name where it unrolls a sequence, or wraps the model as a whole.
+        """
+        own, converted, left_out = self.body.state_dict(), {}, []
+        for key, value in state_dict.items():
+            names = [name for name in (key, key.replace(".", "_", 1), f"model.{key}") if name in own]
+            if names:
+                converted[names[0]] = value
+            else:
+                left_out.append(key)
+        return converted, left_out
+
+
+def create_features(model: str, **arguments: Any) -> nn.Module:
+    """A timm model that returns maps, for images of any size where it can be told so."""
+    try:
+        return create_timm_model(model, features_only=True, strict_img_size=False, **arguments)
+    except TypeError:
+        return create_timm_model(model, features_only=True, **arguments)
+
+
+def indices_of_strides(model: str, arguments: Mapping[str, Any]) -> list[int]:
+    """Numbers of the maps of stride 8, 16 and 32; of several with one stride the last."""
+    info = create_features(model, **arguments).feature_info
+    last = {stride["reduction"]: i for i, stride in enumerate(info.info)}
+    if missing := [stride for stride in STRIDES if stride not in last]:
+        raise ValueError(
+            f"timm model {model!r} has no maps of stride {missing}, only of {sorted(last)}: choose another, give "
+            "out_indices, or use the backbone ViT for a plain transformer"
+        )
+    return [last[stride] for stride in STRIDES]

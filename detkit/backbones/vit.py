@@ -1,0 +1,186 @@
+"""Plain vision transformers of timm with ViDT's reconfigured attention module (RAM, arXiv 2110.03921, section 3).
+
+[DET] tokens go through every block of the body beside its own tokens and by the same projections, norms and layer
+scales; a simple pyramid (ViTDet, arXiv 2203.16527, section 3) makes maps of four strides from the last one.
+
+Shape letters: b images, h/w patch rows and columns, t tokens of the body (prefix, then patches), n det tokens,
+c channels, m heads, d channels of a head. Prefix tokens are the class and register tokens of the body.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from detkit.backbones.layers import CrossInputs, DetFeatures, resize_mask
+from detkit.backbones.pyramid import SimplePyramid
+from detkit.backbones.swin import join_windows, split_windows
+from detkit.backbones.timm_blocks import attention_dropout, create_body, embed, finish, project, rotate
+from detkit.registry import register
+
+
+@dataclass
+class Grid:
+    """How the tokens of the body are arranged: `prefix` tokens, then `height` rows of `width` patches."""
+
+    prefix: int
+    height: int
+    width: int
+
+    def windows(self, x_bmtd: Tensor, size: int) -> Tensor:
+        """The patches in windows, `[b * windows, m, size * size, d]`."""
+        b, m, _, d = x_bmtd.shape
+        x = x_bmtd[:, :, self.prefix :].transpose(1, 2).reshape(b, self.height, self.width, m * d)
+        return split_windows(x, size).unflatten(-1, (m, d)).transpose(1, 2)
+
+    def join(self, windows: Tensor, size: int) -> Tensor:
+        """Inverse of `windows`: `[b, m, h * w, d]`."""
+        x = join_windows(windows.transpose(1, 2).flatten(2), size, self.height, self.width)
+        return x.flatten(1, 2).unflatten(-1, (windows.shape[1], -1)).transpose(1, 2)
+
+
+def window_attention(q: Tensor, k: Tensor, v: Tensor, grid: Grid, size: int, dropout: float) -> Tensor:
+    """Patches attend to the patches of their window and to the prefix tokens, prefix tokens to everything."""
+    count = grid.height * grid.width // size**2
+
+    def keys(x_bmtd: Tensor) -> Tensor:
+        prefix = x_bmtd[:, None, :, : grid.prefix].expand(-1, count, -1, -1, -1).flatten(0, 1)
+        return torch.cat([prefix, grid.windows(x_bmtd, size)], dim=2)
+
+    patches = F.scaled_dot_product_attention(grid.windows(q, size), keys(k), keys(v), dropout_p=dropout)
+    prefix = F.scaled_dot_product_attention(q[:, :, : grid.prefix], k, v, dropout_p=dropout)
+    return torch.cat([prefix, grid.join(patches, size)], dim=2)
+
+
+@register
+class ViT(nn.Module):
+    """A plain vision transformer with reconfigured attention: images to four maps, det tokens and det positions.
+
+    Args:
+        model: the name of a timm model of the classes `VisionTransformer` (ViT, DeiT, AugReg, CLIP, DINOv2) or `Eva`
+            (EVA, EVA-02, DINOv3).
+        num_tokens: number of [DET] tokens, the most objects that the detector finds in an image.
+        cross_blocks: blocks (from 0) in which [DET] tokens attend to [PATCH] tokens; by default the last quarter.
+        window: side in patches of the windows within which [PATCH] tokens attend to each other, for large images;
+            None leaves their attention global, as the body was trained.
+        global_blocks: with `window`, the blocks whose attention stays global; by default the last of each quarter.
+        pos_dim: channels of the det positions.
+        out_channels: channels of the maps.
+        drop_path: stochastic depth rate of the last block; rates rise linearly from 0.
+        model_args: other arguments of the timm model, such as `img_size` (of its position embedding) or `depth`.
+        pretrained: True for the weights that timm publishes under the name; or a file, URL or "timm:MODEL_NAME" with
+            a state dict in timm's names. False trains from scratch.
+
+    `forward(images [b, 3, h, w], mask [b, h, w])` gives maps of stride 8, 16, 32 and 64 (7, 14, 28 and 56 where the
+    body's patches have 14 pixels). Images of any size are padded to whole patches (and whole windows); learned
+    position embeddings are resampled to the grid, rotary ones computed for it. Some published weights expect another
+    mean and standard deviation of the pixels than ImageNet's: see `body.pretrained_cfg`, and the detector's input rule.
+
+    Raises:
+        ValueError: timm is not installed or has no such model, a model of another class or with another kind of
+            attention, blocks that do not exist, or weights that do not fit.
+    """
+
+    def __init__(
+        self,
+        model: str = "vit_tiny_patch16_224",
+        *,
+        num_tokens: int = 100,
+        cross_blocks: Sequence[int] | None = None,
+        window: int | None = None,
+        global_blocks: Sequence[int] | None = None,
+        pos_dim: int = 256,
+        out_channels: int = 256,
+        drop_path: float = 0.0,
+        model_args: Mapping[str, Any] | None = None,
+        pretrained: bool | str = False,
+    ):
+        super().__init__()
+        self.body = create_body(model, pretrained, drop_path_rate=drop_path, **(model_args or {}))
+        depth, dim = len(self.body.blocks), self.body.embed_dim
+        if window is None and global_blocks is not None:
+            raise ValueError("global_blocks mean nothing without window: all blocks are global then")
+        if num_tokens < 1 or (window is not None and window < 1):
+            raise ValueError(f"num_tokens ({num_tokens}) and window ({window}) must be at least 1")
+        last_quarter = range(depth - max(1, depth // 4), depth)
+        ends = sorted({max(1, i * depth // 4) - 1 for i in (1, 2, 3, 4)})
+        self.cross_blocks = check_blocks("cross_blocks", cross_blocks, last_quarter, depth)
+        self.global_blocks = check_blocks("global_blocks", global_blocks, ends, depth)
+        self.num_tokens, self.pos_dim, self.window = num_tokens, pos_dim, window
+        self.det_channels, self.num_channels = dim, [out_channels] * 4
+        self.patch = self.body.patch_embed.feat_ratio()
+        self.pyramid = SimplePyramid(dim, out_channels, self.patch)
+        self.det_pos_linear = nn.ModuleList(nn.Linear(pos_dim, dim) for _ in range(depth))
+        self.det_token = nn.Parameter(torch.empty(1, num_tokens, dim))
+        self.det_pos_embed = nn.Parameter(torch.empty(1, num_tokens, pos_dim))
+        nn.init.trunc_normal_(self.det_token, std=0.02)
+        nn.init.trunc_normal_(self.det_pos_embed, std=0.02)
+
+    def no_weight_decay(self) -> set[str]:
+        """Names of parameters without weight decay, besides biases and norms."""
+        return {"det_token", "det_pos_embed", *(f"body.{name}" for name in self.body.no_weight_decay())}
+
+    def forward(self, images_b3hw: Tensor, mask_bhw: Tensor) -> DetFeatures:
+        x_bchw, det = self.encode(images_b3hw, mask_bhw)
+        return DetFeatures(self.pyramid(x_bchw), det, self.det_pos_embed)
+
+    def encode(self, images_b3hw: Tensor, mask_bhw: Tensor) -> tuple[Tensor, Tensor]:
+        """The last map `[b, c, ceil(h / patch), ceil(w / patch)]` and the det tokens, both after the final norm."""
+        height, width = images_b3hw.shape[-2:]
+        unit = self.patch * (self.window or 1)
+        padding = (0, -width % unit, 0, -height % unit)
+        x_btc, ropes = embed(self.body, F.pad(images_b3hw, padding))
+        rows, columns = (height + padding[3]) // self.patch, (width + padding[1]) // self.patch
+        grid = Grid(x_btc.shape[1] - rows * columns, rows, columns)
+        mask = resize_mask(F.pad(mask_bhw, padding, value=True), (rows, columns))
+        tokens = torch.cat([x_btc, self.det_token.expand(len(x_btc), -1, -1)], dim=1)
+        for i, rope in enumerate(ropes):
+            tokens = self._run_block(i, tokens, grid, mask, rope)
+        body, det = self._split(self.body.norm(tokens))
+        x_bhwc = body[:, grid.prefix :].unflatten(1, (rows, columns))
+        x_bhwc = x_bhwc[:, : math.ceil(height / self.patch), : math.ceil(width / self.patch)]
+        return x_bhwc.permute(0, 3, 1, 2), det
+
+    def _split(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Tokens of the body and [DET] tokens."""
+        return tokens[:, : -self.num_tokens], tokens[:, -self.num_tokens :]
+
+    def _run_block(self, i: int, tokens: Tensor, grid: Grid, mask: Tensor, rope: Tensor | None) -> Tensor:
+        block, n = self.body.blocks[i], self.num_tokens
+        body, det = self._split(block.norm1(tokens))
+        det = det + self.det_pos_linear[i](self.det_pos_embed)
+        q, k, v = project(block.attn, torch.cat([body, det], dim=1))
+        det_k, det_v, bias = k[:, :, -n:], v[:, :, -n:], None
+        if i in self.cross_blocks:
+            patches = body[:, grid.prefix :].unflatten(1, (grid.height, grid.width))
+            cross = CrossInputs.of(patches, mask, n)
+            keys = (patches + cross.positions).flatten(1, 2).to(body.dtype)
+            patch_k, patch_v = project(block.attn, keys, slice(1, 3))
+            det_k, det_v = torch.cat([patch_k, det_k], dim=2), torch.cat([patch_v, det_v], dim=2)
+            bias = cross.key_bias.to(q.dtype)
+        dropout = attention_dropout(block.attn)
+        det_out = F.scaled_dot_product_attention(q[:, :, -n:], det_k, det_v, attn_mask=bias, dropout_p=dropout)
+        body_out = self._attend_body(i, q[:, :, :-n], k[:, :, :-n], v[:, :, :-n], grid, rope)
+        return finish(block, tokens, torch.cat([body_out, det_out], dim=2))
+
+    def _attend_body(self, i: int, q: Tensor, k: Tensor, v: Tensor, grid: Grid, rope: Tensor | None) -> Tensor:
+        """The body's own attention, global or in windows."""
+        attn = self.body.blocks[i].attn
+        if rope is not None:
+            q, k = rotate(attn, q, rope, grid.prefix), rotate(attn, k, rope, grid.prefix)
+        if self.window is None or i in self.global_blocks:
+            return F.scaled_dot_product_attention(q, k, v, dropout_p=attention_dropout(attn))
+        return window_attention(q, k, v, grid, self.window, attention_dropout(attn))
+
+
+def check_blocks(name: str, given: Sequence[int] | None, default: Sequence[int], depth: int) -> tuple[int, ...]:
+    """The given block numbers or else the default ones."""
+    if bad := [i for i in given or () if i not in range(depth)]:
+        raise ValueError(f"{name} {bad} do not exist: there are blocks 0 to {depth - 1}")
+    return tuple(default if given is None else given)
