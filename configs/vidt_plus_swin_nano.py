@@ -8,4 +8,4 @@ COCO is looked for in data/coco; the environment variable COCO_ROOT names anothe
 
 from _base.vidt import recipe, vidt_plus
 
-config = recipe(vidt_plus("nano"))
+config = recipe(vidt_plus("nano"), masks=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import colorsys
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from detkit.images import load_image
 from detkit.structures import Annotations, Detections, LabelMap
 
 MASK_OPACITY = 0.45
+LEGIBLE_SIDE = 360  # pixels that an image needs so that tags do not cover it
 Color = tuple[int, int, int]
 
 
@@ -47,7 +49,7 @@ def draw_detections(image: Any, detections: Detections) -> Image.Image:
 def draw_comparison(
     image: Any, detections: Detections, annotations: Annotations, label_map: LabelMap | None = None
 ) -> Image.Image:
-    """Draw detections (left) beside the ground truth (right), each under its caption.
+    """Draw detections (left) beside the ground truth (right), each under its caption; small images are magnified.
 
     Args:
         image: whatever `detkit.images.load_image` takes.
@@ -63,9 +65,19 @@ def draw_comparison(
     label_map = label_map or detections.label_map
     truth = Detections(annotations.boxes, ones, annotations.labels, annotations.masks, label_map).cpu()
     order = list(range(len(truth)))
+    factor = max(1, round(LEGIBLE_SIDE / max(picture.size)))
+    picture = picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
+    detections, truth = _magnify(detections, factor), _magnify(truth, factor)
     right = _draw(picture.copy(), truth.boxes, truth.masks, truth.names(), _colors(truth), order)
     left = draw_detections(picture, detections)
     return _side_by_side(left, right, f"Prediction ({len(detections)})", f"Ground truth ({len(truth)})")
+
+
+def _magnify(detections: Detections, factor: int) -> Detections:
+    masks = detections.masks
+    if masks is not None:
+        masks = masks.repeat_interleave(factor, 1).repeat_interleave(factor, 2)
+    return replace(detections, boxes=detections.boxes * factor, masks=masks)
 
 
 def plot_curves(rows: Sequence[dict[str, Any]], path: str | Path) -> None:
@@ -97,6 +109,30 @@ def plot_curves(rows: Sequence[dict[str, Any]], path: str | Path) -> None:
         axes.legend(fontsize="small")
         if label == "AP":
             axes.set_ylim(bottom=0)
+    figure.savefig(path, dpi=120, format="png")
+
+
+def plot_ladder(rows: Sequence[dict[str, Any]], path: str | Path) -> None:
+    """Plot what each step of a component ladder gains, as one PNG.
+
+    Args:
+        rows: in order, each with a "name" and any of "bbox/AP", "segm/AP" (0..1) and "forward images/s".
+        path: the file to write.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(12, 4.5), layout="constrained")
+    panels = ((("bbox/AP", "segm/AP"), "AP"), (("forward images/s",), "images/s"))
+    for axes, (keys, label) in zip(figure.subplots(1, 2), panels, strict=True):
+        for key in keys:
+            points = [(i, row[key]) for i, row in enumerate(rows) if key in row]
+            if points:
+                axes.plot(*zip(*points, strict=True), marker="o", label=key)
+        axes.set_xticks(range(len(rows)), [row["name"] for row in rows], rotation=30, ha="right")
+        axes.set_ylabel(label)
+        axes.set_ylim(bottom=0)
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize="small")
     figure.savefig(path, dpi=120, format="png")
 
 

@@ -5,5 +5,6 @@ from pathlib import Path
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).parent / "vidt"))
+for folder in ("vidt", "correspondence"):
+    sys.path.insert(0, str(Path(__file__).parent / folder))
 torch.set_num_threads(1)  # the tests are small; several threads only wait for each other

@@ -1,7 +1,10 @@
+import pickle
+
 import numpy as np
 import pytest
 import torch
 
+from detkit.ops.masks import BoxMasks
 from detkit.ops.rle import decode_mask
 from detkit.structures import Annotations, Batch, Detections, ImageBatch, LabelMap
 
@@ -147,3 +150,16 @@ class TestDetections:
         image = torch.zeros(3, 60, 60, dtype=torch.uint8)
         assert np.asarray(detections().draw(image)).any()
         assert not np.asarray(detections().draw(image, min_score=0.95)).any()
+
+    def test_box_masks_become_a_tensor_when_they_are_read(self):
+        stored = BoxMasks(torch.ones(3, 2, 2, dtype=torch.bool), torch.tensor([[1.0, 2, 4, 8]] * 3), (9, 7))
+        found = detections(stored, LabelMap.numbered(3))
+        kept = pickle.loads(pickle.dumps(found[1:].cpu()))
+        assert kept.encode_masks() == found.encode_masks()[1:] == [r["segmentation"] for r in found.to_coco(1)[1:]]
+        assert found.stored_masks is stored and "BoxMasks" in repr(found)
+        assert found.masks.shape == (3, 9, 7) and found.masks.dtype == torch.bool
+        assert found.masks.sum((1, 2)).tolist() == [18, 18, 18] and found.masks is found.masks
+        assert found[:1].encode_masks() == kept[:1].encode_masks()
+
+    def test_masks_are_optional(self):
+        assert detections().masks is None and detections().stored_masks is None

@@ -179,7 +179,7 @@ class Stage(nn.Module):
         window: int,
         drop_path: Sequence[float],
         pos_dim: int,
-        out_dim: int,
+        out_dim: int | None,
         local_positions: bool,
     ):
         super().__init__()
@@ -188,7 +188,7 @@ class Stage(nn.Module):
             Block(dim, num_heads, window, window // 2 * (i % 2), rate, pos_dim, local_positions)
             for i, rate in enumerate(drop_path)
         )
-        self.downsample = PatchMerging(dim, out_dim)
+        self.downsample = None if out_dim is None else PatchMerging(dim, out_dim)
 
     def forward(
         self, x_bhwc: Tensor, det_bnc: Tensor, det_pos: Tensor, cross: CrossInputs | None
@@ -217,6 +217,7 @@ class Swin(nn.Module):
         local_positions: add a depthwise 3 x 3 convolution of the patches to them before each block (conditional
             positional encoding, CPVT, arXiv 2102.10882). Not in the paper; from random weights it learns much faster.
         pos_dim: channels of the det positions and of the last, reduced feature map.
+        reduced_map: give the last map; a model without neck needs none.
         pretrained: ImageNet weights: a file or URL of the original Swin repository, or "timm:MODEL_NAME".
 
     `forward(images [b, 3, h, w], mask [b, h, w])` gives maps of stride 8, 16, 32 and 64, the last one reduced to
@@ -240,6 +241,7 @@ class Swin(nn.Module):
         cross_stages: Sequence[int] = (3,),
         local_positions: bool = False,
         pos_dim: int = 256,
+        reduced_map: bool = True,
         pretrained: str | None = None,
     ):
         super().__init__()
@@ -250,13 +252,14 @@ class Swin(nn.Module):
             raise ValueError(f"cross_stages {bad} do not exist: there are stages 0 to {len(depths) - 1}")
         dims = [embed_dim * 2**i for i in range(len(depths))]
         self.num_tokens, self.pos_dim, self.cross_stages = num_tokens, pos_dim, tuple(cross_stages)
-        self.num_channels = [*dims[1:], pos_dim]
+        out_dims: list[int | None] = [*dims[1:], pos_dim if reduced_map else None]
+        self.num_channels = [dim for dim in out_dims if dim is not None]
         self.det_channels = dims[-1]
         self.patch_embed = PatchEmbed(embed_dim)
         rates = torch.linspace(0, drop_path, sum(depths)).split(list(depths))
         self.layers = nn.ModuleList(
             Stage(dim, heads, window, stage_rates.tolist(), pos_dim, out_dim, local_positions)
-            for dim, heads, stage_rates, out_dim in zip(dims, num_heads, rates, self.num_channels, strict=True)
+            for dim, heads, stage_rates, out_dim in zip(dims, num_heads, rates, out_dims, strict=True)
         )
         self.det_token = nn.Parameter(torch.empty(1, num_tokens, embed_dim))
         self.det_pos_embed = nn.Parameter(torch.empty(1, num_tokens, pos_dim))
@@ -283,10 +286,12 @@ class Swin(nn.Module):
             x, det = stage(x, det, self.det_pos_embed, cross)
             if i > 0:
                 features.append(x.permute(0, 3, 1, 2))
-            x = stage.downsample(x)
+            if stage.downsample is not None:
+                x = stage.downsample(x)
             if i < len(self.layers) - 1:
                 det = stage.downsample.dets(det)
-        features.append(x.permute(0, 3, 1, 2))
+        if self.layers[-1].downsample is not None:
+            features.append(x.permute(0, 3, 1, 2))
         return DetFeatures(features, det, self.det_pos_embed)
 
 

@@ -56,19 +56,25 @@ def benchmark_model(
     FLOPs are two for each multiplication and addition of matrix products and convolutions (what
     `torch.utils.flop_counter` counts), for one image; sampling and elementwise operations are left out.
     """
+    figures = benchmark_forward(model, size=size, batch=batch, repeats=repeats, precision=precision)
+    step = _training_step(model, size, train_batch, precision)
+    return figures | _measure("training", step, train_batch, repeats, next(model.parameters()).device)
+
+
+def benchmark_forward(
+    model: nn.Module, *, size: tuple[int, int], batch: int, repeats: int, precision: str
+) -> dict[str, float]:
+    """The figures of `benchmark_model` that need no training; the model is in eval mode afterwards."""
     device = next(model.parameters()).device
-    num_classes = len(model.label_map)
-    forward_batch = random_batch(size, batch, num_classes, device)
+    data = random_batch(size, batch, len(model.label_map), device)
     model.eval()
 
     def forward() -> None:
         with torch.inference_mode(), autocast(precision, device):
-            model(forward_batch)
+            model(data)
 
     figures = {"GFLOPs per image": count_flops(model, forward) / batch / 1e9}
-    figures |= _measure("forward", forward, batch, repeats, device)
-    figures |= _measure("training", _training_step(model, size, train_batch, precision), train_batch, repeats, device)
-    return figures
+    return figures | _measure("forward", forward, batch, repeats, device)
 
 
 def _training_step(model: nn.Module, size: tuple[int, int], batch: int, precision: str) -> Callable[[], None]:

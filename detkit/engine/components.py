@@ -25,6 +25,7 @@ MODULES = (
     "detkit.backbones.timm_features",
     "detkit.backbones.vit",
     "detkit.vidt.model",
+    "detkit.vidt.neckless",
     "detkit.data.coco",
     "detkit.data.synthetic",
     "detkit.data.transforms",
@@ -50,7 +51,8 @@ def build_model(
     Args:
         config: the "model" section; its `num_classes` may be left out.
         input_rule: the fields of an `InputRule` that replaces the model's own.
-        pretrained: False leaves out every argument named `pretrained`, where all weights are loaded afterwards.
+        pretrained: False leaves out every argument that only training needs (`pretrained`, `teacher`), where all
+            weights are loaded afterwards.
 
     Raises:
         ConfigError: a `num_classes` that contradicts the label map, or see `detkit.registry.build`.
@@ -61,7 +63,7 @@ def build_model(
         raise ConfigError(f"model.num_classes: is {stated}, but the data has {len(label_map)} classes; leave it out")
     arguments = {key: value for key, value in config.items() if key != "num_classes"}
     if not pretrained:
-        arguments = _without_key(arguments, "pretrained")
+        arguments = _without_keys(arguments, ("pretrained", "teacher"))
     model = build(arguments, path="model", num_classes=len(label_map))
     model.label_map = label_map
     if input_rule is not None:
@@ -147,7 +149,7 @@ def build_schedule(config: dict[str, Any], steps_per_epoch: int) -> Schedule:
     return build(config["schedule"], path="schedule", **run)
 
 
-def _without_key(value: Any, key: str) -> Any:
+def _without_keys(value: Any, keys: tuple[str, ...]) -> Any:
     if isinstance(value, dict):
-        return {name: _without_key(item, key) for name, item in value.items() if name != key}
-    return [_without_key(item, key) for item in value] if isinstance(value, (list, tuple)) else value
+        return {name: _without_keys(item, keys) for name, item in value.items() if name not in keys}
+    return [_without_keys(item, keys) for item in value] if isinstance(value, (list, tuple)) else value

@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from detkit.engine.components import build_model
+from detkit.registry import register
 from detkit.structures import LabelMap
 
 SCHEMA = 1
@@ -104,6 +105,7 @@ def load_strictly(model: nn.Module, weights: Mapping[str, Tensor], source: str |
     model.load_state_dict(weights)
 
 
+@register("Checkpoint")
 def load_model(path: str | Path, device: torch.device | str = "cpu") -> nn.Module:
     """Rebuild the model that a checkpoint describes, with its weights, in eval mode.
 

@@ -96,11 +96,9 @@ class CocoEvaluator:
             raise ValueError(f"detections of image {image_id} have boxes or scores that are NaN or infinite")
         if "segm" not in self.iou_types:
             return rows, None
-        if found.masks is None:
+        if found.stored_masks is None:
             raise ValueError(f"detections of image {image_id} have no masks, which iou_types 'segm' needs")
-        from detkit.ops.rle import encode_masks
-
-        return rows, encode_masks(found.masks.cpu())
+        return rows, found.encode_masks()
 
     def compute(self) -> dict[str, float]:
         """The figures over all images of the ground truth, the same on every rank; all ranks must call it.

@@ -29,6 +29,29 @@ def encode_masks(masks: Tensor | np.ndarray) -> list[dict[str, Any]]:
     return [{"size": [int(side) for side in e["size"]], "counts": e["counts"].decode("ascii")} for e in encoded]
 
 
+def encode_region(pixels: Tensor | np.ndarray, top: int, left: int, height: int, width: int) -> dict[str, Any]:
+    """Encode the mask of a height x width image that is False outside one region, without building it whole.
+
+    Args:
+        pixels: [h, w] bool, the region.
+        top, left: its first row and column in the image; it must lie inside.
+
+    Returns:
+        What `encode_masks` gives for the whole mask.
+    """
+    columns = np.zeros((pixels.shape[1], pixels.shape[0] + 2), dtype=bool)
+    columns[:, 1:-1] = (pixels.cpu().numpy() if isinstance(pixels, Tensor) else pixels).T
+    # Runs go down the columns of the image: where they begin, end, begin, end, ...
+    column, row = np.nonzero(columns[:, 1:] != columns[:, :-1])
+    edges = (left + column) * height + top + row
+    inner = edges[1:-1].reshape(-1, 2)
+    inner = inner[inner[:, 0] != inner[:, 1]]  # equal where a run goes on at the head of the next column
+    runs = np.diff(np.concatenate([edges[:1], inner.ravel(), edges[-1:]]), prepend=0, append=height * width)
+    counts = runs[:-1] if runs[-1] == 0 else runs
+    encoded = _mask_api().frPyObjects({"size": [height, width], "counts": counts.tolist()}, height, width)
+    return {"size": [height, width], "counts": encoded["counts"].decode("ascii")}
+
+
 def decode_mask(segmentation: list | dict[str, Any], height: int, width: int) -> np.ndarray:
     """Decode the "segmentation" of a COCO annotation to a bool mask [height, width].
 

@@ -1,11 +1,11 @@
-"""ViDT: a backbone with [DET] tokens and an encoder-free deformable decoder (arXiv 2110.03921).
+"""ViDT: a backbone with [DET] tokens and an encoder-free deformable decoder (arXiv 2110.03921), and the parts that
+ViDT+ adds to it (arXiv 2204.07962).
 
 Shape letters: s stages, b images, n det tokens, c channels, h/w pixels.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,9 +18,13 @@ from detkit.registry import register
 from detkit.structures import Annotations, Detections, ImageBatch, LabelMap
 from detkit.vidt.criterion import SetCriterion
 from detkit.vidt.decoder import DecoderLayer, Memory, Mlp, inverse_sigmoid
+from detkit.vidt.distil import check_teacher, token_matching_loss
+from detkit.vidt.fusion import PyramidFusion
+from detkit.vidt.heads import class_head, iou_head, per_stage, vector_head
 from detkit.vidt.postprocess import postprocess
-from detkit.vidt.proposals import ProposalHead
-from detkit.vidt.stages import Stages
+from detkit.vidt.proposals import DensePredictions, ProposalHead
+from detkit.vidt.stages import Stages, Tokens
+from detkit.vidt.tokens import TokenHead
 
 
 def projection(conv: type[nn.Module], channels: int, hidden_dim: int) -> nn.Sequential:
@@ -29,6 +33,11 @@ def projection(conv: type[nn.Module], channels: int, hidden_dim: int) -> nn.Sequ
     nn.init.xavier_uniform_(layer.weight)
     nn.init.zeros_(layer.bias)
     return nn.Sequential(layer, nn.GroupNorm(min(32, hidden_dim // 8), hidden_dim))
+
+
+def apply_heads(heads: nn.ModuleList, det_of_stage: Sequence[Tensor]) -> Tensor:
+    """The predictions `[s, b, n, ...]` of the heads of all stages."""
+    return torch.stack([head(det) for head, det in zip(heads, det_of_stage, strict=True)])
 
 
 @register
@@ -44,6 +53,14 @@ class ViDT(ImageModel):
         heads, points, ffn_dim, dropout: of each decoder layer; `points` for each head and level.
         box_refine: each stage moves the boxes of the one before and has heads of its own. Without it all stages
             share their heads and start from the reference points.
+        fusion: carry the coarse maps down to the fine ones before the decoder (EPFF of ViDT+).
+        mask_vectors: DCT coefficients that each stage predicts of each mask (UQR of ViDT+, 256 there); 0 for no masks.
+        vector_hidden_dim: channels inside the head that predicts them, which all stages share.
+        iou_aware: also predict the IoU of each box with its object (ViDT+); only training uses it.
+        token_labels: also classify the positions of the maps (ViDT+); only training uses it.
+        teacher: a trained detector whose tokens this one learns to match (token-matching distillation), for example
+            `dict(type="Checkpoint", path="teacher.safetensors")`; only training uses it.
+        distil_weight: factor of that loss term.
         proposals: start the det tokens at the best predictions of a dense head (see `detkit.vidt.proposals`) instead
             of learned reference points, which is the published way.
         criterion: loss terms, by default `SetCriterion()`.
@@ -63,6 +80,13 @@ class ViDT(ImageModel):
         ffn_dim: int = 1024,
         dropout: float = 0.1,
         box_refine: bool = True,
+        fusion: bool = False,
+        mask_vectors: int = 0,
+        vector_hidden_dim: int = 256,
+        iou_aware: bool = False,
+        token_labels: bool = False,
+        teacher: nn.Module | None = None,
+        distil_weight: float = 4.0,
         proposals: bool = False,
         criterion: SetCriterion | None = None,
         top_k: int = 100,
@@ -85,19 +109,21 @@ class ViDT(ImageModel):
             nn.init.xavier_uniform_(self.reference_points.weight)
         layer: dict[str, Any] = dict(heads=heads, points=points, ffn_dim=ffn_dim, dropout=dropout)
         self.decoder = nn.ModuleList(DecoderLayer(hidden_dim, len(channels), **layer) for _ in range(decoder_layers))
-        self._add_heads(hidden_dim, num_classes)
+        stages, shared = decoder_layers + 1, not box_refine
+        self.class_embed = per_stage(lambda: class_head(hidden_dim, num_classes), stages, shared=shared)
+        self.bbox_embed = per_stage(lambda: Mlp(hidden_dim, hidden_dim, 4), stages, shared=shared)
+        if not proposals:
+            nn.init.constant_(self.bbox_embed[0].layers[-1].bias[2:], -2.0)
+        self.fusion = PyramidFusion(hidden_dim, len(channels)) if fusion else None
+        self.vector_embed = vector_head(hidden_dim, vector_hidden_dim, mask_vectors) if mask_vectors else None
+        self.iou_embed = per_stage(lambda: iou_head(hidden_dim), stages, shared=shared) if iou_aware else None
+        self.token_head = TokenHead(hidden_dim, num_classes) if token_labels else None
 
-    def _add_heads(self, hidden_dim: int, num_classes: int):
-        stages = len(self.decoder) + 1
-        own = stages if self.box_refine else 1
-        class_heads = [nn.Linear(hidden_dim, num_classes) for _ in range(own)]
-        box_heads = [Mlp(hidden_dim, hidden_dim, 4) for _ in range(own)]
-        for head in class_heads:
-            nn.init.constant_(head.bias, -math.log((1 - 0.01) / 0.01))
-        if not self.has_proposals:
-            nn.init.constant_(box_heads[0].layers[-1].bias[2:], -2.0)
-        self.class_embed = nn.ModuleList(class_heads * (stages // own))
-        self.bbox_embed = nn.ModuleList(box_heads * (stages // own))
+        # In a list, so that the teacher's weights belong neither to the optimizer nor to checkpoints.
+        self._teacher = [] if teacher is None else [teacher.eval()]
+        self.distil_weight = distil_weight
+        if teacher is not None:
+            check_teacher(self, teacher)
 
     @property
     def has_proposals(self) -> bool:
@@ -105,31 +131,61 @@ class ViDT(ImageModel):
 
     def forward_stages(self, images: ImageBatch) -> Stages:
         """Predictions of every stage for normalised images."""
+        det, det_pos, memory = self.encode(images)
+        det_of_stage, boxes, dense = self.decode(det, det_pos, memory)
+        det_sbnc = torch.stack(det_of_stage)
+        return Stages(
+            apply_heads(self.class_embed, det_of_stage),
+            torch.stack(boxes),
+            dense,
+            vectors=None if self.vector_embed is None else self.vector_embed(det_sbnc),
+            ious=None if self.iou_embed is None else apply_heads(self.iou_embed, det_of_stage),
+            token_logits=None if self.token_head is None else self.token_head(memory),
+            tokens=Tokens(memory.features, memory.shapes, det, det_sbnc),
+        )
+
+    def forward_last(self, images: ImageBatch) -> Stages:
+        """What detections are made from: the last stage alone, without the predictions that only training uses."""
+        det_of_stage, boxes, _ = self.decode(*self.encode(images))
+        last = det_of_stage[-1][None]
+        vectors = None if self.vector_embed is None else self.vector_embed(last)
+        return Stages(self.class_embed[-1](last), boxes[-1][None], vectors=vectors)
+
+    def encode(self, images: ImageBatch) -> tuple[Tensor, Tensor, Memory]:
+        """The det tokens `[b, n, c]`, their positions `[1, n, c]` and the maps that the decoder starts from."""
         found = self.backbone(images.images, images.mask)
         maps = [project(feature) for project, feature in zip(self.input_proj, found.features, strict=True)]
+        if self.fusion is not None:
+            maps = self.fusion(maps)
         memory = Memory.from_maps(maps, [resize_mask(images.mask, m.shape[2:]) for m in maps])
         det = self.tgt_proj(found.det.transpose(1, 2)).transpose(1, 2)
         det_pos = self.query_pos_proj(found.det_pos.transpose(1, 2)).transpose(1, 2)
-        return self.decode(det, det_pos, memory)
+        return det, det_pos, memory
 
-    def decode(self, det_bnc: Tensor, det_pos: Tensor, memory: Memory) -> Stages:
-        """Run the decoder; the boxes of a stage are where the next one looks."""
+    def decode(
+        self, det_bnc: Tensor, det_pos: Tensor, memory: Memory
+    ) -> tuple[list[Tensor], list[Tensor], DensePredictions | None]:
+        """Run the decoder; the boxes of a stage are where the next one looks.
+
+        Returns:
+            The det tokens `[b, n, c]` and the boxes `[b, n, 4]` of each stage, and the proposals if it has any.
+        """
         dense = None
         if self.has_proposals:
             dense = self.proposals(memory)
             det_bnc, det_pos, references = self.proposals.start(dense, memory, det_bnc, det_pos)
         else:
             references = self.reference_points(det_pos).float().sigmoid().expand(len(det_bnc), -1, -1)
-        logits, boxes = [], []
+        tokens, boxes = [], []
         for stage in range(len(self.decoder) + 1):
             if stage > 0:
                 ratios = memory.valid_ratios.repeat(1, 1, references.shape[-1] // 2)
                 det_bnc = self.decoder[stage - 1](det_bnc, det_pos, references[:, :, None] * ratios[:, None], memory)
-            logits.append(self.class_embed[stage](det_bnc))
+            tokens.append(det_bnc)
             boxes.append(self._refine(self.bbox_embed[stage](det_bnc).float(), references))
             if self.box_refine:
                 references = boxes[-1].detach()
-        return Stages(torch.stack(logits), torch.stack(boxes), dense)
+        return tokens, boxes, dense
 
     @staticmethod
     def _refine(change: Tensor, references: Tensor) -> Tensor:
@@ -143,11 +199,31 @@ class ViDT(ImageModel):
         self, images: ImageBatch, annotations: Sequence[Annotations], num_objects: Tensor | None = None
     ) -> dict[str, Tensor]:
         """Weighted loss terms; boxes of the annotations in pixels of the unpadded `images`."""
-        return self.criterion(self.forward_stages(images), annotations, images.sizes, num_objects)
+        stages = self.forward_stages(images)
+        losses = self.criterion(stages, annotations, images.sizes, num_objects)
+        for teacher in self._teacher:
+            with torch.no_grad():
+                wanted = teacher.to(images.images.device).forward_stages(images).tokens
+            assert stages.tokens is not None and wanted is not None
+            losses["loss_distil"] = self.distil_weight * token_matching_loss(stages.tokens, wanted)
+        return losses
+
+    def keep_layers(self, number: int) -> None:
+        """Leave out all decoder layers after the first `number`, and the heads of their stages.
+
+        Raises:
+            ValueError: there are not more than `number` layers.
+        """
+        if not 0 <= number < len(self.decoder):
+            raise ValueError(f"cannot keep {number} of {len(self.decoder)} decoder layers and leave some out")
+        self.decoder = self.decoder[:number]
+        self.class_embed, self.bbox_embed = self.class_embed[: number + 1], self.bbox_embed[: number + 1]
+        if self.iou_embed is not None:
+            self.iou_embed = self.iou_embed[: number + 1]
 
     def postprocess(self, stages: Stages, original_sizes: Sequence[tuple[int, int]]) -> list[Detections]:
         """Detections in pixels of images of (h, w) `original_sizes`."""
         return postprocess(stages, original_sizes, self.label_map, self.top_k)
 
     def detect(self, images: ImageBatch, original_sizes: Sequence[tuple[int, int]]) -> list[Detections]:
-        return self.postprocess(self.forward_stages(images), original_sizes)
+        return self.postprocess(self.forward_last(images), original_sizes)

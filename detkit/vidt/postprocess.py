@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from detkit.ops.boxes import cxcywh_to_xyxy
+from detkit.ops.masks import BoxMasks
 from detkit.structures import Detections, LabelMap
+from detkit.vidt.masks import decode_masks
+from detkit.vidt.proposals import take
 from detkit.vidt.stages import Stages
 
 
@@ -16,13 +19,19 @@ def postprocess(
 
     Args:
         original_sizes: (h, w) of each image, to whose pixels the boxes are scaled. Boxes may reach beyond it.
+
+    Returns:
+        Detections of each image; with masks where the stages have mask vectors.
     """
     probabilities = stages.logits[-1].float().sigmoid()
     num_classes = probabilities.shape[-1]
     scores, best = probabilities.flatten(1).topk(min(top_k, probabilities[0].numel()), dim=1)
     queries, labels = best // num_classes, best % num_classes
-    boxes = cxcywh_to_xyxy(stages.boxes[-1].float())
-    boxes = boxes.gather(1, queries[..., None].expand(-1, -1, 4))
-    scale = boxes.new_tensor([(w, h, w, h) for h, w in original_sizes])
-    boxes = boxes * scale[:, None]
-    return [Detections(*image, label_map=label_map) for image in zip(boxes, scores, labels, strict=True)]
+    boxes = take(cxcywh_to_xyxy(stages.boxes[-1].float()), queries)
+    boxes = boxes * boxes.new_tensor([(w, h, w, h) for h, w in original_sizes])[:, None]
+    found = [Detections(*image, label_map=label_map) for image in zip(boxes, scores, labels, strict=True)]
+    if stages.vectors is not None:
+        bitmaps = decode_masks(take(stages.vectors[-1], queries))
+        for detections, bitmaps_nss, size in zip(found, bitmaps, original_sizes, strict=True):
+            detections.masks = BoxMasks(bitmaps_nss, detections.boxes, size)
+    return found

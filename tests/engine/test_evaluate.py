@@ -94,5 +94,5 @@ def test_a_category_id_that_means_another_class_is_an_error():
         )
     )
     names = ("disk", "person", None, "class_4", "ring", "cross")
-    with pytest.raises(ConfigError, match="2 is 'person' in the model, 'square' in the data$"):
+    with pytest.raises(ConfigError, match=r"2 is 'person' in the model, 'square' in the data$"):
         build_evaluation(config, LabelMap(names, range(1, 7)))

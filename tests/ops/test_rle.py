@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from detkit.ops.rle import decode_mask, encode_masks
+from detkit.ops.rle import decode_mask, encode_masks, encode_region
 
 SQUARE = np.zeros((20, 30), dtype=bool)
 SQUARE[5:15, 10:20] = True
@@ -78,3 +78,15 @@ def test_importing_needs_no_pycocotools():
     names = ("pycocotools", "cv2", "albumentations")
     output = subprocess.run([sys.executable, "-c", code % names], capture_output=True, text=True, check=True).stdout
     assert output.strip() == "[]"
+
+
+@pytest.mark.parametrize("size", [(7, 5), (1, 9), (9, 1), (1, 1)])
+@pytest.mark.parametrize("density", [0.0, 0.4, 1.0])
+def test_a_region_is_encoded_like_the_whole_mask(size, density):
+    region = np.random.default_rng(0).random(size) < density
+    for height, width, top, left in ((12, 11, 2, 3), (size[0], 11, 0, 3), (12, size[1], 5, 0), (*size, 0, 0)):
+        if top + size[0] > height or left + size[1] > width:
+            continue
+        mask = np.zeros((1, height, width), dtype=bool)
+        mask[0, top : top + size[0], left : left + size[1]] = region
+        assert encode_region(region, top, left, height, width) == encode_masks(mask)[0]

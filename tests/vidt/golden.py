@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import zlib
 from pathlib import Path
 
@@ -41,12 +42,15 @@ def weight(key: str, shape: list[int]) -> torch.Tensor:
 
 def state_dict(description: dict) -> dict[str, torch.Tensor]:
     """The official state dict: shared tensors stand under each of their keys, as in a real checkpoint."""
+    keys = description["state_dict"]
+    last = max((int(key.split(".")[1]) for key in keys if key.startswith("vector_embed.")), default=0)
     tensors = {}
-    for key, shape in description["state_dict"].items():
+    for key, shape in keys.items():
         if key.endswith("relative_position_index"):
             tensors[key] = torch.zeros(shape, dtype=torch.int64)
         else:
-            tensors[key] = weight(key.replace("transformer.decoder.bbox_embed.", "bbox_embed."), shape)
+            name = key.replace("transformer.decoder.bbox_embed.", "bbox_embed.")
+            tensors[key] = weight(re.sub(r"^vector_embed\.\d+\.", f"vector_embed.{last}.", name), shape)
     return tensors
 
 

@@ -5,30 +5,18 @@ import numpy as np
 import pytest
 import torch
 
-from detkit.backbones.coat import SHARED, CoaT, coat_arguments, convert_coat
-from detkit.vidt.convert import model_arguments, own_key
-from detkit.vidt.model import ViDT
+from detkit.backbones.coat import SHARED, CoaT, coat_arguments
+from detkit.vidt.convert import from_official
 
 CLOSE = dict(rtol=1e-3, atol=2e-4)
-
-
-def from_official_coat(state_dict):
-    official = {key.removeprefix("backbone."): v for key, v in state_dict.items() if key.startswith("backbone.")}
-    backbone, _ = convert_coat(official)
-    weights = {own_key(key): v for key, v in state_dict.items() if not key.startswith("backbone.")}
-    weights.pop(None)
-    for name in ("tgt_proj.0.weight", "query_pos_proj.0.weight"):
-        weights[name] = weights[name][..., 0]
-    body = CoaT(**coat_arguments(backbone), positions_after_norm=True)
-    model = ViDT(body, **model_arguments(weights, state_dict))
-    model.load_state_dict(weights | {f"backbone.{name}": value for name, value in backbone.items()})
-    return model.eval()
 
 
 @pytest.fixture(scope="module")
 def tiny():
     description, arrays = golden.load("vidt_coat_lite_tiny")
-    model = from_official_coat(golden.state_dict(description))
+    model, report = from_official(golden.state_dict(description))
+    accounted = [*report.loaded, *report.duplicates, *report.unused]
+    assert sorted(accounted) == sorted(description["state_dict"])
     images = golden.images(description)
     with torch.no_grad():
         return model, model.backbone(images.images, images.mask), model.forward_stages(images), description, arrays

@@ -1,0 +1,124 @@
+"""Instance masks as small square bitmaps of what a box holds: cut out of images, and pasted back into them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from detkit.ops.rle import encode_region
+
+# Masks that are float32 at the same time.
+CHUNK = 16
+
+
+def crop_masks(masks: Tensor, boxes: Tensor, side: int, *, frame: tuple[int, int] | None = None) -> Tensor:
+    """Stretch the content of each box over a `side` x `side` bitmap.
+
+    RoIAlign (arXiv 1703.06870) with pixel centres at half pixels and as many samples for each cell as it has
+    pixels, done as a matrix product along y and one along x. A cell is True where the mean is at least a half.
+
+    Args:
+        masks: [n, h, w] bool.
+        boxes: [n, 4] xyxy in pixels, inside the frame.
+        frame: (h, w) to which the masks were padded with False at the bottom and on the right, by default their own
+            size. It matters at an edge of the masks: the last pixel extends beyond the edge of the frame only.
+
+    Returns:
+        `[n, side, side]` bool.
+    """
+    height, width = frame or masks.shape[1:]
+    boxes = boxes.float()
+    along_y = cell_weights(boxes[:, 1], boxes[:, 3], side, height)[..., : masks.shape[1]]
+    along_x = cell_weights(boxes[:, 0], boxes[:, 2], side, width)[..., : masks.shape[2]].transpose(1, 2)
+    parts = zip(along_y.split(CHUNK), masks.split(CHUNK), along_x.split(CHUNK), strict=True)
+    return torch.cat([y @ part.float() @ x for y, part, x in parts]) >= 0.5
+
+
+def cell_weights(low: Tensor, high: Tensor, cells: int, size: int) -> Tensor:
+    """How much each of `size` pixels counts in each cell of the intervals `low` to `high`: `[n, cells, size]`."""
+    cell = ((high - low) / cells)[:, None, None]
+    samples = cell.ceil().clamp(min=1)
+    number = torch.arange(math.ceil(size / cells), device=low.device)
+    place = torch.arange(cells, device=low.device)[:, None] + (number + 0.5) / samples
+    at = (low[:, None, None] - 0.5 + cell * place).clamp(0, size - 1)
+    first, weight = at.floor(), (number < samples) / samples
+    pixels = torch.stack([first, (first + 1).clamp(max=size - 1)], dim=-1).long()
+    weights = torch.stack([(first + 1 - at) * weight, (at - first) * weight], dim=-1)
+    return low.new_zeros(len(low), cells, size).scatter_add_(2, pixels.flatten(2), weights.flatten(2))
+
+
+@dataclass
+class BoxMasks:
+    """The instance masks of one image as bitmaps that are stretched over boxes, bilinearly.
+
+    A hundred masks of a large photograph are gigabytes; this holds kilobytes of each, and pastes when asked.
+
+    Attributes:
+        bitmaps: [n, s, s] bool.
+        boxes: [n, 4] xyxy in pixels of the image; they may reach beyond it.
+        size: (h, w) of the image.
+    """
+
+    bitmaps: Tensor
+    boxes: Tensor
+    size: tuple[int, int]
+
+    def __len__(self) -> int:
+        return len(self.bitmaps)
+
+    def __getitem__(self, keep: Any) -> BoxMasks:
+        """Select masks by a bool mask, an index tensor or a slice."""
+        return BoxMasks(self.bitmaps[keep], self.boxes[keep], self.size)
+
+    def cpu(self) -> BoxMasks:
+        return BoxMasks(self.bitmaps.cpu(), self.boxes.cpu(), self.size)
+
+    def dense(self) -> Tensor:
+        """The masks as they lie in the image, `[n, h, w]` bool."""
+        shape = (len(self), *self.size)
+        if self.bitmaps.device.type == "cpu":
+            # numpy asks for huge pages, which makes the first touch of so much memory several times faster.
+            masks = torch.from_numpy(np.zeros(shape, dtype=bool))
+        else:
+            masks = self.bitmaps.new_zeros(shape)
+        for mask, (top, left, pixels) in zip(masks, self.regions(), strict=True):
+            mask[top : top + pixels.shape[0], left : left + pixels.shape[1]] = pixels
+        return masks
+
+    def encode(self) -> list[dict[str, Any]]:
+        """The masks as compressed RLE, without building them whole; see `detkit.ops.rle.encode_masks`."""
+        return [encode_region(pixels, top, left, *self.size) for top, left, pixels in self.cpu().regions()]
+
+    def regions(self) -> Iterator[tuple[int, int, Tensor]]:
+        """Of each mask the top row, the left column and the pixels `[h, w]` bool that lie in both box and image."""
+        (height, width), device = self.size, self.bitmaps.device
+        padded = F.pad(self.bitmaps.float(), (1, 1, 1, 1))
+        for bitmap, (x1, y1, x2, y2) in zip(padded, self.boxes.double().cpu().tolist(), strict=True):
+            top, rows = pixels_inside(y1, y2, height, self.bitmaps.shape[1], device)
+            left, columns = pixels_inside(x1, x2, width, self.bitmaps.shape[2], device)
+            yield top, left, sample(sample(bitmap, 1, columns), 0, rows) >= 0.5
+
+
+def pixels_inside(low: float, high: float, size: int, cells: int, device: torch.device) -> tuple[int, Tensor]:
+    """The first of `size` pixels whose centre lies in an interval, and where in its `cells` it and the others lie."""
+    if not high > low:
+        return 0, torch.zeros(0, device=device)
+    first, last = math.ceil(max(low - 0.5, 0)), math.floor(min(high - 0.5, size - 1))
+    pixels = torch.arange(first, max(first, last + 1), device=device, dtype=torch.float32)
+    return first, (pixels + (0.5 - low)) * (cells / (high - low)) - 0.5
+
+
+def sample(padded: Tensor, dim: int, at: Tensor) -> Tensor:
+    """Interpolate `[h, w]` along `dim`, which has one more element at each end than `at` counts."""
+    low = at.floor()
+    fraction, index = at - low, low.long() + 1
+    if dim == 0:
+        fraction = fraction[:, None]
+    return torch.lerp(padded.index_select(dim, index), padded.index_select(dim, index + 1), fraction)

@@ -1,0 +1,47 @@
+"""Multi-scale fusion of ViDT+ (the efficient pyramid feature fusion of arXiv 2204.07962).
+
+Shape letters: b images, c channels, h/w cells of a level.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+BOTTLENECK = 64
+
+
+class ResidualBottleneck(nn.Module):
+    """A residual branch of 1 x 1, 3 x 3 and 1 x 1 convolutions, each after a ReLU."""
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.conv1 = nn.Conv2d(dim, BOTTLENECK, 1)
+        self.conv2 = nn.Conv2d(BOTTLENECK, BOTTLENECK, 3, padding=1)
+        self.conv3 = nn.Conv2d(BOTTLENECK, dim, 1)
+
+    def forward(self, x_bchw: Tensor) -> Tensor:
+        hidden = F.relu(self.conv1(F.relu(x_bchw)))
+        return x_bchw + self.conv3(F.relu(self.conv2(hidden)))
+
+
+class PyramidFusion(nn.Module):
+    """Carries the coarse maps of one width down to the fine ones, level by level."""
+
+    def __init__(self, dim: int, levels: int):
+        super().__init__()
+        self.smoothing = nn.ModuleList(nn.Conv2d(dim, dim, 1) for _ in range(levels - 1))
+        self.lateral = nn.ModuleList(ResidualBottleneck(dim) for _ in range(levels - 1))
+        self.refine = nn.ModuleList(ResidualBottleneck(dim) for _ in range(levels))
+
+    def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
+        """Fused maps of `[b, c, h, w]` maps that are given fine to coarse; they come back coarse to fine."""
+        fused = [self.refine[-1](maps[-1])]
+        for level in reversed(range(len(maps) - 1)):
+            # Smoothing mixes channels and interpolation cells, so their order is free: the small map costs less.
+            smooth = self.smoothing[level](fused[-1])
+            coarse = F.interpolate(smooth, size=maps[level].shape[2:], mode="bilinear", align_corners=True)
+            fused.append(self.refine[level](coarse + self.lateral[level](maps[level])))
+        return fused

@@ -1,0 +1,144 @@
+"""The numbers of the official ViDT+ code (goldens), within the tolerances that their json files state."""
+
+import golden
+import numpy as np
+import pytest
+import torch
+
+from detkit.ops.dct import zigzag
+from detkit.vidt.convert import from_official, own_key
+from detkit.vidt.criterion import pad_targets
+from detkit.vidt.masks import SIDE, encode_masks
+
+CLOSE = dict(rtol=1e-3, atol=2e-4)
+
+
+@pytest.fixture(scope="module", params=["vidt_plus_nano", "vidt_plus_nano_cross23_dec3"])
+def forward(request):
+    description, arrays = golden.load(request.param)
+    cross_stages = description["config"].get("cross_indices", (3,))
+    model, report = from_official(golden.state_dict(description), cross_stages=cross_stages)
+    with torch.no_grad():
+        stages = model.forward_stages(golden.images(description))
+    return model, report, stages, description, arrays
+
+
+def assert_close(tensor, name, description, arrays):
+    actual = golden.subsample(tensor, description["arrays"][name])
+    np.testing.assert_allclose(actual, arrays[name], **CLOSE, err_msg=name)
+
+
+def test_every_official_tensor_is_accounted_for(forward):
+    model, report, _, description, _ = forward
+    keys = description["state_dict"]
+    assert sorted([*report.loaded, *report.duplicates, *report.unused]) == sorted(keys)
+    assert len(report.loaded) == len(model.state_dict())
+    assert sum(p.numel() for p in model.parameters()) < description["parameters"]
+    stages = len(model.class_embed)
+    assert sum(key.startswith("vector_embed.") for key in report.duplicates) == (stages - 1) * 6
+    unread = [key for key, norm in golden.load("criterion_vidt_plus_nano")[0]["gradient_norms"].items() if norm is None]
+    indices = [key for key in keys if key.endswith("relative_position_index")]
+    assert sorted(report.unused) == sorted(unread + indices)
+
+
+def test_maps_in_the_order_of_the_decoder(forward):
+    _, _, stages, description, arrays = forward
+    shapes = stages.tokens.shapes
+    for level, flat in enumerate(stages.tokens.patches.split([h * w for h, w in shapes], dim=1)):
+        tensor = flat.transpose(1, 2).unflatten(2, shapes[level]).contiguous()
+        assert_close(tensor, f"decoder_input_{level}", description, arrays)
+
+
+def test_predictions_of_every_stage(forward):
+    _, _, stages, description, arrays = forward
+    for i in range(len(stages.logits)):
+        for name in ("logits", "boxes", "vectors", "ious"):
+            assert_close(getattr(stages, name)[i], f"layer{i}_pred_{name}", description, arrays)
+
+
+def test_token_logits_of_every_level(forward):
+    _, _, stages, description, arrays = forward
+    assert len(stages.token_logits) == 4
+    for level, logits in enumerate(stages.token_logits):
+        assert_close(logits, f"token_logits_{level}", description, arrays)
+
+
+@pytest.fixture(scope="module")
+def trained():
+    description, arrays = golden.load("criterion_vidt_plus_nano")
+    model, _ = from_official(golden.state_dict(description))
+    images, annotations = golden.images(description), golden.annotations(description)
+    stages = model.forward_stages(images)
+    losses = model.criterion(stages, annotations, images.sizes)
+    sum(losses.values()).backward()
+    return model, images, annotations, stages, losses, description, arrays
+
+
+def test_loss_terms(trained):
+    *_, losses, description, _ = trained
+    weights = description["weights"]
+    expected = {name: value * weights[name] for name, value in description["losses"].items() if name in weights}
+    assert losses.keys() == expected.keys()
+    for name, value in expected.items():
+        assert losses[name].item() == pytest.approx(value, rel=1e-3), name
+    assert sum(losses.values()).item() == pytest.approx(description["total"], rel=1e-3)
+
+
+def test_the_number_of_objects_given_from_outside_is_the_same_for_one_batch(trained):
+    model, images, annotations, stages, losses, *_ = trained
+    with torch.no_grad():
+        given = model.criterion(stages, annotations, images.sizes, torch.tensor(6.0))
+    for name, value in losses.items():
+        assert given[name].item() == pytest.approx(value.item(), rel=1e-6), name
+
+
+def test_matches_of_every_stage(trained):
+    model, images, annotations, stages, _, _, arrays = trained
+    matches = model.criterion.match(stages, pad_targets(annotations, images.sizes, torch.device("cpu")))
+    last = len(stages.logits) - 1
+    for stage in range(last + 1):
+        prefix = "" if stage == last else f"layer{stage}_"
+        for image in range(len(annotations)):
+            chosen = (matches.stage == stage) & (matches.image == image)
+            assert matches.query[chosen].tolist() == arrays[f"{prefix}match_pred_{image}"].tolist()
+            assert matches.target[chosen].tolist() == arrays[f"{prefix}match_target_{image}"].tolist()
+
+
+def test_gradient_norms(trained):
+    model, *_, description, _ = trained
+    parameters = dict(model.named_parameters())
+    checked = set()
+    for key, norm in description["gradient_norms"].items():
+        name = own_key(key.replace("transformer.decoder.bbox_embed.", "bbox_embed."))
+        if norm is None:
+            assert name is None, key
+            continue
+        assert parameters[name].grad.norm().item() == pytest.approx(norm, rel=5e-3, abs=1e-4), key
+        checked.add(name)
+    assert checked == parameters.keys()
+
+
+def test_mask_vectors_of_the_objects(trained):
+    _, images, annotations, _, _, _, arrays = trained
+    rows, columns = zigzag(SIDE, 256)
+    assert [row * SIDE + column for row, column in zip(rows, columns, strict=True)] == arrays["zigzag_table"].tolist()
+    vectors = encode_masks(annotations, images.sizes, 256)
+    assert vectors.shape == (2, 4, 256) and (vectors[1, 2:] == 0).all()
+    np.testing.assert_allclose(torch.cat([vectors[0], vectors[1, :2]]), arrays["dct_target_vectors"], rtol=0, atol=1e-4)
+
+
+def test_postprocessing():
+    description, arrays = golden.load("postprocess_vidt_plus_nano")
+    model, _ = from_official(golden.state_dict(description))
+    sizes = [tuple(size) for size in description["original_sizes_hw"]]
+    with torch.no_grad():
+        found = model.detect(golden.images(description), sizes)
+    for i, detections in enumerate(found):
+        np.testing.assert_allclose(detections.scores, arrays[f"scores_{i}"], **CLOSE)
+        np.testing.assert_array_equal(detections.labels, arrays[f"labels_{i}"])
+        np.testing.assert_allclose(detections.boxes, arrays[f"boxes_{i}"], rtol=1e-3, atol=0.05)
+        assert detections.masks.shape == (100, *sizes[i]) and detections.masks.dtype == torch.bool
+        bits = np.unpackbits(arrays[f"mask_bits_{i}"]).astype(bool).reshape(8, *sizes[i])
+        assert (detections.masks[:8].numpy() == bits).mean() >= 0.995
+        areas = arrays[f"mask_area_{i}"].astype(np.int64)
+        np.testing.assert_allclose(detections.masks.sum((1, 2)), areas, rtol=0.01)
