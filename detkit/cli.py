@@ -176,12 +176,63 @@ def benchmark(options: argparse.Namespace) -> None:
         options.json.write_text(json.dumps(figures, indent=2))
 
 
+def _convert_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", metavar="SRC", help="an official checkpoint: file or http(s) URL")
+    parser.add_argument("destination", metavar="DST", type=Path, help="the .safetensors checkpoint to write")
+    parser.add_argument(
+        "--cross-stages", type=int, nargs="+", default=[3], help="stages with [DET] x [PATCH] attention (default 3)"
+    )
+    parser.add_argument("--sha256", metavar="HEX", help="checksum that SRC must have")
+    parser.add_argument("--force", action="store_true", help="replace DST if it exists")
+
+
+def convert(options: argparse.Namespace) -> None:
+    """Convert an official checkpoint of its authors' code."""
+    from detkit.engine.convert import convert_checkpoint, describe
+
+    arguments = dict(cross_stages=options.cross_stages, sha256=options.sha256, force=options.force)
+    print(describe(convert_checkpoint(options.source, options.destination, **arguments)))
+    print(f"written to {options.destination}; evaluate it:")
+    print(f"  detkit evaluate {options.destination} --set data.val.annotation_file=JSON data.val.image_folder=FOLDER")
+
+
+def _drop_layers_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", help="a .safetensors checkpoint of a ViDT")
+    parser.add_argument("destination", help="the smaller .safetensors checkpoint to write")
+    parser.add_argument("--keep", type=int, required=True, help="decoder layers to keep, from the first")
+
+
+def drop_layers(options: argparse.Namespace) -> None:
+    """Write a checkpoint without its last decoder layers: faster, a little less accurate, not trained again."""
+    from detkit.engine.layer_drop import drop_layers as run
+
+    before, after = run(options.source, options.destination, keep=options.keep)
+    print(f"{options.destination}: {after / 1e6:.2f} M of {before / 1e6:.2f} M parameters")
+
+
+def _ablate_arguments(parser: argparse.ArgumentParser) -> None:
+    _add_config(parser)
+    parser.add_argument("--out", type=Path, help="folder of the ladder (default: runs/CONFIG_NAME)")
+
+
+def ablate(options: argparse.Namespace) -> None:
+    """Train the ladder of ViDT+ components from a ViDT config, one run a row; a stopped ladder goes on."""
+    from detkit.engine.ablate import run_ladder
+
+    out = options.out or default_out(options.config)
+    run_ladder(apply_overrides(load_config(options.config), options.set), out)
+    print((out / "table.md").read_text(), end="")
+
+
 Command = tuple[Callable[[argparse.ArgumentParser], None], Callable[[argparse.Namespace], "int | None"]]
 COMMANDS: dict[str, Command] = {
     "train": (_train_arguments, train),
     "evaluate": (_evaluate_arguments, evaluate),
     "predict": (_predict_arguments, predict),
     "benchmark": (_benchmark_arguments, benchmark),
+    "convert": (_convert_arguments, convert),
+    "drop-layers": (_drop_layers_arguments, drop_layers),
+    "ablate": (_ablate_arguments, ablate),
 }
 
 

@@ -42,6 +42,7 @@ SECTIONS: dict[str, dict[str, Any]] = {
     ),
     "train": dict(
         epochs=REQUIRED,
+        init_from=None,  # detkit checkpoint, file or URL, whose weights a new run starts with; classes meet by name
         max_steps=None,  # stop after so many optimizer steps; the schedule stays that of all epochs
         seed=42,
         device="auto",  # "auto" is cuda where there is one, else cpu

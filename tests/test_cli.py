@@ -135,6 +135,13 @@ def test_benchmark(run, capsys):
     assert f"{figures['parameters']:,}" in dry
 
 
+def test_drop_layers(run, capsys):
+    smaller = run / "smaller.safetensors"
+    assert main(["drop-layers", str(run / "run" / "last.safetensors"), str(smaller), "--keep", "0"]) == 0
+    assert "M parameters" in capsys.readouterr().out
+    assert main(["evaluate", str(smaller)]) == 0
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.py")), ids=lambda path: path.stem)
 def test_every_config_loads(path):
     resolved = resolve_config(load_config(path))
@@ -146,11 +153,12 @@ def test_short_names_are_the_long_ones():
         assert load_config(ROOT / f"configs/{short}.py") == load_config(ROOT / f"configs/{long}.py")
 
 
-@pytest.mark.parametrize("tool", ["train", "evaluate", "predict", "benchmark"])
+@pytest.mark.parametrize("tool", ["train", "evaluate", "predict", "benchmark", "convert", "drop_layers", "ablate"])
 def test_tools_are_the_subcommands(tool):
-    script = [sys.executable, str(ROOT / "tools" / f"{tool}.py"), "--help"]
+    name = "convert_checkpoint" if tool == "convert" else tool
+    script = [sys.executable, str(ROOT / "tools" / f"{name}.py"), "--help"]
     result = subprocess.run(script, capture_output=True, text=True, env={"PYTHONPATH": str(ROOT), "PATH": ""})
-    assert result.returncode == 0 and f"detkit {tool}" in result.stdout
+    assert result.returncode == 0 and f"detkit {tool.replace('_', '-')}" in result.stdout
 
 
 def test_heavy_packages_are_not_imported_by_models_losses_and_runner():

@@ -25,6 +25,7 @@ from detkit.engine.distributed import (
     world_size,
 )
 from detkit.engine.evaluate import autocast
+from detkit.engine.finetune import initialize
 from detkit.engine.guard import FiniteGuard
 from detkit.engine.hooks import build_hooks
 from detkit.engine.optim import Ema, build_optimizer, set_learning_rate
@@ -55,8 +56,8 @@ def train(config: dict[str, Any] | None, out: str | Path, *, resume: bool = Fals
     config = stored_config(out) if config is None else config
     with distributed(config.get("train", {}).get("device", "auto")) as device:
         runner = Runner(check_run_folder(config, out, resume=resume), Path(out), device)
-        if resume:
-            runner.resume()
+        if not (resume and runner.resume()):
+            initialize(runner)
         if is_main():
             write_config(runner.config, runner.out)
         try:
@@ -231,12 +232,12 @@ class Runner:
         weights = self.trained_model.state_dict()
         save_checkpoint(self.out / "checkpoints", self.step, weights, self.header(), state)
 
-    def resume(self) -> None:
-        """Continue from the latest checkpoint in the run's folder, or from the start if there is none yet."""
+    def resume(self) -> bool:
+        """Continue from the latest checkpoint in the run's folder; False if there is none yet."""
         checkpoint = latest_checkpoint(self.out / "checkpoints")
         if checkpoint is None:
             self.console.line("no checkpoint yet: starting from the beginning")
-            return
+            return False
         self._check_resumable(checkpoint)
         state = checkpoint.trainer
         load_strictly(self.trained_model, checkpoint.weights, checkpoint.path)
@@ -247,6 +248,7 @@ class Runner:
             setattr(self, name, state[name])
         set_random_state(state["random_states"][rank()])
         self.console.line(f"resuming after step {self.step} (epoch {self.epoch}, batch {self.position})")
+        return True
 
     def _check_resumable(self, checkpoint: Checkpoint) -> None:
         state = checkpoint.trainer

@@ -1,0 +1,8 @@
+"""`detkit ablate` as a plain script."""
+
+import sys
+
+from detkit.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["ablate", *sys.argv[1:]]))

@@ -1,0 +1,8 @@
+"""`detkit drop-layers` as a plain script."""
+
+import sys
+
+from detkit.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["drop-layers", *sys.argv[1:]]))
