@@ -128,6 +128,18 @@ def _clash(known: dict[int, str | None], category_id: int, name: str | None) -> 
     return own is not None and own != f"class_{category_id}" and own != name
 
 
+def warn_of_crowds(model: nn.Module, dataset: Any) -> None:
+    """Warn where images have more objects than the model has det tokens, each of which finds at most one."""
+    tokens = getattr(getattr(model, "backbone", None), "num_tokens", None)
+    most = getattr(dataset, "max_objects_per_image", None)
+    if tokens is not None and most is not None and most > tokens:
+        logger.warning(
+            "an image of data.train has %d objects, but the model finds at most %d: set model.backbone.num_tokens",
+            most,
+            tokens,
+        )
+
+
 def build_loader(config: dict[str, Any], dataset: Any, *, seed: int) -> DataLoader:
     """The training loader of this process by the "data" section.
 

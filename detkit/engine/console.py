@@ -7,6 +7,7 @@ import time
 from typing import TextIO
 
 BAR_WIDTH = 20
+LINE_EVERY = 20.0  # seconds
 
 
 class Console:
@@ -15,6 +16,7 @@ class Console:
     def __init__(self, stream: TextIO | None):
         self.stream = stream
         self.is_terminal = stream is not None and stream.isatty()
+        self._started_at = self._lined_at = time.monotonic()
         self._drawn_at = 0.0
         self._has_bar = False
 
@@ -33,6 +35,17 @@ class Console:
         line = f"[{'#' * done}{'.' * (BAR_WIDTH - done)}] {text}"
         self.stream.write("\r\033[K" + line[: shutil.get_terminal_size().columns - 1])
         self.stream.flush()
+
+    def progress(self, fraction: float, text: str) -> None:
+        """Tell how far a piece of work is, and the time left: by the bar, or where there is none by a line at times."""
+        now = time.monotonic()
+        left = (now - self._started_at) * (1 / fraction - 1) if fraction else 0.0
+        text = f"{text}, {format_seconds(left)} left"
+        if self.is_terminal:
+            self.bar(fraction, text)
+        elif now - self._lined_at >= LINE_EVERY:
+            self._lined_at = now
+            self.line(text)
 
     def clear(self) -> None:
         """Remove the bar."""

@@ -66,6 +66,6 @@ def evaluate(
         with autocast(precision, device):
             predictions = model(batch.to(device, non_blocking=True))
         evaluator.update([found.cpu() for found in predictions], batch.annotations)
-        console.bar(number / len(loader), f"evaluation {number}/{len(loader)}")
+        console.progress(number / len(loader), f"evaluation {number}/{len(loader)}")
     console.clear()
     return evaluator.compute()

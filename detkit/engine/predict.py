@@ -65,7 +65,7 @@ def predict_files(model: ImageModel, paths: Sequence[Path], out: Path, *, min_sc
     out.mkdir(parents=True, exist_ok=True)
     console, summary, records = Console(sys.stderr), Summary(), []
     for number, (file, name) in enumerate(zip(files, output_names(files), strict=True), 1):
-        console.bar(number / len(files), f"{number}/{len(files)} {file.name}")
+        console.progress(number / len(files), f"{number}/{len(files)} {file.name}")
         try:
             image = load_image(file)
         except ValueError as error:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from detkit.engine.checkpoint import Checkpoint, latest_checkpoint, save_checkpoint
-from detkit.engine.components import build_datasets, build_loader, build_model, build_schedule
+from detkit.engine.components import build_datasets, build_loader, build_model, build_schedule, warn_of_crowds
 from detkit.engine.console import Console
 from detkit.engine.distributed import (
     all_gather_object,
@@ -86,6 +86,7 @@ class Runner:
         seed_everything(self.options["seed"])
         self.train_data, self.val_data = build_datasets(config["data"])
         self.model = build_model(config["model"], self.train_data.label_map).to(device).train()
+        warn_of_crowds(self.model, self.train_data)
         self.loader = build_loader(config["data"], self.train_data, seed=self.options["seed"])
         self.keys: Any = self.loader.batch_sampler
         self.optimizer = build_optimizer(self.model, **config["optimizer"])

@@ -12,6 +12,7 @@ import torch
 from toy import ToyModel, step_before, toy_config
 
 from detkit.engine.checkpoint import latest_checkpoint
+from detkit.engine.components import warn_of_crowds
 from detkit.engine.guard import NonFiniteError, load_batches
 from detkit.engine.runner import Runner, train
 from detkit.engine.weights import CheckpointError, load_model, read_header
@@ -241,3 +242,17 @@ def test_a_checkpoint_of_other_data_is_refused(tmp_path):
     stored.write_text(json.dumps(config))
     with pytest.raises(CheckpointError, match="was written with 6 batches per epoch, this run has 12"):
         train(config, tmp_path / "run", resume=True)
+
+
+def test_more_objects_than_det_tokens_are_reported(caplog):
+    class Crowded:
+        max_objects_per_image = 12
+
+    model = torch.nn.Module()
+    model.backbone = torch.nn.Module()
+    model.backbone.num_tokens = 12
+    warn_of_crowds(model, Crowded())
+    assert not caplog.records
+    model.backbone.num_tokens = 7
+    warn_of_crowds(model, Crowded())
+    assert "12 objects, but the model finds at most 7" in caplog.text
