@@ -1,0 +1,35 @@
+"""Fine-tune the small detector of the quickstart on your images, on a CPU: 256 pixels, boxes only.
+
+    python tools/train.py configs/quickstart.py
+    python tools/train.py configs/finetune_cpu.py --out runs/mine --set \\
+        data.train.annotation_file=train.json data.train.image_folder=train_images \\
+        data.val.annotation_file=val.json data.val.image_folder=val_images
+
+It starts from what the quickstart learned on generated scenes. That is little beside ImageNet weights: expect a detector
+that shows the way, and take configs/finetune.py with a GPU for a good one.
+"""
+
+from quickstart import config as quickstart
+
+FOLDER = dict(type="CocoDataset", annotation_file=None, image_folder=None)
+AUGMENT = dict(
+    type="DetrAugment",
+    shortest=[192, 208, 224, 240, 256, 272, 288],
+    longest=384,
+    crop_resize=[224, 256, 320],
+    crop_size=[160, 256],
+)
+INPUT = dict(shortest=256, longest=384, multiple=16)
+
+config = dict(
+    quickstart,
+    model=dict(
+        quickstart["model"], backbone=dict(quickstart["model"]["backbone"], num_tokens=100), input_rule=INPUT
+    ),
+    data=dict(
+        train=dict(FOLDER), val=dict(FOLDER), transforms=[AUGMENT], batch_size=8, eval_batch_size=8, workers=1
+    ),
+    schedule=dict(type="cosine", per_step=True, min_lr=1e-5, warmup_steps=50),
+    optimizer=dict(lr=5e-4, weight_decay=1e-4),
+    train=dict(epochs=20, ema=0.99, eval_every=5, log_every=10, init_from="runs/quickstart/best.safetensors"),
+)
