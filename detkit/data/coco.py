@@ -50,13 +50,15 @@ class CocoDataset:
 
     def __init__(
         self,
-        annotation_file: str | Path,
-        image_folder: str | Path,
+        annotation_file: str | Path | None,
+        image_folder: str | Path | None,
         *,
         masks: bool = False,
         classes: Sequence[str] | None = None,
         drop_empty: bool = False,
     ):
+        if annotation_file is None or image_folder is None:
+            raise ValueError("annotation_file (a COCO-format json) and image_folder are not given yet; set both")
         self.annotation_file, self.image_folder = Path(annotation_file), Path(image_folder)
         self.with_masks = masks
         content = read_coco_file(self.annotation_file)

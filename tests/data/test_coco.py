@@ -245,3 +245,8 @@ def test_real_data(name, split, images):
             tight = np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1])
             differences.append(np.abs(tight - box).max())
     assert len(differences) > 20 and np.mean(np.array(differences) < 1.5) > 0.95
+
+
+def test_files_that_are_not_given_yet():
+    with pytest.raises(ValueError, match=r"annotation_file .* and image_folder are not given yet"):
+        CocoDataset(None, None)
