@@ -16,5 +16,6 @@ config = dict(
         train=dict(type="SyntheticScenes", length=4000, seed=0),
         val=dict(type="SyntheticScenes", length=200, seed=1),
     ),
-    train=dict(epochs=2, clip_norm=0.1, ema=0.99, log_every=50, draw_samples=4),
+    schedule=dict(type="constant", warmup_steps=100),
+    train=dict(epochs=2, clip_norm=0.1, ema=0.99, eval_every=2, log_every=50, draw_samples=4),
 )
