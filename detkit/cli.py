@@ -102,6 +102,7 @@ def evaluate(options: argparse.Namespace) -> None:
             batch_size=data["eval_batch_size"],
             workers=data["workers"],
             precision=config["train"]["precision"],
+            skip_broken=data["skip_broken"],
         )
         if is_main():
             print(f"{checkpoint} on {len(dataset)} images")

@@ -33,6 +33,7 @@ SECTIONS: dict[str, dict[str, Any]] = {
         batch_size=REQUIRED,  # images of one micro-batch of one process
         eval_batch_size=1,
         workers=2,  # data loading processes for each training process
+        skip_broken=True,  # report images that cannot be read and go on; False ends the run at the first
     ),
     "optimizer": dict(
         lr=1e-4,

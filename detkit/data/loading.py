@@ -64,11 +64,11 @@ class EvaluationView(Dataset):
     """Samples of `dataset` by index, resized by `resize`, with annotations in pixels of the original image.
 
     Masks are left out: the evaluation compares with `dataset.coco()`. A sample that cannot be read is reported
-    and None; it counts as an image in which nothing was found.
+    and None; it counts as an image in which nothing was found. With `skip_broken=False` it raises.
     """
 
-    def __init__(self, dataset: Any, resize: Callable[[Tensor], Tensor]):
-        self.dataset, self.resize = dataset, resize
+    def __init__(self, dataset: Any, resize: Callable[[Tensor], Tensor], *, skip_broken: bool = True):
+        self.dataset, self.resize, self.skip_broken = dataset, resize, skip_broken
         self._reported: set[int] = set()
 
     def __len__(self) -> int:
@@ -78,6 +78,8 @@ class EvaluationView(Dataset):
         try:
             image, annotations = self.dataset[index]
         except (ValueError, OSError) as error:
+            if not self.skip_broken:
+                raise
             _report_broken(self, index, error, "it counts as an image without detections")
             return None
         size = (int(image.shape[1]), int(image.shape[2]))
@@ -191,6 +193,7 @@ def eval_loader(
     workers: int = 0,
     rank: int = 0,
     world_size: int = 1,
+    skip_broken: bool = True,
 ) -> DataLoader:
     """A loader of evaluation batches: over all ranks each image once, in order; ranks may differ in number.
 
@@ -200,8 +203,9 @@ def eval_loader(
         batch_size: images per batch of this process.
         workers: processes that load; 0 loads in this one.
         rank, world_size: which of how many evaluating processes this is.
+        skip_broken: pass over unreadable images, instead of raising.
     """
-    view, indices = EvaluationView(dataset, resize), range(rank, len(dataset), world_size)
+    view, indices = EvaluationView(dataset, resize, skip_broken=skip_broken), range(rank, len(dataset), world_size)
     options = _worker_options(workers)
     return _EvaluationLoader(view, batch_size, sampler=indices, collate_fn=_collate_readable, **options)
 

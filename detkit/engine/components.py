@@ -147,7 +147,7 @@ def build_loader(config: dict[str, Any], dataset: Any, *, seed: int) -> DataLoad
         ConfigError: a wrong transform, or a batch size that the dataset cannot fill.
     """
     transforms = [build(transform, path=f"data.transforms.{i}") for i, transform in enumerate(config["transforms"])]
-    options = {name: config[name] for name in ("batch_size", "workers")}
+    options = {name: config[name] for name in ("batch_size", "workers", "skip_broken")}
     try:
         loader = train_loader(dataset, transforms, seed=seed, rank=rank(), world_size=world_size(), **options)
     except ValueError as error:

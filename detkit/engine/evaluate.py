@@ -43,6 +43,7 @@ def evaluate(
     batch_size: int = 1,
     workers: int = 0,
     precision: str = "auto",
+    skip_broken: bool = True,
     progress: bool = True,
 ) -> dict[str, float]:
     """Evaluate `model`, where it is, on `dataset`; with several processes each takes a part of the images.
@@ -50,6 +51,7 @@ def evaluate(
     Args:
         evaluator: is reset, fed with every batch, and computes the figures.
         precision: see `autocast`.
+        skip_broken: report images that cannot be read and count them as without detections, instead of raising.
         progress: show a bar if the output is a terminal.
 
     Returns:
@@ -58,8 +60,15 @@ def evaluate(
     model.eval()
     evaluator.reset()
     device = next(model.parameters()).device
-    share = {"rank": rank(), "world_size": world_size()}
-    loader = eval_loader(dataset, model.input_rule.resize, batch_size=batch_size, workers=workers, **share)
+    loader = eval_loader(
+        dataset,
+        model.input_rule.resize,
+        batch_size=batch_size,
+        workers=workers,
+        rank=rank(),
+        world_size=world_size(),
+        skip_broken=skip_broken,
+    )
     shielded(loader)
     console = Console(sys.stderr if is_main() and progress else None)
     for number, batch in enumerate(loader, 1):

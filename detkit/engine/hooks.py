@@ -101,7 +101,7 @@ class Evaluate(Hook):
     def _evaluate(self, runner: Runner) -> None:
         start, data = time.perf_counter(), runner.config["data"]
         options = {"batch_size": data["eval_batch_size"], "workers": data["workers"]}
-        options["precision"] = runner.options["precision"]
+        options |= {"precision": runner.options["precision"], "skip_broken": data["skip_broken"]}
         with unchanged_random_state():
             metrics = evaluate(runner.trained_model, runner.val_data, self.evaluator, **options)
         runner.metrics = {name: float(value) for name, value in metrics.items()}

@@ -143,13 +143,19 @@ class DrawSamples(Hook):
 
 
 def draw_samples(model: Any, dataset: Any, number: int, folder: Path, *, min_score: float = 0.3) -> None:
-    """Write `folder/<image id>.png` for the first `number` images of a dataset: detections beside annotations."""
+    """Write `folder/<image id>.png` for the first `number` images of a dataset: detections beside annotations.
+
+    Images that cannot be read are left out.
+    """
     from detkit.visualize import draw_comparison
 
     model.eval()
     folder.mkdir(exist_ok=True)
     for index in range(min(number, len(dataset))):
-        image, annotations = dataset[index]
+        try:
+            image, annotations = dataset[index]
+        except (ValueError, OSError):  # the evaluation has reported it
+            continue
         (found,) = model.predict([image])
         drawn = draw_comparison(image, found[found.scores >= min_score], annotations, dataset.label_map)
         drawn.save(folder / f"{annotations.image_id}.png")

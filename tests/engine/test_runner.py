@@ -256,3 +256,38 @@ def test_more_objects_than_det_tokens_are_reported(caplog):
     model.backbone.num_tokens = 7
     warn_of_crowds(model, Crowded())
     assert "12 objects, but the model finds at most 7" in caplog.text
+
+
+@pytest.mark.parametrize("broken", ["train", "val"])
+def test_a_broken_image_ends_the_run_only_if_asked(tmp_path, broken, caplog):
+    import numpy as np
+    from PIL import Image
+
+    for name in ("train", "val"):
+        (tmp_path / name).mkdir()
+        for number in range(4):
+            Image.fromarray(np.full((64, 64, 3), 40 * number, np.uint8)).save(tmp_path / name / f"{number}.jpg")
+        images = [{"id": i, "file_name": f"{i}.jpg", "height": 64, "width": 64} for i in range(4)]
+        boxes = [{"id": i + 1, "image_id": i, "category_id": 1, "bbox": [5, 5, 20, 20]} for i in range(4)]
+        content = {"images": images, "annotations": boxes, "categories": [{"id": 1, "name": "thing"}]}
+        (tmp_path / f"{name}.json").write_text(json.dumps(content))
+    torn = tmp_path / broken / "2.jpg"
+    torn.write_bytes(torn.read_bytes()[:300])
+    data = {
+        name: {
+            "type": "CocoDataset",
+            "annotation_file": str(tmp_path / f"{name}.json"),
+            "image_folder": str(tmp_path / name),
+        }
+        for name in ("train", "val")
+    }
+    config = dict(
+        model=dict(type="ToyModel"),
+        data=dict(data, batch_size=2, workers=0),
+        train=dict(epochs=1, log_every=1, draw_samples=4, device="cpu", tensorboard=False),
+    )
+    train(config, tmp_path / "run")
+    assert "image id 2" in caplog.text and "2.jpg" in caplog.text
+    config["data"]["skip_broken"] = False
+    with pytest.raises(ValueError, match=r"2\.jpg"):
+        train(config, tmp_path / "strict")
