@@ -1,0 +1,171 @@
+"""Point prompts at inference: which cells of the grids are asked for masks (PointWSSIS, arXiv 2303.15062, section 3.2).
+
+Shape letters: n objects prompted for, l levels, m candidates, k classes, d kernel channels, p cells of all levels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from detkit.pointseg import codes
+from detkit.pointseg.grid import ALL_SIZES, GridLevels, GridTargets, assign, cells_at
+from detkit.pointseg.heads import SoloOutputs
+from detkit.pointseg.nms import point_nms
+from detkit.pointseg.prompt import Prompt
+
+# Candidates whose masks are in memory at the same time.
+CHUNK = 256
+
+
+@dataclass
+class Candidates:
+    """Cells of one image that are asked for a mask, in the order of levels, rows, columns and classes.
+
+    Attributes:
+        scores: [m] 0 to 1.
+        labels: [m] int64.
+        cells: [m] cell, numbered through the levels.
+        owners: [m] number of the prompted object; -1 where there is none.
+    """
+
+    scores: Tensor
+    labels: Tensor
+    cells: Tensor
+    owners: Tensor
+
+    def chunks(self) -> Iterator[Candidates]:
+        """So many at a time that their masks fit into memory; one chunk at least."""
+        columns = (column.split(CHUNK) for column in vars(self).values())
+        return (Candidates(*part) for part in zip(*columns, strict=True))
+
+
+@dataclass
+class OneImage:
+    """The predictions for one image: kernels [d, p], class logits [k, p], mask features [d, h / 4, w / 4]."""
+
+    kernels: Tensor
+    logits: Tensor
+    features: Tensor
+
+    @property
+    def frame(self) -> tuple[int, int]:
+        """(h, w) of the padded image."""
+        return 4 * self.features.shape[1], 4 * self.features.shape[2]
+
+    def masks_at(self, cells: Tensor) -> Tensor:
+        """Mask probabilities `[m, h / 4, w / 4]` of the cells `[m]`."""
+        masks = self.kernels[:, cells].T @ self.features.flatten(1)
+        return masks.sigmoid_().unflatten(1, self.features.shape[1:])
+
+
+def split_images(outputs: SoloOutputs) -> list[OneImage]:
+    """The predictions image by image, in float32."""
+    parts = outputs.flat_kernels().float(), outputs.flat_category().float(), outputs.mask_features.float()
+    return [OneImage(*one) for one in zip(*parts, strict=True)]
+
+
+def peaks(outputs: SoloOutputs) -> Tensor:
+    """Class probabilities `[b, k, p]` of the cells that are maxima of their neighbourhood, 0 elsewhere."""
+    return torch.cat([point_nms(level.float().sigmoid()).flatten(2) for level in outputs.category], dim=2)
+
+
+def above(prob_kp: Tensor, threshold: float, owners: Tensor | None = None) -> Candidates:
+    """Every cell and class whose probability is above a threshold; `owners [p]` tells whose a cell is."""
+    likely_kp = prob_kp > threshold
+    cells, labels = likely_kp.T.nonzero(as_tuple=True)
+    owner = torch.full_like(cells, -1) if owners is None else owners[cells]
+    return Candidates(prob_kp[labels, cells], labels, cells, owner)
+
+
+def class_candidates(
+    prob_kp: Tensor, prompt: Prompt, grids: GridLevels, frame: tuple[int, int], threshold: float
+) -> Candidates:
+    """Ordinary candidates of classes that are known to be in the image.
+
+    With boxes, only those in the cells of an object of that class, as the official code does under this name.
+    """
+    if prompt.boxes is None:
+        known = torch.zeros(len(prob_kp), 1, dtype=torch.bool, device=prob_kp.device)
+        known[prompt.labels] = True
+        return above(prob_kp.where(known, 0), threshold)
+    owners, labels = _owners(prompt, grids, frame, background=len(prob_kp))
+    classes = torch.arange(len(prob_kp), device=prob_kp.device)[:, None]
+    return above(prob_kp.where(classes == labels, 0), threshold, owners)
+
+
+def sized_candidates(prompt: Prompt, grids: GridLevels, frame: tuple[int, int]) -> Candidates:
+    """The cells that stand for the objects in training, with score 1."""
+    owners, labels = _owners(prompt, grids, frame, background=-1)
+    cells = (owners >= 0).nonzero()[:, 0]
+    return Candidates(torch.ones(len(cells), device=cells.device), labels[cells], cells, owners[cells])
+
+
+def point_candidates(
+    image: OneImage, prompt: Prompt, grids: GridLevels, *, official_points: bool = False
+) -> Candidates:
+    """One cell for each point: its own, on the level whose mask is best; with score 1.
+
+    Points that share class and cell on the level chosen are one candidate, which belongs to the first of them. A
+    point without a mask on any level has none.
+
+    Args:
+        official_points: find cells by rounded point codes and the owner of a candidate by its cell, as the official
+            code does. A candidate may then belong to another object's point, or to none.
+    """
+    if official_points:
+        targets = _targets(prompt, grids, image.frame, centre_only=True)
+        heard = targets.owner.unique()
+        numbers = heard[heard >= 0]  # a point whose cells are all taken by later ones is lost
+    else:
+        assert prompt.points is not None
+        numbers = torch.arange(len(prompt.points), device=prompt.points.device)
+    cells_nl = point_cells(prompt, grids, image.frame, official_points=official_points)[numbers]
+    labels = prompt.labels[numbers]
+    value, level = level_values(image, cells_nl, labels).max(dim=1)
+    cells = cells_nl.gather(1, level[:, None])[:, 0]
+    cells, labels, numbers = cells[value > 0], labels[value > 0], numbers[value > 0]
+    entries, entry = (cells * len(image.logits) + labels).unique(return_inverse=True)
+    first = torch.full_like(entries, len(prompt.labels)).scatter_reduce_(0, entry, numbers, "amin")
+    cells, labels = entries // len(image.logits), entries % len(image.logits)
+    owners = targets.owner[0, cells] if official_points else first
+    return Candidates(torch.ones(len(cells), device=cells.device), labels, cells, owners)
+
+
+def point_cells(prompt: Prompt, grids: GridLevels, frame: tuple[int, int], *, official_points: bool = False) -> Tensor:
+    """The cell of each point on each level, numbered through the levels: `[n, l]`."""
+    assert prompt.points is not None
+    points, sides = prompt.points, torch.tensor(grids.sides, device=prompt.points.device)
+    if official_points:
+        rows, columns = codes.cells_of(codes.encode(points, frame), grids.sides)
+    else:
+        rows, columns = (
+            torch.minimum(cells_at(points[:, axis], frame[1 - axis], grids.sides).clamp(min=0), sides - 1)
+            for axis in (1, 0)
+        )
+    return grids.offsets(points.device) + rows * sides + columns
+
+
+def level_values(image: OneImage, cells_nl: Tensor, labels: Tensor) -> Tensor:
+    """How good the mask at each cell is for its class, `[n, l]`: the mean probability inside it times the class's."""
+    confident = []
+    for cells in cells_nl.flatten().split(CHUNK):
+        prob = image.masks_at(cells)
+        inside = prob > 0.5
+        confident.append((prob * inside).sum((1, 2)) / (inside.sum((1, 2)) + 1e-8))
+    maskness = torch.cat(confident).view(cells_nl.shape)
+    return maskness * image.logits[labels[:, None], cells_nl].sigmoid()
+
+
+def _targets(prompt: Prompt, grids: GridLevels, frame: tuple[int, int], *, centre_only: bool) -> GridTargets:
+    known = grids if prompt.boxes is not None else replace(grids, ranges=ALL_SIZES[: len(grids.sides)])
+    return assign(prompt.objects(), known, frame, 1, centre_only=centre_only)
+
+
+def _owners(prompt: Prompt, grids: GridLevels, frame: tuple[int, int], background: int) -> tuple[Tensor, Tensor]:
+    """The object of each cell `[p]`, -1 for none, and its class."""
+    targets = _targets(prompt, grids, frame, centre_only=False)
+    return targets.owner[0], targets.labels(prompt.objects(), background)[0]

@@ -1,0 +1,84 @@
+"""Centres, extents and resizing of stacks of masks, without a loop over them.
+
+Shape letters: n masks, h/w pixels.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+# Weights of a bilinear resize are integers out of this (as in OpenCV).
+UNIT = 2048
+
+
+def profiles(masks: Tensor) -> tuple[Tensor, Tensor]:
+    """Number of pixels in each row `[n, h]` and each column `[n, w]` of bool masks `[n, h, w]`, int64.
+
+    Eight pixels are read as one integer, whose bytes stay apart as long as at most 255 of them are summed.
+    """
+    n, height, width = masks.shape
+    if masks.numel() == 0:
+        nothing = torch.zeros(n, height + width, dtype=torch.int64, device=masks.device)
+        return nothing[:, :height], nothing[:, height:]
+    words = F.pad(masks.view(torch.uint8), (0, -width % 8)).contiguous().view(torch.int64)
+    columns = torch.stack([part.sum(1) for part in words.split(255, dim=1)])
+    rows = torch.stack([part.sum(2) for part in words.split(255, dim=2)])[..., None]
+    by_column = columns.view(torch.uint8).sum(0, dtype=torch.int64)
+    return rows.view(torch.uint8).sum((0, 3), dtype=torch.int64), by_column[:, :width]
+
+
+def centres_of_mass(masks: Tensor) -> tuple[Tensor, Tensor]:
+    """The mean pixel index x, y `[n, 2]` float32 of bool masks `[n, h, w]`, NaN where empty, and their areas `[n]`."""
+    rows, columns = profiles(masks)
+    area = rows.sum(1)
+    moments = [(p * torch.arange(p.shape[1], device=p.device)).sum(1) for p in (columns, rows)]
+    return (torch.stack(moments, dim=1).double() / area[:, None]).float(), area
+
+
+def extents(masks: Tensor) -> Tensor:
+    """The first and last pixel index x1 y1 x2 y2 `[n, 4]` int64 of bool masks `[n, h, w]`; -1 all over where empty."""
+    rows, columns = (p > 0 for p in profiles(masks))
+    firsts = [p.byte().argmax(1) for p in (columns, rows)]
+    lasts = [p.shape[1] - 1 - p.flip(1).byte().argmax(1) for p in (columns, rows)]
+    return torch.where(rows.any(1, keepdim=True), torch.stack([*firsts, *lasts], dim=1), -1)
+
+
+def mask_boxes(masks: Tensor) -> Tensor:
+    """Boxes `[n, 4]` xyxy around bool masks `[n, h, w]`, x2 and y2 one past the last pixel; zeros where empty."""
+    box = extents(masks).float()
+    return torch.where(box[:, :1] < 0, 0, box + box.new_tensor([0, 0, 1, 1]))
+
+
+def quarter_masks(masks: Tensor, size: tuple[int, int]) -> Tensor:
+    """Bool masks `[n, h, w]` at a quarter of their size, padded bottom-right with 0 to `size`: uint8 of 0 and 1.
+
+    The bilinear resize of 8-bit images in fixed-point arithmetic, to the last bit. Where both sides are divisible by
+    4 a pixel is 1 when at least two of the four in the middle of its 4 x 4 block are. Thin objects may vanish.
+    """
+    height, width = masks.shape[1:]
+    out_h, out_w = int(height / 4 + 0.5), int(width / 4 + 0.5)
+    pixels = masks.view(torch.uint8)
+    top, bottom, top_weight, bottom_weight = _taps(height, out_h, False, masks.device)
+    left, right, left_weight, right_weight = _taps(width, out_w, True, masks.device)
+
+    def interpolate(lines: Tensor) -> Tensor:
+        one, other = lines.index_select(2, left).int(), lines.index_select(2, right).int()
+        return (one * left_weight + other * right_weight) >> 4
+
+    upper, lower = (interpolate(pixels.index_select(1, row)) for row in (top, bottom))
+    blend = ((upper * top_weight[:, None]) >> 16) + ((lower * bottom_weight[:, None]) >> 16)
+    return F.pad(((blend + 2) >> 2).byte(), (0, size[1] - out_w, 0, size[0] - out_h))
+
+
+def _taps(old: int, new: int, is_row: bool, device: torch.device) -> list[Tensor]:
+    """The two pixels that each new one lies between along an axis, and their integer weights, all `[new]`."""
+    at = ((torch.arange(new, dtype=torch.float64) + 0.5) * (old / max(new, 1)) - 0.5).float()
+    first = at.floor()
+    part = at - first
+    if is_row:  # outside the first and the last pixel of a row the nearest counts alone
+        part = torch.where((first < 0) | (first >= old - 1), 0, part)
+    first = first.long()
+    weights = [(UNIT * share).round().int() for share in (1 - part, part)]
+    return [tap.to(device) for tap in (first.clamp(0, old - 1), (first + 1).clamp(0, old - 1), *weights)]

@@ -1,0 +1,179 @@
+"""Which cells of which grid stand for which object (SOLOv2, arXiv 2003.10152; SOLO, arXiv 1912.04488, section 3.3).
+
+Shape letters: b images, n objects of a batch, l levels, p cells of all levels together, r pairs of cell and object.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from detkit.pointseg.geometry import centres_of_mass, quarter_masks
+from detkit.structures import Annotations
+
+STUDENT_GRIDS, STUDENT_RANGES = (40, 36, 24, 16, 12), ((1, 96), (48, 192), (96, 384), (192, 768), (384, 2048))
+TEACHER_GRIDS, TEACHER_RANGES = (80, 64, 32, 24, 12), ((1, 72), (72, 144), (144, 288), (288, 584), (584, 2048))
+# An object of any size is on every level: what points without sizes ask for.
+ALL_SIZES = ((0, float("inf")),) * 5
+
+
+@dataclass(frozen=True)
+class GridLevels:
+    """The grids of a model, fine to coarse, and which objects belong to them.
+
+    Attributes:
+        sides: cells along each side of a level's grid; it spans the padded image.
+        ranges: of each level, the objects whose square root of the box area, in pixels, is in [low, high).
+        sigma: the part of the box around the centre of mass whose cells are positive, 3 x 3 at most.
+    """
+
+    sides: tuple[int, ...] = STUDENT_GRIDS
+    ranges: tuple[tuple[float, float], ...] = STUDENT_RANGES
+    sigma: float = 0.2
+
+    def __post_init__(self):
+        if len(self.sides) != len(self.ranges):
+            raise ValueError(f"{len(self.sides)} grids but {len(self.ranges)} ranges of object sizes")
+        if min(self.sides) < 1 or not all(low < high for low, high in self.ranges):
+            raise ValueError(f"not grids and ranges of sizes: {self.sides}, {self.ranges}")
+
+    @property
+    def level_sizes(self) -> list[int]:
+        """Number of cells of each level."""
+        return [side * side for side in self.sides]
+
+    def offsets(self, device: torch.device) -> Tensor:
+        """The number of the first cell of each level, `[l]`."""
+        sizes = torch.tensor([0, *self.level_sizes[:-1]], device=device)
+        return sizes.cumsum(0)
+
+
+@dataclass
+class Objects:
+    """The objects of a batch as one table, image after image.
+
+    Attributes:
+        image: [n] number of the image in the batch.
+        labels: [n] int64.
+        boxes: [n, 4] xyxy in pixels of the network's input.
+        centres: [n, 2] x, y of the point that stands for the object, in the same pixels.
+        masks: [n, h / 4, w / 4] uint8 at the size of the mask features, or None.
+    """
+
+    image: Tensor
+    labels: Tensor
+    boxes: Tensor
+    centres: Tensor
+    masks: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @classmethod
+    def from_annotations(
+        cls, annotations: Sequence[Annotations], frame: tuple[int, int], device: torch.device
+    ) -> Objects:
+        """Objects with masks, without those whose masks are empty; `frame` is the padded (h, w).
+
+        Raises:
+            ValueError: an image whose objects have no masks.
+        """
+        parts: list[tuple[Tensor, ...]] = []
+        for i, one in enumerate(annotations):
+            if len(one) == 0:
+                continue
+            if one.masks is None:
+                raise ValueError(f"image {one.file_name or one.image_id or i}: training needs masks, it has only boxes")
+            masks = one.masks.to(device)
+            centres, area = centres_of_mass(masks)
+            seen = area > 0
+            small = quarter_masks(masks, (frame[0] // 4, frame[1] // 4))
+            labels, boxes = one.labels.to(device), one.boxes.to(device).float()
+            parts.append((torch.full_like(labels, i)[seen], labels[seen], boxes[seen], centres[seen], small[seen]))
+        if not parts:
+            nothing = torch.zeros(0, device=device)
+            small = nothing.byte().view(0, 1, 1).expand(0, frame[0] // 4, frame[1] // 4)
+            return cls(nothing.long(), nothing.long(), nothing.view(0, 4), nothing.view(0, 2), small)
+        return cls(*(torch.cat(column) for column in zip(*parts, strict=True)))
+
+
+@dataclass
+class GridTargets:
+    """What each cell should predict.
+
+    Attributes:
+        owner: [b, p] the object of each cell, numbered through the batch; -1 for none.
+        row_cell: [r] a cell of the image of the object.
+        row_object: [r] an object to which the cell belongs, ascending. Where a cell belongs to several objects all of
+            them are rows, though only the last of them owns it.
+    """
+
+    owner: Tensor
+    row_cell: Tensor
+    row_object: Tensor
+
+    def labels(self, objects: Objects, background: int) -> Tensor:
+        """The class of each cell `[b, p]`, `background` where no object is."""
+        if len(objects) == 0:
+            return torch.full_like(self.owner, background)
+        return torch.where(self.owner >= 0, objects.labels[self.owner], background)
+
+
+def cells_at(position: Tensor, size: int, sides: Sequence[int]) -> Tensor:
+    """The row or column of positions `[n]`, in pixels of `size`, in the grid of each level: `[n, l]` int64.
+
+    Floor division as torch and Python define it, through the remainder: on a border between two cells rounding may
+    give the lower one. Checkpoints were trained with that.
+    """
+    width = torch.tensor([1 / side for side in sides], dtype=position.dtype, device=position.device)
+    return torch.div((position / size)[:, None], width, rounding_mode="floor").long()
+
+
+def assign(
+    objects: Objects, grids: GridLevels, frame: tuple[int, int], batch: int, *, centre_only: bool = False
+) -> GridTargets:
+    """Give cells to objects, for images padded to `frame` (h, w).
+
+    An object is on the levels that its size belongs to, in the cells around its centre. Where objects share a cell the
+    last one owns it.
+
+    Args:
+        centre_only: only the cell of the centre itself.
+    """
+    device = objects.boxes.device
+    offsets, total = grids.offsets(device), sum(grids.level_sizes)
+    sides = torch.tensor(grids.sides, device=device)
+    rows, row_valid = _reach(objects, grids, frame[0], 1, centre_only)
+    columns, column_valid = _reach(objects, grids, frame[1], 0, centre_only)
+    valid = row_valid[..., :, None] & column_valid[..., None, :] & levels_of(objects.boxes, grids)[..., None, None]
+    cell = (offsets[:, None] + rows * sides[:, None])[..., :, None] + columns[..., None, :]
+    row_object, row_cell = valid.nonzero()[:, 0], cell[valid]
+    owner = torch.full((batch * total,), -1, dtype=torch.int64, device=device)
+    owner.scatter_reduce_(0, objects.image[row_object] * total + row_cell, row_object, "amax")
+    return GridTargets(owner.view(batch, total), row_cell, row_object)
+
+
+def levels_of(boxes: Tensor, grids: GridLevels) -> Tensor:
+    """Which levels the sizes of boxes `[n, 4]` belong to, `[n, l]` bool."""
+    sizes = ((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])).sqrt()[:, None]
+    low, high = torch.tensor(grids.ranges, dtype=sizes.dtype, device=sizes.device).unbind(1)
+    return (sizes >= low) & (sizes < high)
+
+
+def _reach(objects: Objects, grids: GridLevels, size: int, axis: int, centre_only: bool) -> tuple[Tensor, Tensor]:
+    """The cell of the centre and its two neighbours along an axis (0: x), `[n, l, 3]`, and which of them to take."""
+    centre = objects.centres[:, axis]
+    last = torch.tensor(grids.sides, device=centre.device) - 1
+    middle = cells_at(centre, size, grids.sides)
+    if centre_only:
+        middle = torch.minimum(middle.clamp(min=0), last)
+        low = high = middle
+    else:
+        half = 0.5 * grids.sigma * (objects.boxes[:, axis + 2] - objects.boxes[:, axis])
+        low = cells_at(centre - half, size, grids.sides).clamp(min=0)
+        high = torch.minimum(cells_at(centre + half, size, grids.sides), last)
+    around = middle[..., None] + torch.arange(-1, 2, device=centre.device)
+    return around, (around >= low[..., None]) & (around <= high[..., None])

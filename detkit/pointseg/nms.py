@@ -1,0 +1,95 @@
+"""Non-maximum suppression of masks and of category maps (SOLOv2, arXiv 2003.10152, section 3.3).
+
+Shape letters: m masks, p pixels.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def same_class_iou(masks: Tensor, labels: Tensor) -> Tensor:
+    """IoU of masks of one class, 0 between classes and 1 between two empty masks.
+
+    Args:
+        masks: [m, h, w] bool.
+        labels: [m] int64.
+
+    Returns:
+        `[m, m]` float32; counts of pixels are exact up to 2**24.
+    """
+    iou = torch.zeros(len(masks), len(masks), device=masks.device)
+    order = labels.argsort(stable=True)
+    sizes = labels.unique(return_counts=True)[1].tolist()
+    for members in order.split(sizes):
+        if len(members) == 1:
+            iou[members, members] = 1
+            continue
+        pixels = masks[members].flatten(1).float()
+        common = pixels @ pixels.T
+        area = common.diagonal()
+        union = area[:, None] + area - common
+        iou[members[:, None], members] = torch.where(union > 0, common / union, 1)
+    return iou
+
+
+def matrix_nms(
+    masks: Tensor, labels: Tensor, scores: Tensor, *, kernel: str = "gaussian", sigma: float = 2.0
+) -> Tensor:
+    """Lower the scores of masks by their overlap with better ones of the same class, all at once.
+
+    Args:
+        masks: [m, h, w] bool, best first.
+        labels: [m] int64.
+        scores: [m] float, descending.
+        kernel: "gaussian" or "linear", how the score falls with the overlap.
+        sigma: of the gaussian kernel: exp(-sigma * iou**2).
+
+    Returns:
+        `[m]` new scores. A third copy of one mask gets 0 from the linear kernel (0 / 0 in the paper's formula).
+
+    Raises:
+        ValueError: another kernel.
+    """
+    if kernel not in ("gaussian", "linear"):
+        raise ValueError(f"matrix NMS has the kernels gaussian and linear, not {kernel!r}")
+    if len(masks) == 0:
+        return scores
+    overlap = same_class_iou(masks, labels).triu(1)
+    compensation = overlap.amax(0)[:, None]
+    if kernel == "gaussian":
+        factor = torch.exp(-sigma * overlap**2) / torch.exp(-sigma * compensation**2)
+    else:
+        factor = torch.where(overlap < 1, (1 - overlap) / (1 - compensation), 0)
+    return scores * factor.amin(0)
+
+
+def mask_nms(masks: Tensor, labels: Tensor, *, threshold: float = 0.5) -> Tensor:
+    """Greedy suppression: a mask goes when it overlaps a better one of its class that stays by more than `threshold`.
+
+    The greedy rule is run for all masks at once and repeated until nothing changes: after k rounds the best k masks
+    are settled, and in practice after a few rounds all of them.
+
+    Args:
+        masks: [m, h, w] bool, best first.
+        labels: [m] int64.
+
+    Returns:
+        `[m]` bool, True for those that stay. Of several empty masks of a class the first stays.
+    """
+    suppresses = (same_class_iou(masks, labels) > threshold).triu(1)
+    keep = torch.ones(len(masks), dtype=torch.bool, device=masks.device)
+    for _ in range(len(masks)):
+        settled = ~(suppresses & keep[:, None]).any(0)
+        if torch.equal(settled, keep):
+            break
+        keep = settled
+    return keep
+
+
+def point_nms(heat: Tensor) -> Tensor:
+    """Keep the cells of `[b, k, h, w]` that no cell above, to the left or above left exceeds; the others become 0."""
+    peaks = F.max_pool2d(heat, 2, stride=1, padding=1)[:, :, :-1, :-1]
+    return heat.where(heat == peaks, 0)

@@ -1,0 +1,153 @@
+"""MaskRefineNet (PointWSSIS, arXiv 2303.15062, section 3.3): a rough mask, its class and its point to a better mask.
+
+Shape letters: b crops, c channels, h/w pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from detkit.backbones.pretrained import create_timm_model
+from detkit.backbones.resnet import ResNet
+from detkit.pointseg.heads import resize
+from detkit.pointseg.refining import refine_masks
+from detkit.registry import register
+
+OWN_ENCODERS = {"resnet50": 50, "resnet101": 101}
+STRIDES = [2, 4, 8, 16, 32]
+# Dilations of the 3 x 3 branches of the pyramid pooling.
+DILATIONS = (3, 6, 9)
+
+
+def input_channels(num_classes: int) -> int:
+    """Image, one centre plane for each class and one for none of them, rough mask: 85 for the 80 classes of COCO."""
+    return 3 + (num_classes + 1) + 1
+
+
+def conv_bn_relu(in_channels: int, out_channels: int, size: int, dilation: int = 1) -> nn.Sequential:
+    padding = dilation * (size // 2)
+    conv = nn.Conv2d(in_channels, out_channels, size, padding=padding, dilation=dilation, bias=False)
+    return nn.Sequential(conv, nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True))
+
+
+class PyramidPooling(nn.Module):
+    """Atrous spatial pyramid pooling (DeepLab v3, arXiv 1706.05587)."""
+
+    def __init__(self, in_channels: int, channels: int):
+        super().__init__()
+        self.pooled = conv_bn_relu(in_channels, channels, 1)
+        self.point = conv_bn_relu(in_channels, channels, 1)
+        self.dilated = nn.ModuleList(conv_bn_relu(in_channels, channels, 3, dilation) for dilation in DILATIONS)
+        self.project = conv_bn_relu((2 + len(DILATIONS)) * channels, channels, 1)
+
+    def forward(self, x_bchw: Tensor) -> Tensor:
+        pooled = self.pooled(x_bchw.mean((2, 3), keepdim=True)).expand(-1, -1, *x_bchw.shape[2:])
+        branches = [pooled, self.point(x_bchw), *(branch(x_bchw) for branch in self.dilated)]
+        return self.project(torch.cat(branches, dim=1))
+
+
+class DecoderStage(nn.Module):
+    """Doubles a map to the size of a finer one and joins the two."""
+
+    def __init__(self, in_channels: int, skip_channels: int, channels: int, out_channels: int):
+        super().__init__()
+        self.reduce = conv_bn_relu(in_channels + skip_channels, channels, 1)
+        self.mix = conv_bn_relu(channels, out_channels, 3)
+
+    def forward(self, x_bchw: Tensor, skip: Tensor) -> Tensor:
+        return self.mix(self.reduce(torch.cat([resize(x_bchw, skip.shape[2:]), skip], dim=1)))
+
+
+class TimmEncoder(nn.Module):
+    """A convolutional timm model as five maps of stride 2 to 32."""
+
+    def __init__(self, model: str, *, in_channels: int, pretrained: bool = False):
+        super().__init__()
+        self.model = create_timm_model(model, features_only=True, in_chans=in_channels, pretrained=pretrained)
+        strides = self.model.feature_info.reduction()
+        if strides != STRIDES:
+            raise ValueError(f"timm model {model!r} gives maps of stride {strides}, needed are {STRIDES}")
+        self.num_channels = tuple(self.model.feature_info.channels())
+
+    def forward(self, x_bchw: Tensor) -> Sequence[Tensor]:
+        return self.model(x_bchw)
+
+
+def build_encoder(name: str, in_channels: int, pretrained: str | bool | None) -> nn.Module:
+    """The encoder of a name, see `MaskRefineNet`."""
+    if name in OWN_ENCODERS:
+        if isinstance(pretrained, bool):
+            pretrained = f"timm:{name}" if pretrained else None
+        return ResNet(OWN_ENCODERS[name], in_channels=in_channels, frozen_norm=False, pretrained=pretrained)
+    if isinstance(pretrained, str):
+        raise ValueError(f"weights from a file are for {' and '.join(OWN_ENCODERS)}; for timm's {name} say True")
+    return TimmEncoder(name, in_channels=in_channels, pretrained=bool(pretrained))
+
+
+@register
+class MaskRefineNet(nn.Module):
+    """A U-shaped network from `detkit.pointseg.crops.network_input` to logits of background and foreground.
+
+    Args:
+        num_classes: classes of the data.
+        encoder: "resnet101" as in the paper, "resnet50", or the name of a convolutional timm model ("resnet18" is nine
+            times smaller).
+        width: channels of the pyramid pooling; those of the decoder follow.
+        pretrained: ImageNet weights of the encoder: True for timm's, or a file or URL for a ResNet. The first
+            convolution, which sees more than an image, starts at random in a ResNet.
+
+    `forward(x [b, 3 + (num_classes + 1) + 1, h, w])` gives logits `[b, 2, h, w]`. In training mode it needs at least
+    two crops, because of the batch norm after the global pooling.
+
+    Raises:
+        ValueError: an encoder without maps of stride 2 to 32, or weights that do not fit.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        encoder: str = "resnet101",
+        width: int = 512,
+        pretrained: str | bool | None = None,
+    ):
+        super().__init__()
+        self.num_classes = num_classes
+        self.encoder = build_encoder(encoder, input_channels(num_classes), pretrained)
+        skips = self.encoder.num_channels
+        self.pooling = PyramidPooling(skips[4], width)
+        widths = [width, width // 2, width // 4, width // 8, width // 8]
+        self.decoder = nn.ModuleList(
+            DecoderStage(before, skip, before, after)
+            for before, after, skip in zip(widths[:-1], widths[1:], skips[3::-1], strict=True)
+        )
+        self.head = nn.Conv2d(widths[-1], 2, 1)
+        nn.init.normal_(self.head.weight, std=0.001)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    def forward(self, x_bchw: Tensor) -> Tensor:
+        return resize(self.head(self.features(x_bchw)[-1]), x_bchw.shape[2:])
+
+    def features(self, x_bchw: Tensor) -> list[Any]:
+        """The maps after each part: five of the encoder, the pooling, four of the decoder."""
+        maps = list(self.encoder(x_bchw))
+        x = self.pooling(maps[-1])
+        outputs = [*maps, x]
+        for stage, skip in zip(self.decoder, maps[3::-1], strict=True):
+            x = stage(x, skip)
+            outputs.append(x)
+        return outputs
+
+    def refine(self, image: Tensor, masks: Tensor, points: Tensor, labels: Tensor, *, batch_size: int = 16) -> Tensor:
+        """Better masks for the objects of one image, see `detkit.pointseg.refining.refine_masks`; needs eval mode."""
+        if self.training:
+            raise RuntimeError("refine needs eval mode: call network.eval() first")
+        image, masks, points, labels = (x.to(self.device) for x in (image, masks, points, labels))
+        return refine_masks(self, image, masks, points, labels, self.num_classes, batch_size=batch_size)

@@ -1,0 +1,63 @@
+"""The learning-rate schedules of PointWSSIS: functions from the step (from 0) to a factor of `lr`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+from detkit.registry import register
+
+Schedule = Callable[[int], float]
+
+
+@register
+def refine_cosine(
+    *, lr: float, epochs: int, steps_per_epoch: int, warmup_steps: int = 2000, floor: float = 0.01
+) -> Schedule:
+    """The schedule of MaskRefineNet: a line from `floor * lr` to `lr`, then half a cosine back over all other steps.
+
+    The paper trains 200,000 steps with lr 1e-4.
+
+    Raises:
+        ValueError: the warm-up is not shorter than the run.
+    """
+    total = epochs * steps_per_epoch
+    if not 0 <= warmup_steps < total:
+        raise ValueError(f"warmup_steps must be below the {total} steps of the run, got {warmup_steps}")
+
+    def factor(step: int) -> float:
+        if step < warmup_steps:
+            return floor + (1 - floor) * step / warmup_steps
+        progress = min(1.0, (step - warmup_steps) / (total - warmup_steps))
+        return floor + (1 - floor) * (1 + math.cos(math.pi * progress)) / 2
+
+    return factor
+
+
+@register
+def solo_steps(
+    *,
+    lr: float,
+    epochs: int,
+    steps_per_epoch: int,
+    drop_steps: Sequence[int],
+    factor: float = 0.1,
+    warmup_steps: int = 1000,
+    warmup_factor: float = 0.01,
+) -> Schedule:
+    """The schedule of teacher and student: a line from `warmup_factor * lr` to `lr`, then times `factor` at each drop.
+
+    Args:
+        drop_steps: ascending steps at which the rate drops.
+
+    Raises:
+        ValueError: `drop_steps` does not ascend.
+    """
+    if list(drop_steps) != sorted(set(drop_steps)):
+        raise ValueError(f"drop_steps must ascend, got {drop_steps!r}")
+
+    def rate(step: int) -> float:
+        warm = min(1.0, step / warmup_steps) if warmup_steps else 1.0
+        return (warmup_factor + (1 - warmup_factor) * warm) * factor ** sum(step >= drop for drop in drop_steps)
+
+    return rate

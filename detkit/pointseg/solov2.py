@@ -1,0 +1,239 @@
+"""SOLOv2 (arXiv 2003.10152) with point prompts (PointWSSIS, arXiv 2303.15062).
+
+Shape letters: b images, n objects, p cells of all levels, h/w pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from detkit.images import load_image
+from detkit.model import ImageModel, InputRule
+from detkit.pointseg import codes
+from detkit.pointseg.candidates import (
+    Candidates,
+    OneImage,
+    above,
+    class_candidates,
+    peaks,
+    point_candidates,
+    sized_candidates,
+    split_images,
+)
+from detkit.pointseg.grid import STUDENT_GRIDS, STUDENT_RANGES, GridLevels
+from detkit.pointseg.heads import InstanceHead, MaskHead, SoloOutputs
+from detkit.pointseg.losses import SoloCriterion
+from detkit.pointseg.postprocess import PromptedDetections, SoloPostprocess
+from detkit.pointseg.prompt import PROMPTS, Prompt, read_prompts
+from detkit.registry import register
+from detkit.structures import Annotations, Detections, ImageBatch, LabelMap
+
+# Images are padded to a multiple of this.
+UNIT = 32
+# Of the maps from which the five levels are made.
+STRIDES = (8, 8, 16, 32, 32)
+
+
+@register
+class SOLOv2(ImageModel):
+    """Instance segmentation by locations: each cell of five grids predicts classes and the filter of a mask.
+
+    Args:
+        backbone: gives five maps of stride 4 to 64 with `out_channels` channels from images and padding mask: an `FPN`.
+        num_classes: classifier outputs.
+        num_grids: cells along each side of the five grids.
+        scale_ranges: which objects belong to each level, see `GridLevels`. The defaults of both are those of the
+            paper's student; `TEACHER_GRIDS` and `TEACHER_RANGES` in `detkit.pointseg.grid` those of its teacher.
+        sigma: how much of an object's box around its centre is positive.
+        instance_channels, instance_convs: of the category and kernel branches.
+        kernel_channels: of the mask features.
+        mask_channels: inside the mask branch.
+        criterion: loss terms, by default `SoloCriterion()`.
+        postprocess: by default `SoloPostprocess()`, with the student's matrix NMS; the teacher has `nms="mask"`.
+        official_points: with point prompts, find cells and the points of detections as the official code does, see
+            `detkit.pointseg.candidates.point_candidates`; for comparisons only.
+        input_rule: arguments of `InputRule`; `multiple` is 1 where it is not given.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        num_classes: int,
+        *,
+        num_grids: Sequence[int] = STUDENT_GRIDS,
+        scale_ranges: Sequence[Sequence[float]] = STUDENT_RANGES,
+        sigma: float = 0.2,
+        instance_channels: int = 512,
+        instance_convs: int = 4,
+        kernel_channels: int = 256,
+        mask_channels: int = 128,
+        criterion: SoloCriterion | None = None,
+        postprocess: SoloPostprocess | None = None,
+        official_points: bool = False,
+        input_rule: Mapping[str, Any] | None = None,
+    ):
+        super().__init__(LabelMap.numbered(num_classes), InputRule(**{"multiple": 1, **(input_rule or {})}))
+        if len(num_grids) != len(STRIDES):
+            raise ValueError(f"num_grids must be {len(STRIDES)} numbers, got {num_grids}")
+        self.grids = GridLevels(tuple(num_grids), tuple((low, high) for low, high in scale_ranges), sigma)
+        self.backbone, self.num_classes = backbone, num_classes
+        self.instance_head = InstanceHead(
+            num_classes,
+            num_grids,
+            in_channels=backbone.out_channels,
+            channels=instance_channels,
+            convs=instance_convs,
+            kernel_channels=kernel_channels,
+        )
+        self.mask_head = MaskHead(
+            in_channels=backbone.out_channels, channels=mask_channels, out_channels=kernel_channels
+        )
+        self.criterion = criterion or SoloCriterion()
+        self.postprocess = postprocess or SoloPostprocess()
+        self.official_points = official_points
+
+    def forward_heads(self, images: ImageBatch) -> SoloOutputs:
+        """Class logits, mask filters and mask features for normalised images, which are padded to a multiple of 32."""
+        padding = (0, -images.images.shape[3] % UNIT, 0, -images.images.shape[2] % UNIT)
+        pyramid = self.backbone(F.pad(images.images, padding), F.pad(images.mask, padding, value=True))
+        category, kernels = self.instance_head(pyramid)
+        return SoloOutputs(category, kernels, self.mask_head(pyramid))
+
+    def losses(
+        self, images: ImageBatch, annotations: Sequence[Annotations], num_objects: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """Weighted loss terms; boxes and masks of the annotations in pixels of the unpadded `images`."""
+        return self.criterion(self.forward_heads(images), annotations, self.grids, num_objects)
+
+    def detect(self, images: ImageBatch, original_sizes: Sequence[tuple[int, int]]) -> list[Detections]:
+        return self.detections(self.forward_heads(images), images.sizes, original_sizes)
+
+    def detections(
+        self,
+        outputs: SoloOutputs,
+        sizes: Sequence[tuple[int, int]],
+        original_sizes: Sequence[tuple[int, int]],
+        *,
+        prompt: str = "none",
+        prompts: Sequence[Prompt] | None = None,
+    ) -> list[Detections]:
+        """What the outputs say, with or without a prompt.
+
+        Args:
+            sizes: (h, w) of the unpadded inputs of the network.
+            original_sizes: (h, w) of the images to which the detections refer.
+            prompt: see `predict`.
+            prompts: what is known of each image, in pixels of the unpadded inputs; for all prompts but "none".
+        """
+        probabilities = peaks(outputs) if prompt in ("none", "class") else [None] * len(sizes)
+        found = []
+        for i, (image, prob_kp) in enumerate(zip(split_images(outputs), probabilities, strict=True)):
+            known = None if prompts is None else prompts[i]
+            candidates = self.candidates(image, prob_kp, prompt, known)
+            detections, owners = self.postprocess(image, candidates, self.strides(), sizes[i], original_sizes[i])
+            detections.label_map = self.label_map
+            if known is not None:
+                points = self._points_of(owners, known, sizes[i], original_sizes[i])
+                detections = PromptedDetections(**vars(detections), owners=owners, points=points)
+            found.append(detections)
+        return found
+
+    def candidates(self, image: OneImage, prob_kp: Tensor | None, prompt: str, known: Prompt | None) -> Candidates:
+        """What one image is asked for; its class peaks `prob_kp` are needed for "none" and "class"."""
+        if prob_kp is None:
+            assert known is not None
+            if prompt == "point":
+                return point_candidates(image, known, self.grids, official_points=self.official_points)
+            return sized_candidates(known, self.grids, image.frame)
+        threshold = self.postprocess.score_threshold
+        if known is None:
+            return above(prob_kp, threshold)
+        return class_candidates(prob_kp, known, self.grids, image.frame, threshold)
+
+    def strides(self) -> Tensor:
+        """The stride of the level of each cell, `[p]`."""
+        counts = torch.tensor(self.grids.level_sizes, device=self.device)
+        return torch.tensor(STRIDES, device=self.device).repeat_interleave(counts)
+
+    @torch.inference_mode()
+    def predict(
+        self,
+        images: Any,
+        batch_size: int = 1,
+        *,
+        points: Any = None,
+        labels: Any = None,
+        boxes: Any = None,
+        prompt: str | None = None,
+    ) -> list[Detections]:
+        """Find objects in images of any size, where wanted from what is known about them.
+
+        Args:
+            images: as in `ImageModel.predict`.
+            batch_size: how many images go through the model together.
+            points: of each image `[n, 2]`, x to the right and y down in pixels of the image as given. For a single
+                image (not in a list) its own points.
+            labels: of each image `[n]`, the classes of its objects.
+            boxes: of each image `[n, 4]`, x1 y1 x2 y2 in the same pixels.
+            prompt: what to use of it. By default "point" where points are given, else "none".
+                "none": nothing.
+                "class": `labels`, the classes that occur; with `points` and `boxes` also where they occur.
+                "point": `points` and `labels`; one mask for each point, from the level that fits it best.
+                "point_with_size": also `boxes`, which choose the level; a mask from each of up to 9 cells.
+
+        Returns:
+            One `Detections` per image, with masks, in pixels of that image; with a prompt `PromptedDetections`, which
+            know the points they answer. A point may have no answer.
+
+        Raises:
+            ValueError: an unknown prompt, something that it needs is missing or does not fit, or a point outside.
+        """
+        prompt = prompt or ("none" if points is None else "point")
+        if prompt not in PROMPTS:
+            raise ValueError(f"unknown prompt {prompt!r}: choose from {', '.join(PROMPTS)}")
+        if prompt == "none":
+            if any(given is not None for given in (points, labels, boxes)):
+                raise ValueError("prompt 'none' uses no points, labels or boxes: leave them out, or choose another")
+            return super().predict(images, batch_size)
+        if self.training:
+            raise RuntimeError("predict needs eval mode: call model.eval() first")
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        if not isinstance(images, (list, tuple)):
+            images = [images]
+            points, labels, boxes = ([x] if x is not None else None for x in (points, labels, boxes))
+        given = dict(points=points, labels=labels, boxes=boxes)
+        prompts = read_prompts(prompt, len(images), self.num_classes, self.device, **given)
+        found: list[Detections] = []
+        for start in range(0, len(images), batch_size):
+            chunk = slice(start, start + batch_size)
+            found += self._predict_chunk([load_image(image) for image in images[chunk]], prompts[chunk], prompt, start)
+        return found
+
+    def _predict_chunk(self, images: list[Tensor], prompts: list[Prompt], prompt: str, start: int) -> list[Detections]:
+        originals = [(int(image.shape[1]), int(image.shape[2])) for image in images]
+        for i, (known, size) in enumerate(zip(prompts, originals, strict=True)):
+            known.check_inside(size, f"image {start + i}")
+        batch = self.preprocess(images)
+        scaled = [
+            known.scaled(new[1] / old[1], new[0] / old[0])
+            for known, new, old in zip(prompts, batch.sizes, originals, strict=True)
+        ]
+        return self.detections(self.forward_heads(batch), batch.sizes, originals, prompt=prompt, prompts=scaled)
+
+    def _points_of(
+        self, owners: Tensor, known: Prompt, size: tuple[int, int], original_size: tuple[int, int]
+    ) -> Tensor | None:
+        """The points that detections answer, in pixels of the original image."""
+        if known.points is None:
+            return None
+        scale = known.points.new_tensor([original_size[1] / size[1], original_size[0] / size[0]])
+        points = known.points * scale
+        if self.official_points:
+            points = codes.decode(codes.encode(known.points, size), original_size).to(points)
+        return torch.cat([points, points.new_zeros(1, 2)])[owners]  # owner -1 takes the last
