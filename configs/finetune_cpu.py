@@ -5,8 +5,8 @@
         data.train.annotation_file=train.json data.train.image_folder=train_images \\
         data.val.annotation_file=val.json data.val.image_folder=val_images
 
-It starts from what the quickstart learned on generated scenes. That is little beside ImageNet weights: expect a detector
-that shows the way, and take configs/finetune.py with a GPU for a good one.
+It starts from what the quickstart learned on generated scenes. That is little beside ImageNet weights: expect a
+detector that shows the way, and take configs/finetune.py with a GPU for a good one.
 """
 
 from quickstart import config as quickstart

@@ -340,8 +340,8 @@ class PairAnnotations:
         )
 
     def _map_tensors(self, function: Callable[[Tensor], Tensor]) -> PairAnnotations:
-        tensors = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
-        return replace(self, **{name: function(value) for name, value in tensors.items()})
+        moved: dict[str, Any] = {k: function(value) for k, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(self, **moved)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> PairAnnotations:
         return self._map_tensors(lambda t: t.to(device, non_blocking=non_blocking))

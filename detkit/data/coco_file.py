@@ -24,7 +24,7 @@ def read_coco_file(path: Path) -> dict[str, Any]:
         ValueError: the file cannot be read, is not json (with the line), lacks a key, repeats an id, or has
             annotations of unknown images or categories; the message names the file and up to ten ids.
     """
-    content = _load_json(path)
+    content = load_json(path)
     for section, keys in _REQUIRED.items():
         items = content.get(section) if isinstance(content, dict) else None
         if not isinstance(items, list):
@@ -55,7 +55,12 @@ def select_categories(categories: list[dict], classes: Sequence[str] | None) -> 
     return sorted(selected, key=lambda c: c["id"])
 
 
-def _load_json(path: Path) -> Any:
+def load_json(path: Path) -> Any:
+    """The content of a json file.
+
+    Raises:
+        ValueError: the file cannot be read or is not json (with the line).
+    """
     try:
         with open(path, encoding="utf-8") as file:
             return json.load(file)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -82,6 +83,10 @@ class EvaluationView(Dataset):
                 raise
             _report_broken(self, index, error, "it counts as an image without detections")
             return None
+        return self.resized(image, annotations)
+
+    def resized(self, image: Any, annotations: Any) -> Any:
+        """The sample with its image resized."""
         size = (int(image.shape[1]), int(image.shape[2]))
         return self.resize(image), replace(annotations, masks=None, original_size=annotations.original_size or size)
 
@@ -182,7 +187,7 @@ def train_loader(
     """
     keys = SampleKeys(len(dataset), batch_size=batch_size, seed=seed, rank=rank, world_size=world_size)
     view = TrainingView(dataset, transforms, seed=seed, skip_broken=skip_broken)
-    return DataLoader(view, batch_sampler=keys, collate_fn=Batch.collate, **_worker_options(workers))
+    return DataLoader(view, batch_sampler=keys, collate_fn=_collate_of(dataset), **_worker_options(workers))
 
 
 def eval_loader(
@@ -205,14 +210,19 @@ def eval_loader(
         rank, world_size: which of how many evaluating processes this is.
         skip_broken: pass over unreadable images, instead of raising.
     """
-    view, indices = EvaluationView(dataset, resize, skip_broken=skip_broken), range(rank, len(dataset), world_size)
-    options = _worker_options(workers)
-    return _EvaluationLoader(view, batch_size, sampler=indices, collate_fn=_collate_readable, **options)
+    view = getattr(dataset, "evaluation_view", EvaluationView)(dataset, resize, skip_broken=skip_broken)
+    indices, collate = range(rank, len(dataset), world_size), partial(_collate_readable, _collate_of(dataset))
+    return _EvaluationLoader(view, batch_size, sampler=indices, collate_fn=collate, **_worker_options(workers))
 
 
-def _collate_readable(samples: list[Sample | None]) -> Batch | None:
+def _collate_of(dataset: Any) -> Callable:
+    """How samples become a batch; a dataset of other things than single images has its own `collate`."""
+    return getattr(dataset, "collate", Batch.collate)
+
+
+def _collate_readable(collate: Callable, samples: list[Sample | None]) -> Batch | None:
     readable = [sample for sample in samples if sample is not None]
-    return Batch.collate(readable) if readable else None
+    return collate(readable) if readable else None
 
 
 def _worker_options(workers: int) -> dict[str, Any]:

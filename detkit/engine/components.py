@@ -21,15 +21,27 @@ logger = logging.getLogger(__name__)
 
 MODULES = (
     "detkit.backbones.coat",
+    "detkit.backbones.fpn",
+    "detkit.backbones.resnet",
     "detkit.backbones.swin",
     "detkit.backbones.timm_features",
     "detkit.backbones.vit",
     "detkit.vidt.model",
+    "detkit.pointseg.schedules",
+    "detkit.pointseg.solov2",
     "detkit.vidt.neckless",
+    "detkit.correspondence.cats",
+    "detkit.correspondence.catspp",
+    "detkit.correspondence.features",
+    "detkit.correspondence.neighbours",
     "detkit.data.coco",
+    "detkit.data.keypoint_pairs",
+    "detkit.data.pair_folders",
     "detkit.data.synthetic",
+    "detkit.data.synthetic_pairs",
     "detkit.data.transforms",
     "detkit.evaluation.coco",
+    "detkit.evaluation.pck",
 )
 
 

@@ -16,6 +16,7 @@ from detkit.engine.hooks import Hook
 from detkit.engine.random_state import unchanged_random_state
 from detkit.engine.weights import write_atomically
 from detkit.registry import ConfigError
+from detkit.structures import Annotations
 
 if TYPE_CHECKING:
     from detkit.engine.runner import Runner
@@ -156,6 +157,9 @@ def draw_samples(model: Any, dataset: Any, number: int, folder: Path, *, min_sco
             image, annotations = dataset[index]
         except (ValueError, OSError):  # the evaluation has reported it
             continue
+        if not isinstance(annotations, Annotations):
+            logger.info("no samples are drawn: the data has no boxes")
+            return
         (found,) = model.predict([image])
         drawn = draw_comparison(image, found[found.scores >= min_score], annotations, dataset.label_map)
         drawn.save(folder / f"{annotations.image_id}.png")

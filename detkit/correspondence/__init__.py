@@ -1,0 +1,1 @@
+"""Semantic correspondence: matchers between images of one class."""

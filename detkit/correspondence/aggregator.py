@@ -1,0 +1,139 @@
+"""The transformer aggregator of CATs (arXiv 2106.02520).
+
+Shape letters: b pairs, l levels, n cells of one image, s source cells, t target cells, d channels of a token.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention over the second last axis of `[..., n, d]`."""
+
+    def __init__(self, dim: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(self, x_nd: Tensor) -> Tensor:
+        qkv = self.qkv(x_nd).unflatten(-1, (3, self.heads, -1))
+        q, k, v = (part.transpose(-3, -2).flatten(0, -4) for part in qkv.unbind(-3))
+        mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
+        return self.proj(mixed.reshape(x_nd.shape))
+
+
+class Mlp(nn.Module):
+    """Two linear layers with an exact GELU between."""
+
+    def __init__(self, dim: int, hidden_dim: int):
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden_dim)
+        self.fc2 = nn.Linear(hidden_dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(F.gelu(self.fc1(x)))
+
+
+class Residual(nn.Module):
+    """`x + part(norm(x))`."""
+
+    def __init__(self, dim: int, part: nn.Module):
+        super().__init__()
+        self.norm = nn.LayerNorm(dim, eps=1e-6)
+        self.part = part
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.part(self.norm(x))
+
+
+class AggregatorBlock(nn.Module):
+    """Attention among the cells of each level, then among the levels of each cell, each followed by an MLP.
+
+    With a single level the second attention and the first MLP are left out.
+    """
+
+    def __init__(self, dim: int, heads: int, hidden_dim: int, levels: int):
+        super().__init__()
+        self.across_cells = Residual(dim, Attention(dim, heads))
+        self.across_levels = None
+        if levels > 1:
+            self.level_mlp = Residual(dim, Mlp(dim, hidden_dim))
+            self.across_levels = Residual(dim, Attention(dim, heads))
+        self.mlp = Residual(dim, Mlp(dim, hidden_dim))
+
+    def forward(self, x_blnd: Tensor) -> Tensor:
+        x_blnd = self.across_cells(x_blnd)
+        if self.across_levels is not None:
+            x_blnd = self.level_mlp(x_blnd)
+            x_blnd = self.across_levels(x_blnd.transpose(1, 2)).transpose(1, 2)
+        return self.mlp(x_blnd)
+
+
+class Aggregator(nn.Module):
+    """Refines correlations: once with the target cells as tokens, then with the source cells, by the same weights.
+
+    A token is the row of the correlation that belongs to a cell, with the embedded appearance of the cell.
+
+    Args:
+        levels: correlations that come together.
+        grid: cells along each side of both images.
+        appearance_dim: channels of the embedded appearance.
+        depth, heads, mlp_ratio: of the transformer; `grid ** 2 + appearance_dim` must be a multiple of 2 and of heads.
+    """
+
+    def __init__(
+        self,
+        levels: int,
+        *,
+        grid: int = 16,
+        appearance_dim: int = 128,
+        depth: int = 1,
+        heads: int = 6,
+        mlp_ratio: int = 4,
+    ):
+        super().__init__()
+        dim = grid**2 + appearance_dim
+        if dim % heads or dim % 2:
+            raise ValueError(
+                f"a token has grid^2 + appearance_dim = {dim} channels, which must be a multiple of 2 and of {heads} "
+                "heads"
+            )
+        self.position_x = nn.Parameter(torch.zeros(1, levels, 1, grid, dim // 2))
+        self.position_y = nn.Parameter(torch.zeros(1, levels, grid, 1, dim // 2))
+        nn.init.trunc_normal_(self.position_x, std=0.02)
+        nn.init.trunc_normal_(self.position_y, std=0.02)
+        self.blocks = nn.ModuleList(AggregatorBlock(dim, heads, mlp_ratio * dim, levels) for _ in range(depth))
+        self.proj = nn.Linear(dim, grid**2)
+        self.apply(_init_linear)
+
+    def forward(self, corr_blst: Tensor, source_bls: Tensor, target_blt: Tensor) -> Tensor:
+        """The refined correlation `[b, s, t]`, from those of all levels and the appearance `[b, l, n, c]` of the cells.
+
+        The first pass adds to the correlation; what the second adds to is the correlation that came in again.
+        """
+        refined = corr_blst + self.refine(corr_blst.transpose(2, 3), target_blt).transpose(2, 3)
+        return (corr_blst + self.refine(refined, source_bls)).mean(1)
+
+    def refine(self, rows_blnm: Tensor, appearance_blnc: Tensor) -> Tensor:
+        """One pass over the tokens of one image: the change of their rows."""
+        x_blnd = torch.cat([rows_blnm, appearance_blnc], dim=-1) + self.positions()
+        for block in self.blocks:
+            x_blnd = block(x_blnd)
+        return self.proj(x_blnd)
+
+    def positions(self) -> Tensor:
+        """What is added to the tokens by their place, `[1, l, n, d]`: x in the first half of the channels, then y."""
+        grid = self.position_x.shape[3]
+        x = self.position_x.expand(-1, -1, grid, -1, -1)
+        y = self.position_y.expand(-1, -1, -1, grid, -1)
+        return torch.cat([x, y], dim=-1).flatten(2, 3)
+
+
+def _init_linear(module: nn.Module) -> None:
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        nn.init.zeros_(module.bias)

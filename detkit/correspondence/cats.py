@@ -1,0 +1,75 @@
+"""CATs: cost aggregation with transformers (arXiv 2106.02520).
+
+Shape letters: b pairs, l levels, c channels, n cells of one image, s source cells, t target cells.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from detkit.correspondence.aggregator import Aggregator
+from detkit.correspondence.matcher import Matcher
+from detkit.ops.correlation import correlate_levels, mutual_filter
+from detkit.registry import register
+
+
+def resize_maps(maps: list[Tensor], grid: int) -> list[Tensor]:
+    """Maps of any resolution on a square grid, bilinear; corner cells stay at the corners."""
+    return [F.interpolate(x, size=(grid, grid), mode="bilinear", align_corners=True) for x in maps]
+
+
+@register
+class CATs(Matcher):
+    """The matcher of the paper: correlations of several layers, refined by a transformer.
+
+    Args:
+        backbone: gives maps (see `detkit.correspondence.features`) and has `num_channels`.
+        side, grid: pixels and cells along each side of the square that images are stretched to.
+        appearance_dim, depth, heads, mlp_ratio: of the `Aggregator`.
+        options: of `Matcher`.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        *,
+        side: int = 256,
+        grid: int = 16,
+        appearance_dim: int = 128,
+        depth: int = 1,
+        heads: int = 6,
+        mlp_ratio: int = 4,
+        **options: Any,
+    ):
+        super().__init__(side=side, grid=grid, **options)
+        self.backbone = backbone
+        self.appearance = nn.ModuleList(nn.Linear(c, appearance_dim) for c in backbone.num_channels)
+        transformer: dict[str, Any] = dict(depth=depth, heads=heads, mlp_ratio=mlp_ratio)
+        self.aggregator = Aggregator(
+            len(backbone.num_channels), grid=grid, appearance_dim=appearance_dim, **transformer
+        )
+
+    def correlation(self, source_b3hw: Tensor, target_b3hw: Tensor) -> Tensor:
+        sources, targets = self.features(source_b3hw, target_b3hw)
+        corr = self.raw_correlation(sources, targets)
+        return self.aggregator(corr, self.embed(sources), self.embed(targets))
+
+    def features(self, source_b3hw: Tensor, target_b3hw: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """The maps `[b, c, grid, grid]` of both images."""
+        maps = resize_maps(self.backbone(torch.cat([source_b3hw, target_b3hw])), self.grid)
+        pairs = [x.chunk(2) for x in maps]
+        return [source for source, _ in pairs], [target for _, target in pairs]
+
+    def raw_correlation(self, sources: list[Tensor], targets: list[Tensor]) -> Tensor:
+        """The filtered correlations of all levels, `[b, l, s, t]`, in float32."""
+        with torch.autocast(sources[0].device.type, enabled=False):
+            return mutual_filter(correlate_levels([x.float() for x in sources], [x.float() for x in targets]))
+
+    def embed(self, maps: list[Tensor]) -> Tensor:
+        """The embedded appearance of all cells, `[b, l, n, c]`."""
+        embedded = [linear(x.flatten(2).transpose(1, 2)) for linear, x in zip(self.appearance, maps, strict=True)]
+        return torch.stack(embedded, dim=1)

@@ -1,0 +1,61 @@
+"""CATs++: cost aggregation with convolutions and transformers (arXiv 2202.06817)."""
+
+from __future__ import annotations
+
+from itertools import groupby
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from detkit.correspondence.convolutional import PyramidAggregator
+from detkit.correspondence.matcher import Matcher
+from detkit.ops.correlation import hyper_correlation
+from detkit.registry import register
+
+
+@register
+class CATsPlusPlus(Matcher):
+    """The matcher of the paper: correlations of all blocks of three stages, refined from coarse to fine.
+
+    Args:
+        backbone: gives maps (see `detkit.correspondence.features`) and has `num_channels`; maps of equal channels are a
+            stage, and each stage has half the resolution of the one before. The finest stage has to have stride 8: all
+            blocks of stages 2 to 4 are `layers=range(4, 34)` of ResNet-101 and `range(4, 17)` of ResNet-50.
+        side: pixels of the square that images are stretched to, a multiple of 16; the grid has `side / 16` cells.
+        width, appearance_dim, dropout: of the `PyramidAggregator`.
+        options: of `Matcher`.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        *,
+        side: int = 512,
+        width: int = 4,
+        appearance_dim: int = 128,
+        dropout: float = 0.5,
+        **options: Any,
+    ):
+        if side % 16:
+            raise ValueError(f"side must be a multiple of 16, got {side}")
+        super().__init__(side=side, grid=side // 16, **options)
+        self.backbone = backbone
+        stages = [(channels, len(list(run))) for channels, run in groupby(backbone.num_channels)][::-1]
+        self.levels = [levels for _, levels in stages]
+        options = dict(grid=self.grid, width=width, appearance_dim=appearance_dim, dropout=dropout)
+        self.aggregator = PyramidAggregator(self.levels, [channels for channels, _ in stages], **options)
+
+    def correlation(self, source_b3hw: Tensor, target_b3hw: Tensor) -> Tensor:
+        maps = self.backbone(torch.cat([source_b3hw, target_b3hw]))
+        correlations, sources, targets = [], [], []
+        for levels in self.levels:
+            stage = [x.chunk(2) for x in maps[-levels:]]
+            maps = maps[:-levels]
+            with torch.autocast(source_b3hw.device.type, enabled=False):
+                stack = [hyper_correlation(source.float(), target.float()) for source, target in stage]
+                correlations.append(torch.stack(stack, dim=1))
+            source, target = stage[-1]
+            sources.append(source)
+            targets.append(target)
+        return self.aggregator(correlations, sources, targets)

@@ -1,0 +1,206 @@
+"""Official CATs and CATs++ checkpoints as detkit models.
+
+They come from SunghwanHong/Cost-Aggregation-transformers and KU-CVLAB/CATs-PlusPlus; checkpoints of SemiMatch and of
+other works on CATs have the same layout.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from detkit.backbones.resnet import DEPTHS
+from detkit.correspondence.cats import CATs
+from detkit.correspondence.catspp import CATsPlusPlus
+from detkit.correspondence.features import SPAIR_LAYERS, ResNetLayers
+from detkit.correspondence.matcher import Matcher
+
+HEADS = 6
+STRIDE = 16
+BLOCK_PARTS = {
+    "norm1": "across_cells.norm",
+    "attn": "across_cells.part",
+    "norm4": "level_mlp.norm",
+    "mlp2": "level_mlp.part",
+    "norm3": "across_levels.norm",
+    "attn_multiscale": "across_levels.part",
+    "norm2": "mlp.norm",
+    "mlp": "mlp.part",
+}
+NOT_WITH_ONE_LEVEL = ("norm3", "norm4", "mlp2", "attn_multiscale")
+NEVER_USED = re.compile(r".*\.fc\.(weight|bias)|.*\.num_batches_tracked|decoder\.norm\..*")
+PYRAMID_RENAMED = (
+    (r"^early_conv\.(\d+)\.conv4d\.0\.0\.", r"encoders.\1.conv."),
+    (r"^early_conv\.(\d+)\.conv4d\.0\.1\.", r"encoders.\1.norm."),
+    (r"^affinity_proj\.(\d+)\.0\.", r"appearance.\1."),
+    (r"^transformers\.(\d+)\.layer\.0\.", r"layers.\1."),
+    (r"pos_embed$", "position"),
+    (r"qk\.conv\.0\.", "token_conv.conv."),
+    (r"qk\.conv\.1\.", "token_conv.norm."),
+    (r"qk\.linear\.", "token_linear."),
+    (r"\bv\.0\.", "value_conv.conv."),
+    (r"\bv\.1\.", "value_conv.norm."),
+    (r"mlp\.mlp\.0\.", "mlp.conv1."),
+    (r"mlp\.mlp\.2\.", "mlp.conv2."),
+    (r"query_conv\.", "target."),
+    (r"supp_conv\.", "source."),
+)
+
+
+@dataclass
+class ConversionReport:
+    """What became of an official state dict.
+
+    Attributes:
+        loaded: official keys whose tensors the model now holds.
+        unused: keys that do not change what the official model gives, which are left out: the classifier, blocks after
+            the last layer that is used, counters, a norm that is never called.
+    """
+
+    loaded: list[str] = field(default_factory=list)
+    unused: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        return f"{len(self.loaded)} tensors loaded, {len(self.unused)} without use in the official code"
+
+
+def from_official(
+    state_dict: Mapping[str, Tensor], layers: Sequence[int] | None = None
+) -> tuple[Matcher, ConversionReport]:
+    """Build the model that an official state dict belongs to, by its key names and shapes, and load it completely.
+
+    Args:
+        state_dict: the official checkpoint's `state_dict` entry: CATs or CATs++ with ResNet-50 or ResNet-101.
+        layers: the layers of CATs, which no key tells; None is the list for SPair-71k with ResNet-101. Those of CATs++
+            are always the same.
+
+    Returns:
+        `CATs` or `CATsPlusPlus` in eval mode, and a report.
+
+    Raises:
+        ValueError: not an official state dict, layers that do not fit it, or a part that is unknown here; the keys are
+            named.
+    """
+    if state_dict and all(key.startswith("module.") for key in state_dict):
+        state_dict = {key.removeprefix("module."): value for key, value in state_dict.items()}
+    if "proj.0.weight" in state_dict and "x_normal" in state_dict:
+        model: Matcher = _empty_cats(state_dict, SPAIR_LAYERS if layers is None else layers)
+        return _load(model, state_dict, lambda key: cats_key(key, len(model.backbone.num_channels)))
+    if "hpn_learner.x_normal" in state_dict:
+        return _load(_empty_catspp(state_dict), state_dict, catspp_key)
+    raise ValueError("not an official CATs or CATs++ state dict: it has neither proj.0.weight nor hpn_learner.x_normal")
+
+
+def aggregator_key(official: str, levels: int) -> str | None:
+    """Our name of a parameter of the official CATs aggregator; None for one that its forward pass never reads."""
+    if official.startswith("norm."):
+        return None
+    if found := re.fullmatch(r"(blocks\.\d+)\.(\w+)\.(.+)", official):
+        block, part, rest = found.groups()
+        if levels == 1 and part in NOT_WITH_ONE_LEVEL:
+            return None
+        return f"{block}.{BLOCK_PARTS.get(part, part)}.{rest}"
+    return official.replace("pos_embed_", "position_")
+
+
+def cats_key(official: str, levels: int) -> str | None:
+    """Our name of a parameter of the official CATs; None for one that is never read."""
+    if NEVER_USED.fullmatch(official):
+        return None
+    if official.startswith("decoder."):
+        own = aggregator_key(official.removeprefix("decoder."), levels)
+        return own and f"aggregator.{own}"
+    official = re.sub(r"^feature_extraction\.backbone\.", "backbone.body.", official)
+    return re.sub(r"^([xy])_normal$", r"\1_positions", re.sub(r"^proj\.", "appearance.", official))
+
+
+def pyramid_key(official: str) -> str:
+    """Our name of a parameter of the official CATs++ aggregator."""
+    for pattern, name in PYRAMID_RENAMED:
+        official = re.sub(pattern, name, official)
+    return official
+
+
+def catspp_key(official: str) -> str | None:
+    """Our name of a parameter of the official CATs++; None for one that is never read."""
+    if NEVER_USED.fullmatch(official):
+        return None
+    if official.startswith("backbone."):
+        return "backbone.body." + official.removeprefix("backbone.")
+    own = official.removeprefix("hpn_learner.")
+    return f"{own[0]}_positions" if own in ("x_normal", "y_normal") else f"aggregator.{pyramid_key(own)}"
+
+
+def _empty_cats(official: Mapping[str, Tensor], layers: Sequence[int]) -> CATs:
+    with torch.device("meta"):
+        backbone = ResNetLayers(_resnet_depth(official, "feature_extraction.backbone."), layers)
+    expected = [official[f"proj.{i}.weight"].shape[1] for i in range(_count(r"proj\.(\d+)\.", official))]
+    if expected != backbone.num_channels:
+        raise ValueError(
+            f"layers {list(layers)} have {backbone.num_channels} channels, but the checkpoint was trained with layers "
+            f"of {expected}"
+        )
+    grid = len(official["x_normal"])
+    arguments: dict[str, Any] = dict(side=STRIDE * grid, grid=grid, heads=HEADS)
+    arguments["appearance_dim"] = len(official["proj.0.weight"])
+    if depth := _count(r"decoder\.blocks\.(\d+)\.", official):
+        hidden_dim, dim = official["decoder.blocks.0.mlp.fc1.weight"].shape
+        arguments |= dict(depth=depth, mlp_ratio=hidden_dim // dim)
+    with torch.device("meta"):
+        return CATs(backbone, **arguments)
+
+
+def _empty_catspp(official: Mapping[str, Tensor]) -> CATsPlusPlus:
+    depth = _resnet_depth(official, "backbone.")
+    with torch.device("meta"):
+        backbone = ResNetLayers(depth, range(4, 1 + sum(DEPTHS[depth])))
+        return CATsPlusPlus(backbone, side=STRIDE * len(official["hpn_learner.x_normal"]))
+
+
+def _resnet_depth(official: Mapping[str, Tensor], prefix: str) -> int:
+    blocks = _count(re.escape(prefix) + r"layer3\.(\d+)\.", official)
+    for depth, of_stage in DEPTHS.items():
+        if blocks == of_stage[2]:
+            return depth
+    raise ValueError(f"the backbone has {blocks} blocks in its third stage; only ResNet-50 and ResNet-101 are known")
+
+
+def _load(
+    model: Matcher, official: Mapping[str, Tensor], own_key: Callable[[str], str | None]
+) -> tuple[Matcher, ConversionReport]:
+    """Fill a model without storage (on the meta device) with copies of the official tensors."""
+    report, weights = ConversionReport(), {}
+    kept = [len(getattr(model.backbone.body, f"layer{i}")) for i in range(1, 5)]
+    for key, value in official.items():
+        name = own_key(key)
+        if name is None or _is_cut(name, kept):
+            report.unused.append(key)
+        else:
+            weights[name] = value.detach().float().clone()
+            report.loaded.append(key)
+    try:
+        problems: Any = model.load_state_dict(weights, strict=False, assign=True)
+    except RuntimeError as error:
+        raise ValueError(f"cannot convert: {error}") from error
+    if problems.missing_keys or problems.unexpected_keys:
+        raise ValueError(
+            f"cannot convert: {len(problems.unexpected_keys)} tensors belong to no part known here "
+            f"{problems.unexpected_keys[:5]}, {len(problems.missing_keys)} are missing {problems.missing_keys[:5]}"
+        )
+    return model.eval(), report
+
+
+def _is_cut(name: str, kept: Sequence[int]) -> bool:
+    """Whether a parameter is one of a block that the backbone did not keep."""
+    found = re.match(r"backbone\.body\.layer(\d)\.(\d+)\.", name)
+    return found is not None and int(found[2]) >= kept[int(found[1]) - 1]
+
+
+def _count(pattern: str, keys: Iterable[str]) -> int:
+    """One more than the highest number that the group of `pattern` finds at the start of a key; 0 if none has one."""
+    return 1 + max((int(found[1]) for key in keys if (found := re.match(pattern, key))), default=-1)

@@ -1,0 +1,228 @@
+"""What all matchers share: the input rule, flow from a correlation, matching of points, the training protocol.
+
+Shape letters: b pairs, n points, s source cells, t target cells, h/w pixels; the grid of both images is square.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from detkit.correspondence.losses import end_point_error
+from detkit.correspondence.targets import batch_flow
+from detkit.images import load_image
+from detkit.model import ImageModel, InputRule
+from detkit.ops.correlation import (
+    expected_position,
+    map_to_flow,
+    normalized_positions,
+    position_map,
+    probabilities,
+    sample_at,
+    transfer_points,
+    warp,
+)
+from detkit.structures import Flow, ImageBatch, LabelMap, Matches, PairBatch
+
+
+class Matcher(ImageModel):
+    """A model that finds points of one image in another of the same class.
+
+    One protocol: in training mode `model(batch)` returns weighted loss terms for the flow on the target, pointing into
+    the source; in eval mode it returns for each pair where the source points are in the target, in pixels of the target
+    as stored. A subclass gives `correlation(source, target)`.
+
+    Both images are stretched to a square, whatever their size and aspect.
+
+    Args:
+        side: pixels of the square.
+        grid: cells along each side.
+        temperature: of the softmax over the cells, from which the flow is the expected place.
+        field: width in pixels of the square around a cell's centre in which key-points label it (`sparse_flow`).
+        num_classes: classes of the pairs that it is trained on. A matcher does not use them, its checkpoint names them.
+        input_rule: other arguments of `InputRule`, such as `mean` and `std`.
+        original: do what the official code does where that looks wrong: train the positions that the expected place is
+            the mean of; take the last source point of a cell with the mean of its target points, and a displacement of
+            exactly 0 for no label; cut points to whole pixels before they are transferred.
+    """
+
+    def __init__(
+        self,
+        *,
+        side: int,
+        grid: int,
+        temperature: float = 0.02,
+        field: int = 35,
+        num_classes: int = 1,
+        input_rule: Mapping[str, Any] | None = None,
+        original: bool = False,
+    ):
+        # A side that is also the multiple leaves no other size than the square.
+        rule = InputRule(**{"shortest": side, "longest": side, "multiple": side, **(input_rule or {})})
+        super().__init__(LabelMap.numbered(num_classes), rule)
+        self.side, self.grid, self.temperature, self.field, self.original = side, grid, temperature, field, original
+        x, y = normalized_positions(grid, grid, torch.zeros(()))
+        for name, positions in (("x_positions", x), ("y_positions", y)):
+            if original:
+                self.register_parameter(name, nn.Parameter(positions))
+            else:
+                self.register_buffer(name, positions)
+
+    def correlation(self, source_b3hw: Tensor, target_b3hw: Tensor) -> Tensor:
+        """The final correlation `[b, s, t]` of normalised squares."""
+        raise TypeError(f"{type(self).__name__} defines no correlation")
+
+    def flow(self, source_b3hw: Tensor, target_b3hw: Tensor) -> Tensor:
+        """For each target cell the place of the same thing in the source, minus its own, `[b, 2, grid, grid]` in cells.
+
+        Args:
+            source_b3hw, target_b3hw: normalised squares of `side` pixels.
+        """
+        return self.flow_of(self.correlation(source_b3hw, target_b3hw)).vectors
+
+    def flow_of(self, corr_bst: Tensor) -> Flow:
+        """The flow of a correlation; its confidence is the probability of the best source cell."""
+        shape = (self.grid, self.grid)
+        with torch.autocast(corr_bst.device.type, enabled=False):
+            probability = probabilities(corr_bst, self.temperature)
+            positions = expected_position(probability, self.x_positions, self.y_positions)
+            vectors = map_to_flow(positions.unflatten(2, shape), shape)
+        return Flow(vectors, probability.amax(1).unflatten(1, shape))
+
+    def transfer(self, corr_bst: Tensor, points_bn2: Tensor) -> tuple[Tensor, Tensor]:
+        """Where target points `[b, n, 2]`, in pixels of the square, are in the source, and the confidence `[b, n]`."""
+        flow, frame = self.flow_of(corr_bst), (self.side, self.side)
+        moved = transfer_points(flow.vectors, points_bn2, frame, whole_pixels=self.original)
+        return moved, sample_at(flow.weights[:, None], points_bn2 * self.grid / self.side - 0.5)[..., 0]
+
+    def squares(self, images: ImageBatch) -> Tensor:
+        """Normalised squares `[b, 3, side, side]` of images of any size in 0..255."""
+        parts = zip(images.images, images.sizes, strict=True)
+        resized = [self.input_rule.resize(image[:, :h, :w]) for image, (h, w) in parts]
+        return self.normalize(ImageBatch.from_images(resized)).images
+
+    def to_square(self, points_n2: Tensor, size: tuple[int, int]) -> Tensor:
+        """Points in pixels of an image of `size` (h, w) in pixels of the square."""
+        return points_n2 * points_n2.new_tensor([self.side / size[1], self.side / size[0]])
+
+    def from_square(self, points_n2: Tensor, size: tuple[int, int]) -> Tensor:
+        """The reverse of `to_square`, with what lies outside of the image moved to its border."""
+        limit = points_n2.new_tensor([size[1], size[0]])
+        return (points_n2 * limit / self.side).clamp(min=0).minimum(limit)
+
+    def forward(self, batch: PairBatch) -> dict[str, Tensor] | list[Matches]:  # type: ignore[override]
+        source, target = self.squares(batch.source), self.squares(batch.target)
+        return self.pair_losses(source, target, batch) if self.training else self.find(source, target, batch)
+
+    def pair_losses(self, source: Tensor, target: Tensor, batch: PairBatch) -> dict[str, Tensor]:
+        """The mean end-point error in cells over the labelled cells of the batch.
+
+        It is scaled by the share of the batch in `num_objects` points, so that micro-batches add up.
+        """
+        error = end_point_error(self.flow(source, target), self.targets(batch))
+        if batch.num_objects is not None:
+            error = error * (batch.count_objects() / batch.num_objects)
+        return {"loss_epe": error}
+
+    def targets(self, batch: PairBatch) -> Flow:
+        """The flow that the key-points of a batch ask for."""
+        known = batch.annotations
+        sources, targets = (
+            [self.to_square(points.float(), size) for points, size in zip(of_side, images.sizes, strict=True)]
+            for of_side, images in (
+                ([pair.source_points for pair in known], batch.source),
+                ([pair.target_points for pair in known], batch.target),
+            )
+        )
+        return batch_flow(
+            sources,
+            targets,
+            [pair.weights for pair in known],
+            grid=self.grid,
+            side=self.side,
+            field=self.field,
+            original=self.original,
+        )
+
+    def find(self, source: Tensor, target: Tensor, batch: PairBatch) -> list[Matches]:
+        """Where the source points of each pair are in the target, in pixels of the images as stored."""
+        corr = self.correlation(target, source)
+        found = []
+        for i, pair in enumerate(batch.annotations):
+            points = self.to_square(pair.source_points.float(), pair.source_size or batch.source.sizes[i])
+            moved, confidence = self.transfer(corr[i : i + 1], points[None])
+            moved = self.from_square(moved[0], pair.target_size or batch.target.sizes[i])
+            found.append(Matches(moved, confidence[0]))
+        return found
+
+    @torch.inference_mode()
+    def match(self, source: Any, target: Any, points: Any) -> Matches:
+        """Find points of one image in another.
+
+        Args:
+            source, target: images of any size, as in `detkit.images.load_image`.
+            points: [n, 2], x y in pixels of the source, inside of it; n may be 0.
+
+        Returns:
+            The points in pixels of the target, always inside of it, and their confidence in 0..1.
+
+        Raises:
+            ValueError: not an image; points of another shape, or outside of the source.
+            RuntimeError: the model is in training mode.
+        """
+        images, squares = self._load(source, target)
+        source_size, target_size = (image_size(image) for image in images)
+        checked = check_points(points, source_size).to(self.device)
+        corr = self.correlation(squares[1], squares[0])
+        moved, confidence = self.transfer(corr, self.to_square(checked, source_size)[None])
+        return Matches(self.from_square(moved[0], target_size), confidence[0])
+
+    @torch.inference_mode()
+    def dense_flow(self, source: Any, target: Any) -> Flow:
+        """The flow on the target of two images of any size, and its confidence; `position_map` makes pixels of it."""
+        _, squares = self._load(source, target)
+        return self.flow_of(self.correlation(*squares))
+
+    @torch.inference_mode()
+    def warp(self, source: Any, target: Any) -> Tensor:
+        """The source image rearranged so that it fits the target: uint8 [3, h, w] of the size of the target.
+
+        Black where the flow leads outside of the source.
+        """
+        (image, other), squares = self._load(source, target)
+        flow = self.flow(*squares)
+        places = position_map(flow, image_size(other), image_size(image))
+        return warp(image[None].float(), places)[0].round_().to(torch.uint8)
+
+    def _load(self, source: Any, target: Any) -> tuple[list[Tensor], list[Tensor]]:
+        """The two images, and as normalised squares [1, 3, side, side]."""
+        if self.training:
+            raise RuntimeError("matching needs eval mode: call model.eval() first")
+        images = [load_image(image).to(self.device) for image in (source, target)]
+        return images, [self.squares(ImageBatch.from_images([image])) for image in images]
+
+
+def image_size(image: Tensor) -> tuple[int, int]:
+    """The (h, w) of an image [3, h, w]."""
+    return int(image.shape[1]), int(image.shape[2])
+
+
+def check_points(points: Any, size: Sequence[int]) -> Tensor:
+    """Points as a float tensor [n, 2].
+
+    Raises:
+        ValueError: another shape, or points outside of an image of `size` (h, w), with their numbers.
+    """
+    checked = points.float() if isinstance(points, Tensor) else torch.from_numpy(np.array(points, np.float32))
+    checked = checked.reshape(0, 2) if checked.numel() == 0 else checked
+    if checked.ndim != 2 or checked.shape[1] != 2:
+        raise ValueError(f"points have shape {tuple(checked.shape)}, expected [n, 2]")
+    inside = ((checked >= 0) & (checked <= checked.new_tensor([size[1], size[0]]))).all(1)
+    if not inside.all():
+        wrong = [f"{i} at {checked[i].tolist()}" for i in (~inside).nonzero()[:, 0].tolist()[:10]]
+        raise ValueError(f"points lie outside of the image of {size[1]} x {size[0]} pixels: number {', '.join(wrong)}")
+    return checked

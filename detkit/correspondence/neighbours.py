@@ -1,0 +1,55 @@
+"""The matcher that needs no training: the nearest neighbour of a feature."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from detkit.correspondence.cats import resize_maps
+from detkit.correspondence.matcher import Matcher
+from detkit.ops.correlation import correlate_levels, hard_flow, mutual_filter, probabilities, sample_at
+from detkit.registry import register
+from detkit.structures import Flow
+
+
+@register
+class NearestNeighbourMatcher(Matcher):
+    """Matches each place with the source cell of the most similar features: the baseline of all matchers.
+
+    The similarity is the mean cosine over the layers; its confidence the probability of the best cell at the
+    temperature. The features of a point are those between the cells around it.
+
+    Args:
+        backbone: gives maps (see `detkit.correspondence.features`).
+        side, grid: pixels and cells along each side of the square that images are stretched to.
+        mutual: filter the similarities by soft mutual nearest neighbours, as CATs does.
+        options: of `Matcher`.
+    """
+
+    def __init__(self, backbone: nn.Module, *, side: int = 256, grid: int = 16, mutual: bool = False, **options: Any):
+        super().__init__(side=side, grid=grid, **options)
+        self.backbone, self.mutual = backbone.requires_grad_(False), mutual
+
+    def correlation(self, source_b3hw: Tensor, target_b3hw: Tensor) -> Tensor:
+        maps = resize_maps(self.backbone(torch.cat([source_b3hw, target_b3hw])), self.grid)
+        pairs = [x.float().chunk(2) for x in maps]
+        with torch.autocast(source_b3hw.device.type, enabled=False):
+            corr = correlate_levels([source for source, _ in pairs], [target for _, target in pairs])
+            return (mutual_filter(corr) if self.mutual else corr).mean(1)
+
+    def flow_of(self, corr_bst: Tensor) -> Flow:
+        shape = (self.grid, self.grid)
+        confidence = probabilities(corr_bst, self.temperature).amax(1)
+        return Flow(hard_flow(corr_bst, shape, shape), confidence.unflatten(1, shape))
+
+    def transfer(self, corr_bst: Tensor, points_bn2: Tensor) -> tuple[Tensor, Tensor]:
+        cells = points_bn2 * self.grid / self.side - 0.5
+        similarity_bns = sample_at(corr_bst.unflatten(2, (self.grid, self.grid)), cells)
+        confidence, best = (similarity_bns / self.temperature).softmax(2).max(2)
+        found = torch.stack([best % self.grid, best // self.grid], dim=2)
+        return (found + 0.5) * (self.side / self.grid), confidence
+
+    def pair_losses(self, *_: Any) -> dict[str, Tensor]:
+        raise TypeError("a nearest-neighbour matcher has nothing to train")
