@@ -96,7 +96,7 @@ class ReconfiguredAttention(DetAttention):
     def patches(self, x_bhwc: Tensor, window_mask: Tensor | None) -> Tensor:
         """Attention within windows of `[b, h, w, c]`, h and w multiples of the window."""
         _, h, w, _ = x_bhwc.shape
-        q, k, v = self.heads(split_windows(self.qkv(x_bhwc), self.window), 3)
+        q, k, v = self.heads(self.qkv(split_windows(x_bhwc, self.window)), 3)
         tokens = self.window**2
         bias = self.relative_position_bias_table[self.relative_position_index.view(-1)]
         bias = bias.view(tokens, tokens, -1).permute(2, 0, 1)[None]
