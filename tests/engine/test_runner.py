@@ -130,11 +130,12 @@ def test_resuming_a_run_without_checkpoints_starts_it(tmp_path, monkeypatch, who
 
 @pytest.mark.parametrize(("number", "step"), [(signal.SIGINT, 3), (signal.SIGTERM, 6)])
 def test_a_signal_stops_after_the_step_and_the_run_can_go_on(tmp_path, monkeypatch, whole, number, step):
+    before = signal.getsignal(signal.SIGINT)
     with monkeypatch.context() as patch:
         patch.setattr(Runner, "train_step", step_before(lambda: os.kill(os.getpid(), number), step))
         runner = train(toy_config(), tmp_path / "run")
     assert runner.interrupted and runner.step == step
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is before
     assert not train(toy_config(), tmp_path / "run", resume=True).interrupted
     assert_same_run(whole, tmp_path / "run")
 
