@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import logging
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -128,3 +129,24 @@ def create_timm_model(name: str, **arguments: Any) -> nn.Module:
 def timm_state_dict(name: str) -> Mapping[str, Tensor]:
     """The published weights of a timm model; errors are those of `create_timm_model`."""
     return create_timm_model(name, pretrained=True).state_dict()
+
+
+def count(pattern: str, keys: Iterable[str]) -> int:
+    """One more than the highest number that the group of `pattern` finds at the start of a key; 0 if none has one."""
+    found = (re.match(pattern, key) for key in keys)
+    return 1 + max((int(m[1]) for m in found if m), default=-1)
+
+
+def names_in_body(state_dict: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+    """Weights of a timm classifier in the names of its `features_only` body, and the keys of what the body has not.
+
+    timm joins the first two parts of a name where it unrolls a sequence, or wraps the model as a whole.
+    """
+    converted, left_out = {}, []
+    for key, value in state_dict.items():
+        names = [name for name in (key, key.replace(".", "_", 1), f"model.{key}") if name in own]
+        if names:
+            converted[names[0]] = value
+        else:
+            left_out.append(key)
+    return converted, left_out

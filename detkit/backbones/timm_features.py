@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from detkit.backbones.layers import DetFeatures
-from detkit.backbones.pretrained import create_timm_model, load_pretrained
+from detkit.backbones.pretrained import create_timm_model, load_pretrained, names_in_body
 from detkit.registry import register
 
 STRIDES = (8, 16, 32)
@@ -64,7 +64,12 @@ class TimmFeatures(nn.Module):
         out_indices = indices_of_strides(model, arguments) if out_indices is None else out_indices
         self.body = create_features(model, out_indices=tuple(out_indices), pretrained=pretrained is True, **arguments)
         if isinstance(pretrained, str):
-            load_pretrained(self.body, pretrained, self._own_names, lambda name: False)
+            load_pretrained(
+                self.body,
+                pretrained,
+                lambda weights: names_in_body(weights, self.body.state_dict()),
+                lambda name: False,
+            )
         channels = self.body.feature_info.channels()
         self.strides = self.body.feature_info.reduction()
         self.channels_last = getattr(self.body, "output_fmt", "NCHW") == "NHWC"
@@ -104,20 +109,6 @@ class TimmFeatures(nn.Module):
         features = [f[:, :, : -(-h // s), : -(-w // s)] for f, s in zip(features, self.strides, strict=True)]
         features.append(self.reduce(features[-1]))
         return DetFeatures(features, self.det_token.expand(len(images_b3hw), -1, -1), self.det_pos_embed)
-
-    def _own_names(self, state_dict: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-        """Weights of the classifier in the names of the body, and the keys of what the body has not.
-
-        timm joins the first two parts of a name where it unrolls a sequence, or wraps the model as a whole.
-        """
-        own, converted, left_out = self.body.state_dict(), {}, []
-        for key, value in state_dict.items():
-            names = [name for name in (key, key.replace(".", "_", 1), f"model.{key}") if name in own]
-            if names:
-                converted[names[0]] = value
-            else:
-                left_out.append(key)
-        return converted, left_out
 
 
 def create_features(model: str, **arguments: Any) -> nn.Module:

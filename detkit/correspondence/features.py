@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from detkit.backbones.pretrained import load_pretrained
+from detkit.backbones.pretrained import load_pretrained, names_in_body
 from detkit.backbones.resnet import ResNet
 from detkit.backbones.timm_features import create_features
 from detkit.registry import register
@@ -120,7 +120,9 @@ class TimmLayers(nn.Module):
         except (AssertionError, IndexError) as error:
             raise ValueError(f"timm model {model!r} does not have the layers {list(layers)}: {error}") from error
         if isinstance(pretrained, str):
-            load_pretrained(self.body, pretrained, self._own_names, is_counter)
+            load_pretrained(
+                self.body, pretrained, lambda weights: names_in_body(weights, self.body.state_dict()), is_counter
+            )
         self.num_channels = self.body.feature_info.channels()
         self.channels_last = getattr(self.body, "output_fmt", "NCHW") == "NHWC"
         self.body.requires_grad_(trainable)
@@ -140,14 +142,6 @@ class TimmLayers(nn.Module):
     def forward(self, images_b3hw: Tensor) -> list[Tensor]:
         maps = self.body(images_b3hw)
         return [x.permute(0, 3, 1, 2) for x in maps] if self.channels_last else maps
-
-    def _own_names(self, state_dict: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-        """Weights of the classifier in the names of the body, and the keys of what the body has not."""
-        own = self.body.state_dict()
-        names = {key: (key, key.replace(".", "_", 1), f"model.{key}") for key in state_dict}
-        found = {key: next((name for name in names[key] if name in own), None) for key in state_dict}
-        weights = {name: state_dict[key] for key, name in found.items() if name is not None}
-        return weights, [key for key, name in found.items() if name is None]
 
 
 def is_counter(name: str) -> bool:

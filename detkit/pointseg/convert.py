@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from torch import Tensor, nn
 
 from detkit.backbones.fpn import FPN
+from detkit.backbones.pretrained import count
 from detkit.backbones.resnet import DEPTHS, ResNet, detectron_name
 from detkit.coco_classes import COCO_CLASSES
 from detkit.pointseg.grid import STUDENT_RANGES, TEACHER_GRIDS, TEACHER_RANGES
@@ -170,9 +171,3 @@ def load_completely(
         )
     model.eval()
     return report
-
-
-def count(pattern: str, keys: Iterable[str]) -> int:
-    """One more than the highest number that the group of `pattern` finds at the start of a key; 0 if none has one."""
-    found = (re.match(pattern, key) for key in keys)
-    return 1 + max((int(m[1]) for m in found if m), default=-1)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
 
 from detkit.backbones import coat
+from detkit.backbones.pretrained import count
 from detkit.backbones.swin import VARIANTS
 from detkit.coco_classes import raw_coco_label_map
 from detkit.model import ImageModel
@@ -155,12 +156,6 @@ def stage_of(key: str) -> int:
     """The stage whose head a key belongs to; 0 where it belongs to none."""
     found = re.match(r"(?:class|bbox|iou|vector)_embed\.(\d+)\.", key)
     return int(found[1]) if found else 0
-
-
-def count(pattern: str, keys: Iterable[str]) -> int:
-    """One more than the highest number that the group of `pattern` finds at the start of a key; 0 if none has one."""
-    found = (re.match(pattern, key) for key in keys)
-    return 1 + max((int(m[1]) for m in found if m), default=-1)
 
 
 def swin_arguments(weights: Mapping[str, Tensor], cross_stages: Sequence[int]) -> dict[str, Any]:

@@ -82,3 +82,13 @@ def subsample(tensor: torch.Tensor, note: dict) -> np.ndarray:
     assert list(tensor.shape) == note["shape"], (tensor.shape, note["shape"])
     array = tensor.detach().cpu().numpy()
     return array.reshape(-1)[:: note["flat_stride"]] if "flat_stride" in note else array
+
+
+def assert_matches(matches, arrays: dict[str, np.ndarray], last: int, images: int) -> None:
+    """See that every stage up to `last` matched the queries and objects that the golden has, image by image."""
+    for stage in range(last + 1):
+        prefix = "" if stage == last else f"layer{stage}_"
+        for image in range(images):
+            chosen = (matches.stage == stage) & (matches.image == image)
+            assert matches.query[chosen].tolist() == arrays[f"{prefix}match_pred_{image}"].tolist()
+            assert matches.target[chosen].tolist() == arrays[f"{prefix}match_target_{image}"].tolist()

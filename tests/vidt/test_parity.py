@@ -95,13 +95,7 @@ def test_matches_of_every_stage(trained):
     with torch.no_grad():
         stages = model.forward_stages(images)
     matches = model.criterion.match(stages, pad_targets(annotations, images.sizes, torch.device("cpu")))
-    last = len(stages.logits) - 1
-    for stage in range(last + 1):
-        prefix = "" if stage == last else f"layer{stage}_"
-        for image in range(len(annotations)):
-            chosen = (matches.stage == stage) & (matches.image == image)
-            assert matches.query[chosen].tolist() == arrays[f"{prefix}match_pred_{image}"].tolist()
-            assert matches.target[chosen].tolist() == arrays[f"{prefix}match_target_{image}"].tolist()
+    golden.assert_matches(matches, arrays, last=len(stages.logits) - 1, images=len(annotations))
 
 
 def test_gradient_norms(trained):
