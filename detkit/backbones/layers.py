@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from detkit.ops.linear import Linear, linear
+
 MASKED = -100.0
 
 
@@ -55,8 +57,8 @@ class DetAttention(nn.Module):
     def __init__(self, dim: int, num_heads: int):
         super().__init__()
         self.num_heads = num_heads
-        self.qkv = nn.Linear(dim, 3 * dim)
-        self.proj = nn.Linear(dim, dim)
+        self.qkv = Linear(dim, 3 * dim)
+        self.proj = Linear(dim, dim)
 
     def heads(self, x_btc: Tensor, parts: int) -> Sequence[Tensor]:
         """Split `[b, t, parts * c]` into `parts` tensors `[b, m, t, d]`."""
@@ -68,7 +70,7 @@ class DetAttention(nn.Module):
         q, k, v = self.heads(self.qkv(det_bnc), 3)
         if patches_btc is not None:
             c = det_bnc.shape[-1]
-            patch_k, patch_v = self.heads(F.linear(patches_btc, self.qkv.weight[c:], self.qkv.bias[c:]), 2)
+            patch_k, patch_v = self.heads(linear(patches_btc, self.qkv.weight[c:], self.qkv.bias[c:]), 2)
             k, v = torch.cat([patch_k, k], dim=2), torch.cat([patch_v, v], dim=2)
         bias = None if key_bias is None else key_bias.to(q.dtype)
         out = self.attend(q, k, v, attn_mask=bias)
@@ -115,9 +117,9 @@ class Mlp(nn.Module):
 
     def __init__(self, dim: int, hidden_dim: int):
         super().__init__()
-        self.fc1 = nn.Linear(dim, hidden_dim)
+        self.fc1 = Linear(dim, hidden_dim)
         self.act = nn.GELU()
-        self.fc2 = nn.Linear(hidden_dim, dim)
+        self.fc2 = Linear(hidden_dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.fc2(self.act(self.fc1(x)))

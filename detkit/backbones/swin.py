@@ -27,6 +27,7 @@ from detkit.backbones.layers import (
     resize_mask,
 )
 from detkit.backbones.pretrained import load_pretrained
+from detkit.ops.linear import Linear
 from detkit.registry import register
 
 VARIANTS = {
@@ -157,7 +158,7 @@ class PatchMerging(nn.Module):
     def __init__(self, dim: int, out_dim: int):
         super().__init__()
         self.norm = nn.LayerNorm(4 * dim)
-        self.reduction = nn.Linear(4 * dim, out_dim, bias=False)
+        self.reduction = Linear(4 * dim, out_dim, bias=False)
 
     def forward(self, x_bhwc: Tensor) -> Tensor:
         _, h, w, _ = x_bhwc.shape

@@ -12,10 +12,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from detkit.backbones.pretrained import create_timm_model, load_pretrained
+from detkit.ops.linear import linear
 
 HEAD = ("head.", "head_dist.", "fc_norm.", "attn_pool.")
 
@@ -89,7 +89,7 @@ def project(attn: nn.Module, x_btc: Tensor, parts: slice = slice(0, 3)) -> list[
             bias = torch.cat([attn.q_bias, attn.k_bias, attn.v_bias])
         step = len(attn.qkv.weight) // 3
         rows = slice(parts.start * step, parts.stop * step)
-        found = F.linear(x_btc, attn.qkv.weight[rows], None if bias is None else bias[rows]).split(step, dim=-1)
+        found = linear(x_btc, attn.qkv.weight[rows], None if bias is None else bias[rows]).split(step, dim=-1)
     heads = [x.unflatten(-1, (attn.num_heads, -1)).transpose(1, 2) for x in found]
     norms = (attn.q_norm, attn.k_norm, nn.Identity())[parts]
     return [norm(x) for norm, x in zip(norms, heads, strict=True)]

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from detkit.ops.linear import Linear
+
 
 class Attention(nn.Module):
     """Multi-head self-attention over the second last axis of `[..., n, d]`."""
@@ -16,8 +18,8 @@ class Attention(nn.Module):
     def __init__(self, dim: int, heads: int):
         super().__init__()
         self.heads = heads
-        self.qkv = nn.Linear(dim, 3 * dim)
-        self.proj = nn.Linear(dim, dim)
+        self.qkv = Linear(dim, 3 * dim)
+        self.proj = Linear(dim, dim)
 
     def forward(self, x_nd: Tensor) -> Tensor:
         qkv = self.qkv(x_nd).unflatten(-1, (3, self.heads, -1))
@@ -31,8 +33,8 @@ class Mlp(nn.Module):
 
     def __init__(self, dim: int, hidden_dim: int):
         super().__init__()
-        self.fc1 = nn.Linear(dim, hidden_dim)
-        self.fc2 = nn.Linear(hidden_dim, dim)
+        self.fc1 = Linear(dim, hidden_dim)
+        self.fc2 = Linear(hidden_dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.fc2(F.gelu(self.fc1(x)))
@@ -107,7 +109,7 @@ class Aggregator(nn.Module):
         nn.init.trunc_normal_(self.position_x, std=0.02)
         nn.init.trunc_normal_(self.position_y, std=0.02)
         self.blocks = nn.ModuleList(AggregatorBlock(dim, heads, mlp_ratio * dim, levels) for _ in range(depth))
-        self.proj = nn.Linear(dim, grid**2)
+        self.proj = Linear(dim, grid**2)
         self.apply(_init_linear)
 
     def forward(self, corr_blst: Tensor, source_bls: Tensor, target_blt: Tensor) -> Tensor:

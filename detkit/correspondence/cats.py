@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from detkit.correspondence.aggregator import Aggregator
 from detkit.correspondence.matcher import Matcher
 from detkit.ops.correlation import correlate_levels, mutual_filter
+from detkit.ops.linear import Linear
 from detkit.registry import register
 
 
@@ -47,7 +48,7 @@ class CATs(Matcher):
     ):
         super().__init__(side=side, grid=grid, **options)
         self.backbone = backbone
-        self.appearance = nn.ModuleList(nn.Linear(c, appearance_dim) for c in backbone.num_channels)
+        self.appearance = nn.ModuleList(Linear(c, appearance_dim) for c in backbone.num_channels)
         transformer: dict[str, Any] = dict(depth=depth, heads=heads, mlp_ratio=mlp_ratio)
         self.aggregator = Aggregator(
             len(backbone.num_channels), grid=grid, appearance_dim=appearance_dim, **transformer

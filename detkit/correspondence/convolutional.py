@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from detkit.correspondence.conv4d import MlpConv4d, NormConv4d, swap_planes, upsample
+from detkit.ops.linear import Linear
 
 
 class CorrelationLayer(nn.Module):
@@ -43,7 +44,7 @@ class CorrelationLayer(nn.Module):
         kernel = (k, k, 3, 3)
         self.norm1 = nn.GroupNorm(1, channels)
         self.token_conv = NormConv4d(channels, channels, kernel, (s, s, 1, 1))
-        self.token_linear = nn.Linear(channels * (grid // s) ** 2 + appearance_dim, 2 * dim)
+        self.token_linear = Linear(channels * (grid // s) ** 2 + appearance_dim, 2 * dim)
         self.value_conv = NormConv4d(channels, channels, kernel)
         self.position = nn.Parameter(torch.zeros(1, grid**2, 1, dim // heads))
         nn.init.trunc_normal_(self.position, std=0.02)

@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from detkit.engine.components import build_model
 from detkit.engine.evaluate import autocast
+from detkit.ops.linear import ONEDNN, linear_flops
 from detkit.structures import Annotations, Batch, LabelMap
 
 COCO_CLASSES = 80
@@ -100,7 +101,8 @@ def count_flops(model: nn.Module, run: Callable[[], None]) -> int:
     for parameter in trainable:  # the counter hooks into gradients, which an inference has not
         parameter.requires_grad_(False)
     try:
-        with FlopCounterMode(display=False) as counter:
+        formulas = {torch.ops.mkldnn._linear_pointwise: linear_flops} if ONEDNN else {}
+        with FlopCounterMode(display=False, custom_mapping=formulas) as counter:
             run()
     finally:
         for parameter in trainable:

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from detkit.ops.deformable_attention import project_and_attend
+from detkit.ops.linear import Linear
 
 
 @dataclass
@@ -57,10 +58,10 @@ class DeformableAttention(nn.Module):
         if dim % heads:
             raise ValueError(f"{dim} channels do not divide into {heads} heads")
         self.levels, self.heads, self.points = levels, heads, points
-        self.sampling_offsets = nn.Linear(dim, heads * levels * points * 2)
-        self.attention_weights = nn.Linear(dim, heads * levels * points)
-        self.value_proj = nn.Linear(dim, dim)
-        self.output_proj = nn.Linear(dim, dim)
+        self.sampling_offsets = Linear(dim, heads * levels * points * 2)
+        self.attention_weights = Linear(dim, heads * levels * points)
+        self.value_proj = Linear(dim, dim)
+        self.output_proj = Linear(dim, dim)
         self._init_weights()
 
     def _init_weights(self):
@@ -107,8 +108,8 @@ class DecoderLayer(nn.Module):
         self.norm2 = nn.LayerNorm(dim)
         self.cross_attn = DeformableAttention(dim, levels, heads, points)
         self.norm1 = nn.LayerNorm(dim)
-        self.linear1 = nn.Linear(dim, ffn_dim)
-        self.linear2 = nn.Linear(ffn_dim, dim)
+        self.linear1 = Linear(dim, ffn_dim)
+        self.linear2 = Linear(ffn_dim, dim)
         self.norm3 = nn.LayerNorm(dim)
         self.dropout = nn.Dropout(dropout)
         for layer in (self.linear1, self.linear2):
@@ -131,7 +132,7 @@ class Mlp(nn.Module):
     def __init__(self, dim: int, hidden_dim: int, out_dim: int, num_layers: int = 3):
         super().__init__()
         dims = [dim] + [hidden_dim] * (num_layers - 1) + [out_dim]
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(dims))
+        self.layers = nn.ModuleList(Linear(a, b) for a, b in pairwise(dims))
         nn.init.zeros_(self.layers[-1].weight)
         nn.init.zeros_(self.layers[-1].bias)
 

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from detkit.ops.boxes import box_iou, cxcywh_to_xyxy
+from detkit.ops.linear import Linear
 from detkit.vidt.decoder import Memory, Mlp, inverse_sigmoid
 from detkit.vidt.matching import Matches, Targets
 
@@ -50,11 +51,11 @@ class ProposalHead(nn.Module):
     def __init__(self, hidden_dim: int, num_classes: int):
         super().__init__()
         self.norm = nn.LayerNorm(hidden_dim)
-        self.class_embed = nn.Linear(hidden_dim, num_classes)
+        self.class_embed = Linear(hidden_dim, num_classes)
         self.bbox_embed = Mlp(hidden_dim, hidden_dim, 4)
-        self.content = nn.Sequential(nn.Linear(hidden_dim, hidden_dim), nn.LayerNorm(hidden_dim))
+        self.content = nn.Sequential(Linear(hidden_dim, hidden_dim), nn.LayerNorm(hidden_dim))
         self.position = nn.Sequential(
-            nn.Linear(2 * hidden_dim, hidden_dim), nn.ReLU(), nn.Linear(hidden_dim, hidden_dim)
+            Linear(2 * hidden_dim, hidden_dim), nn.ReLU(), Linear(hidden_dim, hidden_dim)
         )
         nn.init.constant_(self.class_embed.bias, -math.log((1 - 0.01) / 0.01))
 

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from detkit.ops.linear import Linear
 from detkit.ops.masks import CHUNK
 from detkit.structures import Annotations
 from detkit.vidt.decoder import Memory
@@ -24,9 +25,9 @@ class TokenHead(nn.Module):
 
     def __init__(self, dim: int, num_classes: int):
         super().__init__()
-        self.output = nn.Linear(dim, dim)
+        self.output = Linear(dim, dim)
         self.norm = nn.LayerNorm(dim)
-        self.classes = nn.Linear(dim, num_classes)
+        self.classes = Linear(dim, num_classes)
         nn.init.xavier_uniform_(self.output.weight)
         nn.init.xavier_uniform_(self.classes.weight)
         nn.init.constant_(self.classes.bias, -math.log((1 - 0.01) / 0.01))
