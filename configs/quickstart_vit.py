@@ -1,6 +1,6 @@
 """The quickstart with a plain ViT as backbone: only the `backbone` differs. Needs timm (pip install "detkit[timm]").
 
-    python tools/train.py configs/quickstart_vit.py
+python tools/train.py configs/quickstart_vit.py
 """
 
 from quickstart import config as quickstart

@@ -16,7 +16,7 @@ import json
 import keyword
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +36,10 @@ SECTIONS: dict[str, dict[str, Any]] = {
         skip_broken=True,  # report images that cannot be read and go on; False ends the run at the first
     ),
     "optimizer": dict(
+        type="AdamW",  # or another of OPTIMIZERS
         lr=1e-4,
         weight_decay=1e-4,
         backbone_lr_scale=1.0,  # the rate of the backbone is lr times this
-        betas=(0.9, 0.999),
     ),
     "train": dict(
         epochs=REQUIRED,
@@ -53,7 +53,9 @@ SECTIONS: dict[str, dict[str, Any]] = {
         ema=None,  # decay of an exponential moving average of the weights, which is then evaluated; None is off
         log_every=50,  # steps
         eval_every=1,  # epochs
-        checkpoint_every=None,  # steps, besides the end of each epoch
+        checkpoint_every=None,  # steps, besides the ends of epochs
+        checkpoint_epochs=1,  # at the end of which epochs: of each, of every second, ...
+        keep_steps=(),  # steps whose weights stay for good, as kept/step_….safetensors
         best_metric=None,  # the figure that chooses best.safetensors, higher is better; None is the evaluator's first
         early_stop=None,  # stop after so many evaluations without a better best_metric
         draw_samples=8,  # validation images drawn at the end
@@ -61,10 +63,17 @@ SECTIONS: dict[str, dict[str, Any]] = {
         profile_steps=0,  # steps to record with torch.profiler, after a few others
     ),
 }
+# The optimizers, each with its own options beside those of the section.
+OPTIMIZERS: dict[str, dict[str, Any]] = {
+    "AdamW": dict(betas=(0.9, 0.999)),
+    "Adam": dict(betas=(0.9, 0.999)),  # its weight decay is added to the gradient
+    "SGD": dict(momentum=0.9),
+}
 # Options that must be whole numbers of at least so much (or None where that is the default).
 MINIMUM = {
     **dict.fromkeys(("data.batch_size", "data.eval_batch_size", "train.epochs", "train.max_steps"), 1),
     **dict.fromkeys(("train.accumulate", "train.log_every", "train.eval_every", "train.checkpoint_every"), 1),
+    **dict.fromkeys(("train.checkpoint_epochs",), 1),
     **dict.fromkeys(("train.early_stop",), 1),
     **dict.fromkeys(("data.workers", "train.seed", "train.draw_samples", "train.profile_steps"), 0),
 }
@@ -127,13 +136,15 @@ def check_keys(config: dict[str, Any]) -> None:
     Raises:
         ConfigError: an unknown or a missing option, with the valid names.
     """
-    _check_section(config, dict.fromkeys(TOP_LEVEL), "config")
+    check_options(config, dict.fromkeys(TOP_LEVEL), "config")
     for name in ("model", "data", "train"):
         if name not in config:
             raise ConfigError(f"config: section {name!r} is missing")
-    for name, options in SECTIONS.items():
+    for name in SECTIONS:
         section = config.get(name, {})
-        _check_section(section, options, name)
+        options = section_options(name, section)
+        of_type = {**options, **section}.get("type") if isinstance(section, dict) else None
+        check_options(section, options, f"{name} ({of_type})" if of_type else name)
         missing = [key for key, default in options.items() if default is REQUIRED and key not in section]
         if missing:
             raise ConfigError(f"{name}: option {missing[0]!r} is missing")
@@ -147,8 +158,9 @@ def resolve_config(config: dict[str, Any]) -> dict[str, Any]:
     """
     check_keys(config)
     resolved = dict(config)
-    for name, options in SECTIONS.items():
-        resolved[name] = {**options, **config.get(name, {})}
+    for name in SECTIONS:
+        section = config.get(name, {})
+        resolved[name] = {**section_options(name, section), **section}
     resolved["schedule"] = {"type": "cosine", **config.get("schedule", {})}
     resolved["evaluator"] = {"type": "CocoEvaluator", **config.get("evaluator", {})}
     _check_values(resolved)
@@ -223,7 +235,9 @@ def _settable_key(holder: Any, key: str, parents: Sequence[str]) -> str | int:
         raise ConfigError(f"{'.'.join(parents)}: is a tuple; set it as a whole, or make it a list in the config")
     if not isinstance(holder, dict) or "type" in holder or (len(parents) == 1 and parents[0] in COMPONENTS):
         return key if isinstance(holder, dict) else _existing_key(holder, key, parents)
-    options = SECTIONS.get(parents[0], ()) if len(parents) == 1 else () if parents else TOP_LEVEL
+    options: Iterable[str] = () if parents else TOP_LEVEL
+    if len(parents) == 1 and parents[0] in SECTIONS:
+        options = section_options(parents[0], holder)
     return _existing_key({**dict.fromkeys(options), **holder}, key, parents)
 
 
@@ -237,7 +251,27 @@ def _parse_value(text: str) -> Any:
         return text
 
 
-def _check_section(section: Any, options: dict[str, Any], path: str) -> None:
+def section_options(name: str, section: Any) -> dict[str, Any]:
+    """The options of the section `name` with their defaults; those of the optimizer depend on its type.
+
+    Raises:
+        ConfigError: an unknown optimizer.
+    """
+    options = SECTIONS[name]
+    if name != "optimizer":
+        return options
+    kind = section.get("type", options["type"]) if isinstance(section, dict) else options["type"]
+    if kind not in OPTIMIZERS:
+        raise ConfigError(f"optimizer.type: unknown optimizer {kind!r}{suggest(str(kind), OPTIMIZERS)}")
+    return {**options, **OPTIMIZERS[kind]}
+
+
+def check_options(section: Any, options: Iterable[str], path: str) -> None:
+    """Check that `section` is a dict with no other keys than `options`.
+
+    Raises:
+        ConfigError: it is not; the message begins with `path`.
+    """
     if not isinstance(section, dict):
         raise ConfigError(f"{path}: expected a dict, got {section!r}")
     for key in section:
@@ -251,10 +285,26 @@ def _check_values(config: dict[str, Any]) -> None:
         value, optional = config[section][key], SECTIONS[section][key] is None
         if not (optional and value is None) and (type(value) is not int or value < minimum):
             raise ConfigError(f"{path}: must be a whole number of at least {minimum}, got {value!r}")
+    kept = config["train"]["keep_steps"]
+    if not isinstance(kept, (list, tuple)) or not all(type(step) is int and step >= 1 for step in kept):
+        raise ConfigError(f"train.keep_steps: must be a list of steps, from 1, got {kept!r}")
     for key in ("lr", "weight_decay", "backbone_lr_scale"):
         value = config["optimizer"][key]
         if type(value) not in (int, float) or not value >= 0:
             raise ConfigError(f"optimizer.{key}: must be a number of at least 0, got {value!r}")
+    _check_averages(config["optimizer"])
+
+
+def _check_averages(optimizer: dict[str, Any]) -> None:
+    betas, momentum = optimizer.get("betas", (0.0, 0.0)), optimizer.get("momentum", 0.0)
+    if not (isinstance(betas, (list, tuple)) and len(betas) == 2 and all(map(_is_factor, betas))):
+        raise ConfigError(f"optimizer.betas: must be two numbers from 0 to below 1, got {betas!r}")
+    if not _is_factor(momentum):
+        raise ConfigError(f"optimizer.momentum: must be a number from 0 to below 1, got {momentum!r}")
+
+
+def _is_factor(value: Any) -> bool:
+    return type(value) in (int, float) and 0 <= value < 1
 
 
 def _check_storable(value: Any, path: str) -> None:

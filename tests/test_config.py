@@ -120,3 +120,31 @@ def test_bad_sections():
 
 def test_tuples_become_lists_in_json():
     assert to_json({"a": (1, 2)}) == to_json({"a": [1, 2]})
+
+
+def test_each_optimizer_has_its_own_options():
+    def resolved(**optimizer):
+        return resolve_config(small_config() | dict(optimizer=optimizer))["optimizer"]
+
+    common = dict(lr=1e-4, weight_decay=1e-4, backbone_lr_scale=1.0)
+    assert resolved() == dict(common, type="AdamW", betas=[0.9, 0.999])
+    assert resolved(type="Adam", lr=0.1) == dict(common, type="Adam", lr=0.1, betas=[0.9, 0.999])
+    assert resolved(type="SGD", momentum=0.8) == dict(common, type="SGD", momentum=0.8)
+    for optimizer, message in (
+        (dict(momentum=0.9), r"optimizer \(AdamW\): unknown option 'momentum'. Valid: backbone_lr_scale, betas, lr"),
+        (dict(type="SGD", betas=[0.9, 0.9]), r"optimizer \(SGD\): unknown option 'betas'"),
+        (dict(type="SGD", momentun=0.9), r"unknown option 'momentun', did you mean 'momentum'\?"),
+        (dict(type="sgd"), r"optimizer.type: unknown optimizer 'sgd'. Valid: Adam, AdamW, SGD"),
+        (dict(type="SGD", momentum=1.0), r"optimizer.momentum: must be a number from 0 to below 1, got 1.0"),
+        (dict(betas=[0.9]), r"optimizer.betas: must be two numbers from 0 to below 1, got \[0.9\]"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            resolved(**optimizer)
+
+
+def test_overrides_of_the_optimizer():
+    settings = ["optimizer.type=SGD", "optimizer.momentum=0.8"]
+    assert resolve_config(apply_overrides(small_config(), settings))["optimizer"]["momentum"] == 0.8
+    assert apply_overrides(small_config(), ["optimizer.betas=(0.8, 0.9)"])["optimizer"]["betas"] == (0.8, 0.9)
+    with pytest.raises(ConfigError, match="unknown key 'momentum'"):
+        apply_overrides(small_config(), ["optimizer.momentum=0.8"])

@@ -3,7 +3,7 @@ from dataclasses import asdict
 import pytest
 import torch
 
-from detkit.structures import Flow, ImagePair, Matches, PairAnnotations, PairBatch
+from detkit.pair_structures import Flow, ImagePair, Matches, PairAnnotations, PairBatch
 
 
 def sample(points=2, **fields):

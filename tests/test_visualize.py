@@ -7,7 +7,16 @@ import torch
 from PIL import Image
 
 from detkit.structures import Annotations, Detections, LabelMap
-from detkit.visualize import class_color, draw_comparison, draw_detections, plot_curves
+from detkit.visualize import (
+    class_color,
+    contact_sheet,
+    draw_comparison,
+    draw_detections,
+    draw_matches,
+    draw_points,
+    plot_curves,
+)
+from detkit.visualize.matches import RIGHT, WRONG
 
 LABELS = LabelMap(("cat", "dog"), (3, 17))
 GREY = np.full((120, 200, 3), 128, dtype=np.uint8)
@@ -103,6 +112,106 @@ def test_comparison_of_a_tiny_image_without_objects():
     assert picture.width > 100  # room for the captions
 
 
+def test_comparison_shows_the_points_of_the_truth():
+    truth = Annotations(
+        torch.tensor([[50.0, 40.0, 150.0, 100.0]]), torch.tensor([1]), points=torch.tensor([[90.0, 70]])
+    )
+    picture = draw_comparison(GREY, detections([]), truth, LABELS)
+    pixels, top = np.asarray(picture), picture.height - 240
+    assert tuple(pixels[top + 140, picture.width - 400 + 180]) == class_color(17)
+
+
+@pytest.mark.parametrize("size", [(40, 30), (200, 120), (900, 600)])
+def test_points_have_the_colour_of_their_class_and_stand_out(size):
+    image = np.full((size[1], size[0], 3), class_color(3), dtype=np.uint8)  # on their own colour
+    points = [[size[0] / 2, size[1] / 2], [size[0], size[1]]]
+    picture = draw_points(image, points, [0, 1], label_map=LABELS)
+    pixels = np.asarray(picture)
+    assert picture.size == size
+    assert tuple(pixels[size[1] // 2, size[0] // 2]) == class_color(3)
+    assert tuple(pixels[-1, -1]) == class_color(17)
+    white = (pixels > 200).all(axis=2).sum()
+    assert white > 10
+
+
+def test_points_without_an_answer_are_crosses():
+    points = [[60, 60], [140, 60]]
+    pixels = np.asarray(draw_points(GREY, points, [0, 0], answered=[True, False]))
+    dot, cross = ((pixels[50:71, x - 10 : x + 11] == class_color(0)).all(axis=2) for x in (60, 140))
+    assert dot[10, 12] and not cross[10, 13] and cross[10, 10] and cross[8, 8] and cross[12, 7]
+
+
+def test_masks_and_points_of_a_small_image_are_drawn_large():
+    masks = torch.zeros(2, 32, 48, dtype=torch.bool)
+    masks[0, 8:24, 8:24] = True  # the second point has none
+    picture = draw_points(GREY[:32, :48], [[16, 16], [40, 16]], masks=masks, side=360)
+    assert picture.size == (384, 256)
+    pixels = np.asarray(picture)
+    assert tuple(pixels[64, 100]) == class_color(0) and tuple(pixels[100, 64]) == class_color(0)  # the outline
+    assert tuple(pixels[80, 80]) not in ((128, 128, 128), class_color(0)) and tuple(pixels[10, 10]) == (128, 128, 128)
+    assert tuple(pixels[128, 320]) == class_color(1)
+
+
+def test_wrong_points_are_named():
+    with pytest.raises(ValueError, match="2 points but 1 labels"):
+        draw_points(GREY, [[1, 1], [2, 2]], [0])
+    with pytest.raises(ValueError, match="1 points but 2 masks"):
+        draw_points(GREY, [[1, 1]], masks=torch.zeros(2, 120, 200, dtype=torch.bool))
+    assert np.array_equal(np.asarray(draw_points(GREY, [])), GREY)
+
+
+@pytest.mark.parametrize("sizes", [((64, 64), (64, 64)), ((120, 200), (60, 500)), ((700, 300), (20, 30))])
+def test_matches_lie_where_their_points_are(sizes):
+    source, target = (np.full((*size, 3), 128, dtype=np.uint8) for size in sizes)
+    ends = [[[0.5 * w, 0.25 * h], [0.2 * w, 0.75 * h]] for h, w in sizes]
+    picture = draw_matches(source, target, *ends, confidence=[1.0, 0.5])
+    assert picture.width > picture.height
+    for number in (0, 1):
+        columns = where_color(picture, class_color(number))[1]
+        assert np.ptp(columns) > 0.3 * picture.width
+    assert picture.height <= 640 and picture.height >= 180
+
+
+def test_right_matches_are_green_and_wrong_ones_red():
+    found, truth = [[10, 10], [50, 30], [30, 50]], [[12, 10], [20, 30], [30, 50]]
+    picture = draw_matches(GREY, GREY[:64, :64], found, found, truth=truth)
+    right, wrong = (len(where_color(picture, color)[0]) for color in (RIGHT, WRONG))
+    assert right > wrong > 50
+    strict = draw_matches(GREY, GREY[:64, :64], found, found, truth=truth, threshold=1.0)
+    assert len(where_color(strict, WRONG)[0]) > wrong
+    assert len(where_color(draw_matches(GREY, GREY, found, found), RIGHT)[0]) == 0
+
+
+def test_the_surest_match_is_the_strongest_line():
+    source, target = [[100, 20], [100, 100]], [[100, 20], [100, 100]]
+    pixels = np.asarray(draw_matches(GREY, GREY, source, target, confidence=[0.9, 0.1])).astype(int)
+    height, middle = pixels.shape[0], 420
+    rows = [round(height * y / 120) for y in (20, 100)]
+    strength = [np.abs(pixels[row - 1 : row + 2, middle] - 128).max() for row in rows]
+    assert strength[0] > 1.5 * strength[1] > 0
+
+
+def test_wrong_matches_are_named():
+    with pytest.raises(ValueError, match="1 source points but 2 of target"):
+        draw_matches(GREY, GREY, [[1, 1]], [[1, 1], [2, 2]])
+    with pytest.raises(ValueError, match="1 source points but 2 of confidence"):
+        draw_matches(GREY, GREY, [[1, 1]], [[1, 1]], confidence=[1, 0.5])
+    assert draw_matches(GREY, GREY, [], [], confidence=[], truth=[]).width > 400
+
+
+def test_contact_sheet_has_a_column_for_each_title():
+    red, wide, tall = (Image.new("RGB", size, "red") for size in ((64, 64), (800, 200), (30, 300)))
+    sheet = contact_sheet([[red, wide], [tall, None]], ["Points", "Rough masks"], height=100)
+    assert sheet.width == 100 + 6 + 300 and sheet.height > 206
+    left, right = (where_color(sheet.crop((*x, sheet.height)), (255, 0, 0)) for x in ((0, 0, 100), (106, 0, 406)))
+    assert len(left[0]) == 100 * 100 + 10 * 100 and len(right[0]) == 300 * 75
+    kept = contact_sheet([[red], [tall]], ["a title that is wider than its pictures"], height=None)
+    assert len(where_color(kept, (255, 0, 0))[0]) == 64 * 64 + 30 * 300
+    assert contact_sheet([], ["Nothing"]).width > 20
+    with pytest.raises(ValueError, match="row 1 has 1 pictures for 2 titles: a, b"):
+        contact_sheet([[red, red], [red]], ["a", "b"])
+
+
 def test_colours_are_distinct_and_stable():
     colors = [class_color(i) for i in range(36)]
     assert len(set(colors)) == 36
@@ -121,6 +230,9 @@ def test_curves(tmp_path):
     plot_curves(rows, path)
     with Image.open(path) as picture:
         assert picture.width == width / 2
+    plot_curves([*rows, {"step": 3, "PCK@0.1": 0.4, "PCK@0.1/class": 0.3}, {"step": 3, "IoU": 0.5}], path)
+    with Image.open(path) as picture:
+        assert picture.width == width
 
 
 def test_curves_add_up_the_stages(tmp_path, monkeypatch):

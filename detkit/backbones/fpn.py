@@ -9,7 +9,7 @@ from detkit.backbones.layers import DetFeatures
 from detkit.registry import register
 
 STRIDES = (4, 8, 16, 32, 64)
-# Of backbones with det tokens.
+# Of backbones with det tokens; the last may be missing.
 DET_STRIDES = (8, 16, 32, 64)
 
 
@@ -18,6 +18,24 @@ def conv(in_channels: int, out_channels: int, size: int) -> nn.Conv2d:
     nn.init.kaiming_uniform_(layer.weight, a=1)
     nn.init.zeros_(layer.bias)
     return layer
+
+
+def strides_of(body: nn.Module) -> tuple[int, ...]:
+    """The stride of each map of a body.
+
+    Raises:
+        ValueError: a body with det tokens that has no token, or maps whose strides are no powers of two.
+    """
+    if not hasattr(body, "det_channels"):
+        return tuple(body.strides)
+    if getattr(body, "num_tokens", 1) < 1:
+        raise ValueError("num_tokens of the body must be at least 1; its det tokens are not used here, so ask for 1")
+    if hasattr(body, "strides"):  # of the maps besides the one made from the last of them
+        return (*body.strides, 2 * body.strides[-1])
+    patch = getattr(body, "patch", 16)
+    if patch & (patch - 1):
+        raise ValueError(f"a body with patches of {patch} pixels gives maps of stride {patch}: choose one of 8 or 16")
+    return DET_STRIDES[: len(body.num_channels)]
 
 
 @register
@@ -30,18 +48,18 @@ class FPN(nn.Module):
 
     Args:
         body: a backbone that gives a list of maps and has `strides` and `num_channels`, or one with det tokens
-            (`DetFeatures` of stride 8 to 64). Its det tokens are not trained; ask it for one only.
+            (`DetFeatures`: Swin, ViT, CoaT, TimmFeatures). Det tokens are not used here: what belongs to them (every
+            parameter with "det_" in its name) is frozen; ask for `num_tokens=1`.
         out_channels: of the maps.
 
     Raises:
-        ValueError: maps of other strides.
+        ValueError: maps of other strides, or see `strides_of`.
     """
 
     def __init__(self, body: nn.Module, *, out_channels: int = 256):
         super().__init__()
-        strides = tuple(getattr(body, "strides", DET_STRIDES))
+        strides = strides_of(body)
         if hasattr(body, "det_channels"):
-            strides = DET_STRIDES
             for name, parameter in body.named_parameters():
                 if "det_" in name:
                     parameter.requires_grad_(False)

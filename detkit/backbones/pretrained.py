@@ -131,6 +131,11 @@ def timm_state_dict(name: str) -> Mapping[str, Tensor]:
     return create_timm_model(name, pretrained=True).state_dict()
 
 
+def is_counter(name: str) -> bool:
+    """Whether a name is that of a batch norm's counter, which old weight files lack and nothing here reads."""
+    return name.endswith("num_batches_tracked")
+
+
 def count(pattern: str, keys: Iterable[str]) -> int:
     """One more than the highest number that the group of `pattern` finds at the start of a key; 0 if none has one."""
     found = (re.match(pattern, key) for key in keys)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,8 +14,9 @@ from torch import Tensor, nn
 from detkit.backbones.pretrained import load_pretrained
 from detkit.registry import register
 
+# Blocks of the four stages: with bottlenecks, and with basic blocks.
 DEPTHS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
-EXPANSION = 4
+BASIC_DEPTHS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
 DETECTRON_NAMES = (
     (r"stem\.conv1\.norm\.", "bn1."),
     (r"stem\.conv1\.", "conv1."),
@@ -38,14 +40,69 @@ class FrozenBatchNorm2d(nn.Module):
         return F.batch_norm(x_bchw, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
 
 
+def conv_norm(conv: nn.Conv2d, norm: nn.Module, x_bchw: Tensor) -> Tensor:
+    """`norm(conv(x))`; what a batch norm with fixed statistics does goes into the weights where these are fewer."""
+    is_fixed = isinstance(norm, FrozenBatchNorm2d) or not norm.training
+    if not is_fixed or conv.weight.numel() > x_bchw.numel():
+        return norm(conv(x_bchw))
+    scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+    shift = norm.bias - norm.running_mean * scale
+    return F.conv2d(x_bchw, conv.weight * scale[:, None, None, None], shift, conv.stride, conv.padding)
+
+
+class ConvNorm(nn.Sequential):
+    """A convolution and a batch norm, by `conv_norm`."""
+
+    def forward(self, x_bchw: Tensor) -> Tensor:
+        return conv_norm(self[0], self[1], x_bchw)
+
+
+def projection(in_channels: int, out_channels: int, stride: int, norm: Callable[[int], nn.Module]) -> nn.Module | None:
+    """The shortcut of a block whose output has another shape than its input; None where it has not."""
+    if stride == 1 and in_channels == out_channels:
+        return None
+    return ConvNorm(nn.Conv2d(in_channels, out_channels, 1, stride=stride, bias=False), norm(out_channels))
+
+
+class BasicBlock(nn.Module):
+    """Two 3 x 3 convolutions beside a shortcut."""
+
+    expansion = 1
+
+    def __init__(self, in_channels: int, channels: int, stride: int, norm: Callable[[int], nn.Module]):
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, channels, 3, stride=stride, padding=1, bias=False)
+        self.bn1 = norm(channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.bn2 = norm(channels)
+        self.downsample = projection(in_channels, channels, stride, norm)
+
+    def forward(self, x_bchw: Tensor) -> Tensor:
+        return F.relu(self.residual_sum(x_bchw), inplace=True)
+
+    def residual_sum(self, x_bchw: Tensor) -> Tensor:
+        """The output before the last ReLU."""
+        shortcut = x_bchw if self.downsample is None else self.downsample(x_bchw)
+        x = F.relu(conv_norm(self.conv1, self.bn1, x_bchw), inplace=True)
+        return conv_norm(self.conv2, self.bn2, x).add_(shortcut)
+
+
 class Bottleneck(nn.Module):
-    """1 x 1, 3 x 3 and 1 x 1 convolution around a shortcut."""
+    """1 x 1, 3 x 3 and 1 x 1 convolution beside a shortcut."""
+
+    expansion = 4
 
     def __init__(
-        self, in_channels: int, channels: int, stride: int, norm: Callable[[int], nn.Module], stride_in_1x1: bool
+        self,
+        in_channels: int,
+        channels: int,
+        stride: int,
+        norm: Callable[[int], nn.Module],
+        *,
+        stride_in_1x1: bool = False,
     ):
         super().__init__()
-        out_channels = EXPANSION * channels
+        out_channels = self.expansion * channels
         strides = (stride, 1) if stride_in_1x1 else (1, stride)
         self.conv1 = nn.Conv2d(in_channels, channels, 1, stride=strides[0], bias=False)
         self.bn1 = norm(channels)
@@ -53,16 +110,17 @@ class Bottleneck(nn.Module):
         self.bn2 = norm(channels)
         self.conv3 = nn.Conv2d(channels, out_channels, 1, bias=False)
         self.bn3 = norm(out_channels)
-        self.downsample = None
-        if stride != 1 or in_channels != out_channels:
-            shortcut = nn.Conv2d(in_channels, out_channels, 1, stride=stride, bias=False)
-            self.downsample = nn.Sequential(shortcut, norm(out_channels))
+        self.downsample = projection(in_channels, out_channels, stride, norm)
 
     def forward(self, x_bchw: Tensor) -> Tensor:
+        return F.relu(self.residual_sum(x_bchw), inplace=True)
+
+    def residual_sum(self, x_bchw: Tensor) -> Tensor:
+        """The output before the last ReLU."""
         shortcut = x_bchw if self.downsample is None else self.downsample(x_bchw)
-        x = F.relu(self.bn1(self.conv1(x_bchw)), inplace=True)
-        x = F.relu(self.bn2(self.conv2(x)), inplace=True)
-        return F.relu(self.bn3(self.conv3(x)) + shortcut, inplace=True)
+        x = F.relu(conv_norm(self.conv1, self.bn1, x_bchw), inplace=True)
+        x = F.relu(conv_norm(self.conv2, self.bn2, x), inplace=True)
+        return conv_norm(self.conv3, self.bn3, x).add_(shortcut)
 
 
 @register
@@ -70,13 +128,13 @@ class ResNet(nn.Module):
     """Images to maps of stride 2, 4, 8, 16 and 32.
 
     Args:
-        depth: 50 or 101.
+        depth: 18 or 34 (basic blocks), 50 or 101 (bottlenecks).
         in_channels: of the images; with other than 3 the first convolution is not taken from `pretrained`.
         frozen_norm: batch norms that never change, as detectors with small batches have them. Set it to False to
             train from scratch: without pretrained statistics a frozen batch norm normalises nothing.
         frozen_stages: parts at the start that are not trained: 0 none, 1 the stem, 2 also the first stage, ...
         stride_in_1x1: halve the resolution in the first convolution of a block, as the original and Detectron's
-            weights want it, instead of in the second, as torchvision's do.
+            weights want it, instead of in the second, as torchvision's do; for bottlenecks only.
         pretrained: ImageNet weights: a file or URL with torchvision's or Detectron's names, or "timm:MODEL_NAME".
             Detectron's expect channels B, G, R, which are turned round here, and pixels whose standard deviation is
             not divided out: `input_rule=dict(std=(1 / 255, 1 / 255, 1 / 255))`.
@@ -84,11 +142,10 @@ class ResNet(nn.Module):
     `forward(images [b, in_channels, h, w], mask)` ignores the padding mask.
 
     Raises:
-        ValueError: an unknown depth, or weights that do not fit.
+        ValueError: an unknown depth, `stride_in_1x1` for a depth without bottlenecks, or weights that do not fit.
     """
 
     strides = (2, 4, 8, 16, 32)
-    num_channels = (64, 256, 512, 1024, 2048)
 
     def __init__(
         self,
@@ -101,18 +158,23 @@ class ResNet(nn.Module):
         pretrained: str | None = None,
     ):
         super().__init__()
-        if depth not in DEPTHS:
-            raise ValueError(f"there is no ResNet of depth {depth} here, only {sorted(DEPTHS)}")
+        stages = {**BASIC_DEPTHS, **DEPTHS}
+        if depth not in stages:
+            raise ValueError(f"there is no ResNet of depth {depth} here, only {sorted(stages)}")
+        if stride_in_1x1 and depth in BASIC_DEPTHS:
+            raise ValueError(f"stride_in_1x1 is for blocks with 1 x 1 convolutions; ResNet of depth {depth} has none")
         norm: Any = FrozenBatchNorm2d if frozen_norm else nn.BatchNorm2d
+        block: Any = BasicBlock if depth in BASIC_DEPTHS else partial(Bottleneck, stride_in_1x1=stride_in_1x1)
+        expansion = BasicBlock.expansion if depth in BASIC_DEPTHS else Bottleneck.expansion
+        self.num_channels = (64, *(64 * 2**i * expansion for i in range(4)))
         self.conv1 = nn.Conv2d(in_channels, 64, 7, stride=2, padding=3, bias=False)
         self.bn1 = norm(64)
         width = 64
-        for i, blocks in enumerate(DEPTHS[depth]):
+        for i, blocks in enumerate(stages[depth]):
             stage = nn.Sequential()
-            for block in range(blocks):
-                stride = 2 if i > 0 and block == 0 else 1
-                stage.append(Bottleneck(width, 64 * 2**i, stride, norm, stride_in_1x1))
-                width = EXPANSION * 64 * 2**i
+            for j in range(blocks):
+                stage.append(block(width, 64 * 2**i, 2 if i > 0 and j == 0 else 1, norm))
+                width = self.num_channels[i + 1]
             setattr(self, f"layer{i + 1}", stage)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
@@ -137,7 +199,7 @@ class ResNet(nn.Module):
         return name.endswith("num_batches_tracked") or (name == "conv1.weight" and self.conv1.in_channels != 3)
 
     def forward(self, images: Tensor, mask: Tensor | None = None) -> list[Tensor]:
-        x = F.relu(self.bn1(self.conv1(images)), inplace=True)
+        x = F.relu(conv_norm(self.conv1, self.bn1, images), inplace=True)
         maps = [x]
         x = F.max_pool2d(x, 3, stride=2, padding=1)
         for stage in (self.layer1, self.layer2, self.layer3, self.layer4):

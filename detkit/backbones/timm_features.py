@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from detkit.backbones.layers import DetFeatures
-from detkit.backbones.pretrained import create_timm_model, load_pretrained, names_in_body
+from detkit.backbones.pretrained import create_timm_model, is_counter, load_pretrained, names_in_body
 from detkit.registry import register
 
 STRIDES = (8, 16, 32)
@@ -68,7 +68,7 @@ class TimmFeatures(nn.Module):
                 self.body,
                 pretrained,
                 lambda weights: names_in_body(weights, self.body.state_dict()),
-                lambda name: False,
+                is_counter,
             )
         channels = self.body.feature_info.channels()
         self.strides = self.body.feature_info.reduction()

@@ -84,6 +84,8 @@ class Aggregator(nn.Module):
         levels: correlations that come together.
         grid: cells along each side of both images.
         appearance_dim: channels of the embedded appearance.
+        zero_start: begin with an output layer of zeros, which leaves the correlations as they come. Few labelled pairs
+            cannot make up for what the random numbers of the paper destroy.
         depth, heads, mlp_ratio: of the transformer; `grid ** 2 + appearance_dim` must be a multiple of 2 and of heads.
     """
 
@@ -96,6 +98,7 @@ class Aggregator(nn.Module):
         depth: int = 1,
         heads: int = 6,
         mlp_ratio: int = 4,
+        zero_start: bool = False,
     ):
         super().__init__()
         dim = grid**2 + appearance_dim
@@ -111,6 +114,8 @@ class Aggregator(nn.Module):
         self.blocks = nn.ModuleList(AggregatorBlock(dim, heads, mlp_ratio * dim, levels) for _ in range(depth))
         self.proj = Linear(dim, grid**2)
         self.apply(_init_linear)
+        if zero_start:
+            nn.init.zeros_(self.proj.weight)
 
     def forward(self, corr_blst: Tensor, source_bls: Tensor, target_blt: Tensor) -> Tensor:
         """The refined correlation `[b, s, t]`, from those of all levels and the appearance `[b, l, n, c]` of the cells.

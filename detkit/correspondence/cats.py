@@ -30,7 +30,7 @@ class CATs(Matcher):
     Args:
         backbone: gives maps (see `detkit.correspondence.features`) and has `num_channels`.
         side, grid: pixels and cells along each side of the square that images are stretched to.
-        appearance_dim, depth, heads, mlp_ratio: of the `Aggregator`.
+        appearance_dim, depth, heads, mlp_ratio, zero_start: of the `Aggregator`.
         options: of `Matcher`.
     """
 
@@ -44,12 +44,13 @@ class CATs(Matcher):
         depth: int = 1,
         heads: int = 6,
         mlp_ratio: int = 4,
+        zero_start: bool = False,
         **options: Any,
     ):
         super().__init__(side=side, grid=grid, **options)
         self.backbone = backbone
         self.appearance = nn.ModuleList(Linear(c, appearance_dim) for c in backbone.num_channels)
-        transformer: dict[str, Any] = dict(depth=depth, heads=heads, mlp_ratio=mlp_ratio)
+        transformer: dict[str, Any] = dict(depth=depth, heads=heads, mlp_ratio=mlp_ratio, zero_start=zero_start)
         self.aggregator = Aggregator(
             len(backbone.num_channels), grid=grid, appearance_dim=appearance_dim, **transformer
         )

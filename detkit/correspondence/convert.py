@@ -7,18 +7,20 @@ other works on CATs have the same layout.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from detkit.backbones.pretrained import count
 from detkit.backbones.resnet import DEPTHS
+from detkit.conversion import ConversionReport, load_completely, without_prefix
 from detkit.correspondence.cats import CATs
 from detkit.correspondence.catspp import CATsPlusPlus
 from detkit.correspondence.features import SPAIR_LAYERS, ResNetLayers
 from detkit.correspondence.matcher import Matcher
+from detkit.registry import build
 
 HEADS = 6
 STRIDE = 16
@@ -52,23 +54,6 @@ PYRAMID_RENAMED = (
 )
 
 
-@dataclass
-class ConversionReport:
-    """What became of an official state dict.
-
-    Attributes:
-        loaded: official keys whose tensors the model now holds.
-        unused: keys that do not change what the official model gives, which are left out: the classifier, blocks after
-            the last layer that is used, counters, a norm that is never called.
-    """
-
-    loaded: list[str] = field(default_factory=list)
-    unused: list[str] = field(default_factory=list)
-
-    def __str__(self) -> str:
-        return f"{len(self.loaded)} tensors loaded, {len(self.unused)} without use in the official code"
-
-
 def from_official(
     state_dict: Mapping[str, Tensor], layers: Sequence[int] | None = None
 ) -> tuple[Matcher, ConversionReport]:
@@ -86,13 +71,12 @@ def from_official(
         ValueError: not an official state dict, layers that do not fit it, or a part that is unknown here; the keys are
             named.
     """
-    if state_dict and all(key.startswith("module.") for key in state_dict):
-        state_dict = {key.removeprefix("module."): value for key, value in state_dict.items()}
+    state_dict = without_prefix(state_dict)
     if "proj.0.weight" in state_dict and "x_normal" in state_dict:
-        model: Matcher = _empty_cats(state_dict, SPAIR_LAYERS if layers is None else layers)
-        return _load(model, state_dict, lambda key: cats_key(key, len(model.backbone.num_channels)))
+        layers = SPAIR_LAYERS if layers is None else layers
+        return _load(cats_config(state_dict, layers), state_dict, lambda key: cats_key(key, len(layers)))
     if "hpn_learner.x_normal" in state_dict:
-        return _load(_empty_catspp(state_dict), state_dict, catspp_key)
+        return _load(catspp_config(state_dict), state_dict, catspp_key)
     raise ValueError("not an official CATs or CATs++ state dict: it has neither proj.0.weight nor hpn_learner.x_normal")
 
 
@@ -136,45 +120,56 @@ def catspp_key(official: str) -> str | None:
     return f"{own[0]}_positions" if own in ("x_normal", "y_normal") else f"aggregator.{pyramid_key(own)}"
 
 
-def _empty_cats(official: Mapping[str, Tensor], layers: Sequence[int]) -> CATs:
+def cats_config(official: Mapping[str, Tensor], layers: Sequence[int]) -> dict[str, Any]:
+    """The config of the CATs that an official state dict belongs to.
+
+    Raises:
+        ValueError: it was trained with other layers, or with an unknown ResNet.
+    """
+    backbone = dict(type=ResNetLayers.__name__, layers=list(layers))
+    backbone["depth"] = _resnet_depth(official, "feature_extraction.backbone.")
     with torch.device("meta"):
-        backbone = ResNetLayers(_resnet_depth(official, "feature_extraction.backbone."), layers)
-    expected = [official[f"proj.{i}.weight"].shape[1] for i in range(_count(r"proj\.(\d+)\.", official))]
-    if expected != backbone.num_channels:
+        channels = build(backbone, path="backbone").num_channels
+    expected = [official[f"proj.{i}.weight"].shape[1] for i in range(count(r"proj\.(\d+)\.", official))]
+    if expected != channels:
         raise ValueError(
-            f"layers {list(layers)} have {backbone.num_channels} channels, but the checkpoint was trained with layers "
-            f"of {expected}"
+            f"layers {list(layers)} have {channels} channels, but the checkpoint was trained with layers of {expected}"
         )
     grid = len(official["x_normal"])
-    arguments: dict[str, Any] = dict(side=STRIDE * grid, grid=grid, heads=HEADS)
-    arguments["appearance_dim"] = len(official["proj.0.weight"])
-    if depth := _count(r"decoder\.blocks\.(\d+)\.", official):
+    config: dict[str, Any] = dict(type=CATs.__name__, backbone=backbone, side=STRIDE * grid, grid=grid, heads=HEADS)
+    config["appearance_dim"] = len(official["proj.0.weight"])
+    if depth := count(r"decoder\.blocks\.(\d+)\.", official):
         hidden_dim, dim = official["decoder.blocks.0.mlp.fc1.weight"].shape
-        arguments |= dict(depth=depth, mlp_ratio=hidden_dim // dim)
-    with torch.device("meta"):
-        return CATs(backbone, **arguments)
+        config |= dict(depth=depth, mlp_ratio=hidden_dim // dim)
+    return config
 
 
-def _empty_catspp(official: Mapping[str, Tensor]) -> CATsPlusPlus:
+def catspp_config(official: Mapping[str, Tensor]) -> dict[str, Any]:
+    """The config of the CATs++ that an official state dict belongs to.
+
+    Raises:
+        ValueError: it was trained with an unknown ResNet.
+    """
     depth = _resnet_depth(official, "backbone.")
-    with torch.device("meta"):
-        backbone = ResNetLayers(depth, range(4, 1 + sum(DEPTHS[depth])))
-        return CATsPlusPlus(backbone, side=STRIDE * len(official["hpn_learner.x_normal"]))
+    backbone = dict(type=ResNetLayers.__name__, depth=depth, layers=list(range(4, 1 + sum(DEPTHS[depth]))))
+    return dict(type=CATsPlusPlus.__name__, backbone=backbone, side=STRIDE * len(official["hpn_learner.x_normal"]))
 
 
 def _resnet_depth(official: Mapping[str, Tensor], prefix: str) -> int:
-    blocks = _count(re.escape(prefix) + r"layer3\.(\d+)\.", official)
-    for depth, of_stage in DEPTHS.items():
-        if blocks == of_stage[2]:
+    blocks = count(re.escape(prefix) + r"layer3\.(\d+)\.", official)
+    for depth in (50, 101):
+        if blocks == DEPTHS[depth][2]:
             return depth
     raise ValueError(f"the backbone has {blocks} blocks in its third stage; only ResNet-50 and ResNet-101 are known")
 
 
 def _load(
-    model: Matcher, official: Mapping[str, Tensor], own_key: Callable[[str], str | None]
+    config: dict[str, Any], official: Mapping[str, Tensor], own_key: Callable[[str], str | None]
 ) -> tuple[Matcher, ConversionReport]:
-    """Fill a model without storage (on the meta device) with copies of the official tensors."""
-    report, weights = ConversionReport(), {}
+    """The model of a config with copies of the official tensors."""
+    with torch.device("meta"):
+        model = build(config, path="model")
+    report, weights = ConversionReport(config=config), {}
     kept = [len(getattr(model.backbone.body, f"layer{i}")) for i in range(1, 5)]
     for key, value in official.items():
         name = own_key(key)
@@ -183,24 +178,11 @@ def _load(
         else:
             weights[name] = value.detach().float().clone()
             report.loaded.append(key)
-    try:
-        problems: Any = model.load_state_dict(weights, strict=False, assign=True)
-    except RuntimeError as error:
-        raise ValueError(f"cannot convert: {error}") from error
-    if problems.missing_keys or problems.unexpected_keys:
-        raise ValueError(
-            f"cannot convert: {len(problems.unexpected_keys)} tensors belong to no part known here "
-            f"{problems.unexpected_keys[:5]}, {len(problems.missing_keys)} are missing {problems.missing_keys[:5]}"
-        )
-    return model.eval(), report
+    load_completely(model, weights, assign=True)
+    return model, report
 
 
 def _is_cut(name: str, kept: Sequence[int]) -> bool:
     """Whether a parameter is one of a block that the backbone did not keep."""
     found = re.match(r"backbone\.body\.layer(\d)\.(\d+)\.", name)
     return found is not None and int(found[2]) >= kept[int(found[1]) - 1]
-
-
-def _count(pattern: str, keys: Iterable[str]) -> int:
-    """One more than the highest number that the group of `pattern` finds at the start of a key; 0 if none has one."""
-    return 1 + max((int(found[1]) for key in keys if (found := re.match(pattern, key))), default=-1)

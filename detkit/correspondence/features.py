@@ -1,21 +1,20 @@
 """Backbones that give the maps of a list of layers (hyperpixels: Min et al., arXiv 1908.06537).
 
 Each has `num_channels`, one number for each map, and `forward(images [b, 3, h, w])`, which gives the maps in the order
-of their depth, each at its own resolution.
+of their depth, each at its own resolution. Those of timm's models are in `detkit.correspondence.timm_layers`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Self
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from detkit.backbones.pretrained import load_pretrained, names_in_body
 from detkit.backbones.resnet import ResNet
-from detkit.backbones.timm_features import create_features
+from detkit.backbones.swin import Block, Stage, Swin, shifted_window_mask
 from detkit.registry import register
 
 SPAIR_LAYERS = (0, 8, 20, 21, 26, 28, 29, 30)
@@ -23,17 +22,77 @@ PASCAL_LAYERS = (2, 17, 21, 22, 25, 26, 28)
 STAGES = ("layer1", "layer2", "layer3", "layer4")
 
 
+class Layers(nn.Module):
+    """What backbones by layer list share: what of them is trained.
+
+    A subclass sets `num_channels`, and calls `freeze` when it is complete.
+
+    Args:
+        body: the network.
+        trainable: train its weights. If not, it also stays in eval mode, so that nothing of it ever changes.
+        frozen_norm: with `trainable`, keep weights and statistics of batch norms as they are. Set it to False to train
+            from scratch: without pretrained statistics a frozen batch norm normalises nothing.
+    """
+
+    num_channels: list[int]
+
+    def __init__(self, body: nn.Module, *, trainable: bool = False, frozen_norm: bool = True):
+        super().__init__()
+        self.body, self.trainable, self.frozen_norm = body, trainable, frozen_norm
+
+    def freeze(self) -> None:
+        """Mark what is trained and set the mode of the rest."""
+        self.body.requires_grad_(self.trainable)
+        for norm in self._frozen_norms():
+            norm.requires_grad_(False)
+        self.train(self.training)
+
+    def _frozen_norms(self) -> list[nn.Module]:
+        if not self.frozen_norm:
+            return []
+        return [module for module in self.body.modules() if isinstance(module, _BatchNorm)]
+
+    def train(self, mode: bool = True) -> Self:
+        """As `nn.Module.train`; what is not trained stays in eval mode."""
+        super().train(mode)
+        if not self.trainable:
+            self.body.eval()
+        for norm in self._frozen_norms():
+            norm.eval()
+        return self
+
+
+def check_layers(layers: Sequence[int], count: int) -> list[int]:
+    """A layer list in order.
+
+    Raises:
+        ValueError: it is empty, repeats a layer or names one outside of 0 .. `count` - 1.
+    """
+    chosen = sorted(layers)
+    if not chosen or len(set(chosen)) < len(chosen) or not 0 <= chosen[0] <= chosen[-1] < count:
+        raise ValueError(f"layers must be different numbers in 0..{count - 1}, got {list(layers)}")
+    return chosen
+
+
+def keep_blocks(stages: Sequence[Any], count: int) -> None:
+    """Delete all but the first `count` blocks of stages, each a module list or a sequence."""
+    for stage in stages:
+        kept = min(count, len(stage))
+        del stage[kept:]
+        count -= kept
+
+
 @register
-class ResNetLayers(nn.Module):
+class ResNetLayers(Layers):
     """Maps of chosen blocks of a ResNet.
 
     Layer 0 is the pooled stem, layer k the k-th block counted through all stages, before its last ReLU. Blocks after
-    the last chosen one are not kept. Batch norms never change, whether or not the convolutions are trained.
+    the last chosen one are not kept.
 
     Args:
-        depth: 50 (layers 0 to 16) or 101 (0 to 33).
+        depth: 18 (layers 0 to 8), 34 or 50 (0 to 16) or 101 (0 to 33).
         layers: which; the default is that of CATs for SPair-71k with ResNet-101.
-        trainable: train the convolutions too.
+        trainable, frozen_norm: see `Layers`.
         pretrained: ImageNet weights, as in `ResNet`.
 
     Raises:
@@ -46,22 +105,17 @@ class ResNetLayers(nn.Module):
         layers: Sequence[int] = SPAIR_LAYERS,
         *,
         trainable: bool = False,
+        frozen_norm: bool = True,
         pretrained: str | None = None,
     ):
-        super().__init__()
-        self.body = ResNet(depth, pretrained=pretrained)
-        self.layers = sorted(layers)
-        stages = [getattr(self.body, name) for name in STAGES]
-        channels = [64] + [c for stage, c in zip(stages, self.body.num_channels[1:], strict=True) for _ in stage]
-        if not layers or len(set(layers)) < len(layers) or not 0 <= self.layers[0] <= self.layers[-1] < len(channels):
-            raise ValueError(f"layers must be different numbers in 0..{len(channels) - 1}, got {list(layers)}")
+        body = ResNet(depth, frozen_norm=frozen_norm, pretrained=pretrained)
+        super().__init__(body, trainable=trainable, frozen_norm=frozen_norm)
+        stages = [getattr(body, name) for name in STAGES]
+        channels = [64] + [c for stage, c in zip(stages, body.num_channels[1:], strict=True) for _ in stage]
+        self.layers = check_layers(layers, len(channels))
         self.num_channels = [channels[i] for i in self.layers]
-        left = self.layers[-1]
-        for stage in stages:
-            kept = min(left, len(stage))
-            del stage[kept:]
-            left -= kept
-        self.body.requires_grad_(trainable)
+        keep_blocks(stages, self.layers[-1])
+        self.freeze()
 
     def forward(self, images_b3hw: Tensor) -> list[Tensor]:
         body = self.body
@@ -70,80 +124,92 @@ class ResNetLayers(nn.Module):
         maps = [total] if self.layers[0] == 0 else []
         blocks = [block for name in STAGES for block in getattr(body, name)]
         for number, block in enumerate(blocks, 1):
-            total = residual_sum(block, total.relu())
+            total = block.residual_sum(F.relu(total, inplace=number - 1 not in self.layers))
             if number in self.layers:
                 maps.append(total)
         return maps
 
 
-def residual_sum(block: nn.Module, x_bchw: Tensor) -> Tensor:
-    """What a bottleneck block gives before its last ReLU."""
-    shortcut = x_bchw if block.downsample is None else block.downsample(x_bchw)
-    x = F.relu(block.bn1(block.conv1(x_bchw)), inplace=True)
-    x = F.relu(block.bn2(block.conv2(x)), inplace=True)
-    return block.bn3(block.conv3(x)) + shortcut
-
-
 @register
-class TimmLayers(nn.Module):
-    """Maps of chosen layers of a timm model, convolutional or transformer.
+class SwinLayers(Layers):
+    """Maps of chosen blocks of this project's Swin, without its [DET] tokens.
 
-    Batch norms never change, whether or not the other weights are trained.
+    Layer 0 is the patch embedding, layer k the k-th block counted through all stages. Blocks after the last chosen one
+    are not kept. Images of any size are padded to whole windows.
 
     Args:
-        model: the name in timm.
-        layers: the model's maps as timm numbers them: the stages of a convolutional or hierarchical model, the blocks
-            of a plain transformer (which needs `model_args=dict(dynamic_img_size=True)` for other image sizes than its
-            own).
-        trainable: train the model too.
-        model_args: other arguments of the timm model.
-        pretrained: True for the weights that timm publishes under the name; or a file, URL or "timm:MODEL_NAME" with a
-            state dict in timm's names.
+        variant: as in `Swin`: "nano" or "tiny" (layers 0 to 12), "small", "base" or "large" (0 to 24).
+        layers: which.
+        trainable: see `Layers`.
+        pretrained: ImageNet weights, as in `Swin`.
+        options: other arguments of `Swin` that do not concern its [DET] tokens, such as `embed_dim` and `window`.
 
     Raises:
-        ValueError: timm is not installed or has no such model or layers, or weights that do not fit.
+        ValueError: no layers, one that there is not or that is named twice, or what `Swin` raises.
     """
 
     def __init__(
         self,
-        model: str,
-        layers: Sequence[int],
+        variant: str | None = None,
+        layers: Sequence[int] = (4, 10, 12),
         *,
         trainable: bool = False,
-        model_args: Mapping[str, Any] | None = None,
-        pretrained: bool | str = False,
+        pretrained: str | None = None,
+        **options: Any,
     ):
-        super().__init__()
-        arguments = dict(model_args or {}, out_indices=tuple(sorted(layers)))
-        try:
-            self.body = create_features(model, pretrained=pretrained is True, **arguments)
-        except (AssertionError, IndexError) as error:
-            raise ValueError(f"timm model {model!r} does not have the layers {list(layers)}: {error}") from error
-        if isinstance(pretrained, str):
-            load_pretrained(
-                self.body, pretrained, lambda weights: names_in_body(weights, self.body.state_dict()), is_counter
-            )
-        self.num_channels = self.body.feature_info.channels()
-        self.channels_last = getattr(self.body, "output_fmt", "NCHW") == "NHWC"
-        self.body.requires_grad_(trainable)
-        for norm in self._batch_norms():
-            norm.requires_grad_(False)
+        fixed: dict[str, Any] = dict(num_tokens=0, cross_stages=(), reduced_map=False)
+        if given := sorted(fixed.keys() & options.keys()):
+            raise ValueError(f"{', '.join(given)} concern the [DET] tokens, of which there are none here")
+        body = Swin(variant, pretrained=pretrained, **fixed, **options)
+        super().__init__(body, trainable=trainable)
+        dims = [block.norm1.normalized_shape[0] for stage in body.layers for block in stage.blocks]
+        self.layers = check_layers(layers, 1 + len(dims))
+        self.num_channels = [[dims[0], *dims][i] for i in self.layers]
+        self._keep_patches(self.layers[-1])
+        self.freeze()
 
-    def _batch_norms(self) -> list[nn.Module]:
-        return [module for module in self.body.modules() if isinstance(module, _BatchNorm)]
-
-    def train(self, mode: bool = True) -> TimmLayers:
-        """As `nn.Module.train`; batch norms stay in eval mode."""
-        super().train(mode)
-        for norm in self._batch_norms():
-            norm.eval()
-        return self
+    def _keep_patches(self, last: int) -> None:
+        """Delete the blocks after the last layer, and all that only [DET] tokens use."""
+        stages = self.body.layers
+        keep_blocks([stage.blocks for stage in stages], last)
+        del stages[sum(len(stage.blocks) > 0 for stage in stages) :]
+        if stages:
+            stages[-1].downsample = None
+        del self.body.det_token, self.body.det_pos_embed
+        for stage in stages:
+            for block in stage.blocks:
+                del block.det_pos_linear
 
     def forward(self, images_b3hw: Tensor) -> list[Tensor]:
-        maps = self.body(images_b3hw)
-        return [x.permute(0, 3, 1, 2) for x in maps] if self.channels_last else maps
+        x = self.body.patch_embed(images_b3hw)
+        found = [x]
+        for stage in self.body.layers:
+            found += swin_stage(stage, x)
+            if stage.downsample is not None:
+                x = stage.downsample(found[-1])
+        return [found[i].permute(0, 3, 1, 2) for i in self.layers]
 
 
-def is_counter(name: str) -> bool:
-    """Whether a name is that of a batch norm's counter, which old weight files lack and nothing here reads."""
-    return name.endswith("num_batches_tracked")
+def swin_stage(stage: Stage, x_bhwc: Tensor) -> list[Tensor]:
+    """The patches after each block of a Swin stage, all `[b, h, w, c]`."""
+    size = stage.window
+    h, w = (side + -side % size for side in x_bhwc.shape[1:3])
+    window_mask = shifted_window_mask(h, w, size, size // 2, x_bhwc.device).to(x_bhwc.dtype)
+    found = []
+    for block in stage.blocks:
+        x_bhwc = swin_block(block, x_bhwc, window_mask)
+        found.append(x_bhwc)
+    return found
+
+
+def swin_block(block: Block, x_bhwc: Tensor, window_mask: Tensor) -> Tensor:
+    """What a Swin block does to the patches."""
+    if block.local is not None:
+        x_bhwc = x_bhwc + block.local(x_bhwc.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+    x = x_bhwc + _drop_path(block, block._window_attention(block.norm1(x_bhwc), window_mask))
+    return x + _drop_path(block, block.mlp(block.norm2(x)))
+
+
+def _drop_path(block: Block, x_bhwc: Tensor) -> Tensor:
+    keep = block.drop_path.keep(len(x_bhwc), x_bhwc)
+    return x_bhwc if keep is None else x_bhwc * keep[:, None, None, None]

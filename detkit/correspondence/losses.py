@@ -5,11 +5,13 @@ Shape letters: b pairs, h/w cells.
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from detkit.structures import Flow
+from detkit.pair_structures import Flow
 
 
 def end_point_errors(flow_b2hw: Tensor, other_b2hw: Tensor) -> Tensor:
@@ -17,11 +19,26 @@ def end_point_errors(flow_b2hw: Tensor, other_b2hw: Tensor) -> Tensor:
     return (flow_b2hw - other_b2hw).norm(dim=1)
 
 
-def end_point_error(flow_b2hw: Tensor, target: Flow) -> Tensor:
-    """The mean distance in cells over the labelled cells of the whole batch, by their weights; 0 without any."""
+def end_point_error(flow_b2hw: Tensor, target: Flow, *, trim: float = 0.0) -> Tensor:
+    """The mean distance in cells over the labelled cells of the whole batch, by their weights; 0 without any.
+
+    Args:
+        trim: leave out this share (0..1) of the cells of weights below 1, which machines have labelled: those with the
+            largest errors, as they are often wrong labels (SCorrSAN's small-loss selection).
+    """
     weights = target.weights.to(flow_b2hw.dtype)
     errors = torch.where(weights > 0, end_point_errors(flow_b2hw, target.vectors), 0)
+    if trim:
+        weights = weights * within_share(errors.detach(), (weights > 0) & (weights < 1), 1 - trim)
     return (errors * weights).sum() / weights.sum().clamp(min=torch.finfo(weights.dtype).tiny)
+
+
+def within_share(errors_bhw: Tensor, mask_bhw: Tensor, share: float) -> Tensor:
+    """All cells but those of the mask that are not among its `share` of smallest errors, bool `[b, h, w]`."""
+    chosen = errors_bhw[mask_bhw]
+    if not len(chosen):
+        return torch.ones_like(mask_bhw)
+    return ~mask_bhw | (errors_bhw <= chosen.sort().values[max(0, math.ceil(share * len(chosen)) - 1)])
 
 
 def labelled(vectors_b2hw: Tensor) -> Flow:

@@ -26,7 +26,9 @@ from detkit.ops.correlation import (
     transfer_points,
     warp,
 )
-from detkit.structures import Flow, ImageBatch, LabelMap, Matches, PairBatch
+from detkit.pair_structures import Flow, Matches, PairBatch
+from detkit.structures import ImageBatch, LabelMap
+from detkit.undecayed import undecayed_parameters
 
 
 class Matcher(ImageModel):
@@ -45,9 +47,10 @@ class Matcher(ImageModel):
         field: width in pixels of the square around a cell's centre in which key-points label it (`sparse_flow`).
         num_classes: classes of the pairs that it is trained on. A matcher does not use them, its checkpoint names them.
         input_rule: other arguments of `InputRule`, such as `mean` and `std`.
+        trim: share of the machine-made labels that the loss leaves out, see `end_point_error`.
         original: do what the official code does where that looks wrong: train the positions that the expected place is
             the mean of; take the last source point of a cell with the mean of its target points, and a displacement of
-            exactly 0 for no label; cut points to whole pixels before they are transferred.
+            exactly 0 for no label; cut points to whole pixels before they are transferred; decay all parameters.
     """
 
     def __init__(
@@ -59,18 +62,29 @@ class Matcher(ImageModel):
         field: int = 35,
         num_classes: int = 1,
         input_rule: Mapping[str, Any] | None = None,
+        trim: float = 0.0,
         original: bool = False,
     ):
+        if not 0 <= trim < 1:
+            raise ValueError(f"trim must lie in 0..1 and below 1, got {trim}")
         # A side that is also the multiple leaves no other size than the square.
         rule = InputRule(**{"shortest": side, "longest": side, "multiple": side, **(input_rule or {})})
         super().__init__(LabelMap.numbered(num_classes), rule)
-        self.side, self.grid, self.temperature, self.field, self.original = side, grid, temperature, field, original
+        self.side, self.grid, self.temperature, self.field = side, grid, temperature, field
+        self.original, self.trim = original, trim
         x, y = normalized_positions(grid, grid, torch.zeros(()))
         for name, positions in (("x_positions", x), ("y_positions", y)):
             if original:
                 self.register_parameter(name, nn.Parameter(positions))
             else:
                 self.register_buffer(name, positions)
+
+    def no_weight_decay(self) -> set[str]:
+        """All parameters without weight decay: norms, biases, tables of positions; none with `original`."""
+        if self.original:
+            return set()
+        names = {name for name, _ in self.named_parameters() if name.endswith(".bias") or "position" in name}
+        return names | undecayed_parameters(self)
 
     def correlation(self, source_b3hw: Tensor, target_b3hw: Tensor) -> Tensor:
         """The final correlation `[b, s, t]` of normalised squares."""
@@ -123,7 +137,7 @@ class Matcher(ImageModel):
 
         It is scaled by the share of the batch in `num_objects` points, so that micro-batches add up.
         """
-        error = end_point_error(self.flow(source, target), self.targets(batch))
+        error = end_point_error(self.flow(source, target), self.targets(batch), trim=self.trim)
         if batch.num_objects is not None:
             error = error * (batch.count_objects() / batch.num_objects)
         return {"loss_epe": error}

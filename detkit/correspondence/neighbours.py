@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from detkit.correspondence.cats import resize_maps
 from detkit.correspondence.matcher import Matcher
 from detkit.ops.correlation import correlate_levels, hard_flow, mutual_filter, probabilities, sample_at
+from detkit.pair_structures import Flow
 from detkit.registry import register
-from detkit.structures import Flow
 
 
 @register

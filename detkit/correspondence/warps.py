@@ -2,7 +2,7 @@
 
 Grids are what `grid_sample` takes: for each place of the result, the x y in -1..1 of the place to fetch from.
 
-Shape letters: b images, k control points, n places, h/w cells or pixels.
+Shape letters: b images, k control points, h/w cells or pixels.
 """
 
 from __future__ import annotations
@@ -11,13 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from detkit.ops.splines import control_points, spline_basis, spline_weights
+
 VALID = 0.9999  # the least weight of what comes from inside the image
-
-
-def control_points(side: int, like: Tensor) -> Tensor:
-    """A square grid of control points over -1..1, `[side * side, 2]`, column by column."""
-    steps = torch.linspace(-1, 1, side, dtype=like.dtype, device=like.device)
-    return torch.cartesian_prod(steps, steps)
 
 
 def tps_grid(moved_bk2: Tensor, size: tuple[int, int]) -> Tensor:
@@ -29,27 +25,10 @@ def tps_grid(moved_bk2: Tensor, size: tuple[int, int]) -> Tensor:
     """
     b, k, _ = moved_bk2.shape
     fixed = control_points(round(k**0.5), moved_bk2)
-    weights = _spline_weights(fixed, moved_bk2)
+    weights = spline_weights(fixed, moved_bk2)
     y, x = (torch.linspace(-1, 1, side, dtype=fixed.dtype, device=fixed.device) for side in size)
     places = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1).view(-1, 2)
-    return (_spline_basis(places, fixed) @ weights).view(b, *size, 2)
-
-
-def _spline_basis(places_n2: Tensor, fixed_k2: Tensor) -> Tensor:
-    """The spline's functions at some places: one around each control point, then 1, x, y; `[n, k + 3]`."""
-    distance = (places_n2[:, None] - fixed_k2).square().sum(-1)
-    radial = distance * torch.where(distance == 0, 1, distance).log()
-    return torch.cat([radial, torch.ones_like(radial[:, :1]), places_n2], dim=1)
-
-
-def _spline_weights(fixed_k2: Tensor, moved_bk2: Tensor) -> Tensor:
-    """What to multiply `_spline_basis` with so that it passes through the moved points, `[b, k + 3, 2]`."""
-    k = len(fixed_k2)
-    basis = _spline_basis(fixed_k2, fixed_k2)
-    system = torch.zeros(k + 3, k + 3, dtype=basis.dtype, device=basis.device)
-    system[:k], system[k:, :k] = basis, basis[:, k:].T
-    known = torch.cat([moved_bk2, moved_bk2.new_zeros(len(moved_bk2), 3, 2)], dim=1)
-    return torch.linalg.solve(system, known)
+    return (spline_basis(places, fixed) @ weights).view(b, *size, 2)
 
 
 def fetch(x_bchw: Tensor, grid_bhw2: Tensor, mode: str = "bilinear") -> Tensor:

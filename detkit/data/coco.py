@@ -61,7 +61,7 @@ class CocoDataset:
             raise ValueError("annotation_file (a COCO-format json) and image_folder are not given yet; set both")
         self.annotation_file, self.image_folder = Path(annotation_file), Path(image_folder)
         self.with_masks = masks
-        content = read_coco_file(self.annotation_file)
+        content = self._read_file()
         try:
             categories = select_categories(content["categories"], classes)
         except ValueError as error:
@@ -123,7 +123,7 @@ class CocoDataset:
         Ids are those of the file, except that annotation ids count from 1 where the file counts from 0 (COCO's
         evaluation takes id 0 for "no object").
         """
-        content = read_coco_file(self.annotation_file)
+        content = self._read_file()
         images, categories = set(self.image_ids), set(self.label_map.category_ids)
         kept = [
             a
@@ -136,6 +136,9 @@ class CocoDataset:
             "annotations": [self._ground_truth(a, a["id"] + shift) for a in kept],
             "categories": [c for c in content["categories"] if c["id"] in categories],
         }
+
+    def _read_file(self) -> dict[str, Any]:
+        return read_coco_file(self.annotation_file)
 
     def _ground_truth(self, annotation: dict, annotation_id: int) -> dict[str, Any]:
         _, _, width, height = annotation["bbox"]

@@ -10,7 +10,7 @@ from typing import Any
 
 from detkit.registry import suggest
 
-_REQUIRED: dict[str, dict[str, Any]] = {
+REQUIRED: dict[str, dict[str, Any]] = {
     "images": {"id": int, "file_name": str, "width": (int, float), "height": (int, float)},
     "annotations": {"id": int, "image_id": int, "category_id": int, "bbox": object},
     "categories": {"id": int, "name": str},
@@ -25,11 +25,8 @@ def read_coco_file(path: Path) -> dict[str, Any]:
             annotations of unknown images or categories; the message names the file and up to ten ids.
     """
     content = load_json(path)
-    for section, keys in _REQUIRED.items():
-        items = content.get(section) if isinstance(content, dict) else None
-        if not isinstance(items, list):
-            raise ValueError(f'{path}: no list "{section}"; a COCO file has {", ".join(_REQUIRED)}')
-        _check_items(items, keys, f"{path}: {section}")
+    for section, keys in REQUIRED.items():
+        check_section(content, section, keys, path)
     for key, section in (("image_id", "images"), ("category_id", "categories")):
         known = {item["id"] for item in content[section]}
         lost = [a for a in content["annotations"] if a[key] not in known]
@@ -70,7 +67,15 @@ def load_json(path: Path) -> Any:
         raise ValueError(f"cannot read annotation file {path}: {error}") from error
 
 
-def _check_items(items: list, keys: dict[str, Any], name: str) -> None:
+def check_section(content: Any, section: str, keys: dict[str, Any], path: Path) -> None:
+    """Check that a file has a list of items of that name, each with `keys` of the types given and an id of its own.
+
+    Raises:
+        ValueError: one that has not; the message names the file and the items.
+    """
+    items, name = content.get(section) if isinstance(content, dict) else None, f"{path}: {section}"
+    if not isinstance(items, list):
+        raise ValueError(f'{path}: no list "{section}"; a COCO file has {", ".join(REQUIRED)}')
     for position, item in enumerate(items):
         for key, kind in keys.items():
             if not isinstance(item, dict) or key not in item:

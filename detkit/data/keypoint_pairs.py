@@ -44,10 +44,10 @@ class KeypointPairs(PairDataset):
         self.path = Path(annotations)
         self.folder = self.path.parent / "images" if images is None else Path(images)
         content = load_json(self.path)
-        categories = sorted(_section(content, "categories", ("id", "name", "keypoints"), self.path), key=_identifier)
-        self._images = {image["id"]: image for image in _section(content, "images", _IMAGE_KEYS, self.path)}
+        categories = sorted(section(content, "categories", ("id", "name", "keypoints"), self.path), key=_identifier)
+        self._images = {image["id"]: image for image in section(content, "images", _IMAGE_KEYS, self.path)}
         self._check_images({c["id"]: len(c["keypoints"]) for c in categories})
-        self._pairs = _section(load_json(Path(pairs)), "pairs", _PAIR_KEYS, Path(pairs))
+        self._pairs = section(load_json(Path(pairs)), "pairs", _PAIR_KEYS, Path(pairs))
         self._check_pairs(Path(pairs))
         numbers = {category["id"]: i for i, category in enumerate(categories)}
         label_map = LabelMap(tuple(c["name"] for c in categories), tuple(numbers))
@@ -108,8 +108,12 @@ def _identifier(item: dict[str, Any]) -> int:
     return item["id"]
 
 
-def _section(content: Any, name: str, keys: Sequence[str], path: Path) -> list[dict[str, Any]]:
-    """A list of a json file, each of whose items has the keys."""
+def section(content: Any, name: str, keys: Sequence[str], path: Path) -> list[dict[str, Any]]:
+    """A list of a json file, each of whose items has the keys, and another id where they have ids.
+
+    Raises:
+        ValueError: there is no such list, or not such items.
+    """
     items = content.get(name) if isinstance(content, dict) else None
     if not isinstance(items, list) or not items:
         raise ValueError(f'{path}: has no list "{name}", or an empty one')

@@ -149,11 +149,14 @@ class SampleKeys(Sampler[list[int]]):
             raise ValueError(f"cannot continue after batch {batches_done} of an epoch of {len(self)} batches")
         self.position = batches_done
 
+    def order(self) -> np.ndarray:
+        """The samples of the current epoch in their order."""
+        if not self.shuffle:
+            return np.arange(self.length)
+        return np.random.default_rng((self.seed, self.epoch)).permutation(self.length)
+
     def __iter__(self) -> Iterator[list[int]]:
-        order = np.arange(self.length)
-        if self.shuffle:
-            order = np.random.default_rng((self.seed, self.epoch)).permutation(self.length)
-        keys = self.epoch * self.length + order[: len(self) * self.batch_size * self.world_size]
+        keys = self.epoch * self.length + self.order()[: len(self) * self.batch_size * self.world_size]
         yield from keys.reshape(len(self), self.world_size, self.batch_size)[self.position :, self.rank].tolist()
 
 
@@ -178,15 +181,17 @@ def train_loader(
     """A loader of training batches; its `batch_sampler` is the `SampleKeys` to set epoch and position on.
 
     Args:
-        dataset: by the dataset protocol (see `TrainingView`).
+        dataset: by the dataset protocol (see `TrainingView`); one that needs another view or order of its samples has
+            them as `training_view` and `sample_keys`.
         transforms: applied in order to each sample.
         batch_size: images per batch of this process.
         workers: processes that load; 0 loads in this one.
         rank, world_size: which of how many training processes this is.
         skip_broken: replace unreadable samples, instead of raising.
     """
-    keys = SampleKeys(len(dataset), batch_size=batch_size, seed=seed, rank=rank, world_size=world_size)
-    view = TrainingView(dataset, transforms, seed=seed, skip_broken=skip_broken)
+    keys_type, view_type = getattr(dataset, "sample_keys", SampleKeys), getattr(dataset, "training_view", TrainingView)
+    keys = keys_type(len(dataset), batch_size=batch_size, seed=seed, rank=rank, world_size=world_size)
+    view = view_type(dataset, transforms, seed=seed, skip_broken=skip_broken)
     return DataLoader(view, batch_sampler=keys, collate_fn=_collate_of(dataset), **_worker_options(workers))
 
 
@@ -211,7 +216,7 @@ def eval_loader(
         skip_broken: pass over unreadable images, instead of raising.
     """
     view = getattr(dataset, "evaluation_view", EvaluationView)(dataset, resize, skip_broken=skip_broken)
-    indices, collate = range(rank, len(dataset), world_size), partial(_collate_readable, _collate_of(dataset))
+    indices, collate = range(rank, len(view), world_size), partial(_collate_readable, _collate_of(dataset))
     return _EvaluationLoader(view, batch_size, sampler=indices, collate_fn=collate, **_worker_options(workers))
 
 

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from detkit.data.loading import EvaluationView
 from detkit.images import read_image
-from detkit.structures import ImagePair, LabelMap, PairAnnotations, PairBatch
+from detkit.pair_structures import ImagePair, PairAnnotations, PairBatch
+from detkit.structures import LabelMap
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +43,21 @@ class Side:
     box: np.ndarray | None
     size: tuple[int, int] | None = None
     mirrored: bool = False
+
+
+def read_side(side: Side) -> Tensor:
+    """The image of a side from its file, uint8 [3, h, w].
+
+    Raises:
+        ValueError: it cannot be read, or has another size than its annotations say.
+    """
+    image = read_image(side.file)
+    if side.size is not None and tuple(image.shape[1:]) != tuple(side.size):
+        raise ValueError(
+            f"{side.file} has {image.shape[2]} x {image.shape[1]} pixels, its annotations are for {side.size[1]} x "
+            f"{side.size[0]}"
+        )
+    return image.flip(2) if side.mirrored else image
 
 
 class PairEvaluationView(EvaluationView):
@@ -95,18 +111,8 @@ class PairDataset:
         raise TypeError(f"{type(self).__name__} defines no sides")
 
     def read(self, side: Side) -> Tensor:
-        """The image of a side, uint8 [3, h, w].
-
-        Raises:
-            ValueError: it cannot be read, or has another size than its annotations say.
-        """
-        image = read_image(side.file)
-        if side.size is not None and tuple(image.shape[1:]) != tuple(side.size):
-            raise ValueError(
-                f"{side.file} has {image.shape[2]} x {image.shape[1]} pixels, its annotations are for {side.size[1]} x "
-                f"{side.size[0]}"
-            )
-        return image.flip(2) if side.mirrored else image
+        """The image of a side, uint8 [3, h, w]; see `read_side`."""
+        return read_side(side)
 
     def __getitem__(self, index: int) -> PairSample:
         """The two images and what they have in common; a pair's id is its number in the whole list."""

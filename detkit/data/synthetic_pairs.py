@@ -205,7 +205,7 @@ class SyntheticPairs(PairDataset):
         seen = np.all([((p >= 0) & (p <= self.size)).all(axis=1) for p in points], axis=0)
         boxes = [object_box(parts, self.size) for parts in posed]
         parts = zip(self._pairs[pair], points, boxes, strict=True)
-        source, target = (Side(Path(str(image)), p[seen], box) for image, p, box in parts)
+        source, target = (Side(Path(f"synthetic-{self.seed}", str(image)), p[seen], box) for image, p, box in parts)
         return source, target
 
     def read(self, side: Side) -> Tensor:

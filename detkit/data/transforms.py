@@ -30,7 +30,7 @@ class RandomFlip:
     """Mirror left and right with the given probability."""
 
     def __init__(self, probability: float = 0.5):
-        self.probability = _check_probability("probability", probability)
+        self.probability = check_probability("probability", probability)
 
     def __call__(self, image: Tensor, annotations: Annotations, rng: np.random.Generator) -> Sample:
         if rng.random() >= self.probability:
@@ -102,8 +102,8 @@ class DetrAugment:
             raise ValueError(f"shortest and crop_resize must hold sizes of at least multiple={multiple} pixels")
         if len(crop_size) != 2 or not 1 <= crop_size[0] <= crop_size[1]:
             raise ValueError(f"crop_size must be two ascending numbers of pixels, got {crop_size}")
-        self.crop_probability = _check_probability("crop_probability", crop_probability)
-        self.flip_probability = _check_probability("flip_probability", flip_probability)
+        self.crop_probability = check_probability("crop_probability", crop_probability)
+        self.flip_probability = check_probability("flip_probability", flip_probability)
         self.shortest, self.longest, self.multiple = tuple(shortest), longest, multiple
         self.crop_resize, self.crop_size = tuple(crop_resize), tuple(crop_size)
         _albumentations()
@@ -182,21 +182,25 @@ class _Plan:
 
 
 @cache
-def _albumentations() -> ModuleType:
+def import_albumentations(user: str, instead: str = "") -> ModuleType:
+    """The module albumentations, for the transform `user`; the error names it, and what to use `instead`."""
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it would ask the network for a newer version
     try:
         import albumentations
     except ImportError as error:
-        raise ImportError(
-            "DetrAugment needs albumentations: pip install albumentations, or use the transforms Resize and RandomFlip"
-        ) from error
+        raise ImportError(f"{user} needs albumentations: pip install albumentations{instead}") from error
     import cv2
 
     cv2.setNumThreads(0)  # the data workers are the parallel part
     return albumentations
 
 
-def _check_probability(name: str, value: float) -> float:
+def _albumentations() -> ModuleType:
+    return import_albumentations("DetrAugment", ", or use the transforms Resize and RandomFlip")
+
+
+def check_probability(name: str, value: float) -> float:
+    """The value, if it is a probability; else a ValueError."""
     if not 0 <= value <= 1:
         raise ValueError(f"{name} must lie in 0..1, got {value}")
     return value

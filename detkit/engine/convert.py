@@ -7,37 +7,46 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from detkit.config import resolve_config
+from detkit.conversion import ConversionReport
 from detkit.engine.checkpoint import UNREADABLE
 from detkit.engine.components import build_model
 from detkit.engine.download import local_file
 from detkit.engine.folding import fold
+from detkit.engine.layouts import config_around, convert_state_dict
 from detkit.engine.weights import load_strictly, make_header, save_weights
-from detkit.vidt.convert import ConversionReport, from_official
 
-# Besides tensors and plain values, the official files hold the command line of their training.
-ALLOWED = (argparse.Namespace,)
+# Besides tensors and plain values, the official files hold the command line of their training and numbers of numpy.
+ALLOWED: tuple[Any, ...] = (
+    argparse.Namespace,
+    np.dtype,
+    *(type(np.dtype(kind)) for kind in ("float64", "float32", "int64", "int32", "bool")),
+    *((np.float64(0).__reduce__()[0], f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
+)
+# Under which key the official files have their state dict.
+ENTRIES = ("model", "state_dict")
 
 
 def convert_checkpoint(
     source: str | Path,
     destination: str | Path,
     *,
-    cross_stages: Sequence[int] = (3,),
     sha256: str | None = None,
     force: bool = False,
+    **options: Sequence[int] | None,
 ) -> ConversionReport:
     """Write an official checkpoint as one that `detkit.load` and every command understand.
 
     Args:
         source: a file or URL (see `detkit.engine.download.fetch`).
         destination: the .safetensors file to write.
-        cross_stages: the stages with [DET] x [PATCH] attention, the one thing that no key tells.
         sha256: the checksum that `source` must have.
         force: replace `destination` if it exists.
+        options: what no key tells, see `detkit.engine.layouts.convert_state_dict`.
 
     Raises:
         ValueError: `destination` exists or is no .safetensors file, or `source` cannot be had, is no checkpoint or
@@ -48,7 +57,7 @@ def convert_checkpoint(
         raise ValueError(f"{path}: the name of a detkit checkpoint must end in .safetensors")
     if path.exists() and not force:
         raise ValueError(f"{path} exists already; replace it with --force, or choose another name")
-    model, report = from_official(read_official(local_file(source, sha256=sha256)), cross_stages=cross_stages)
+    model, report = convert_state_dict(read_official(local_file(source, sha256=sha256)), **options)
     config = official_config(report.config)
     rebuilt = build_model(config["model"], model.label_map, model.input_rule.to_dict(), pretrained=False)
     load_strictly(rebuilt, model.state_dict(), source)
@@ -58,9 +67,9 @@ def convert_checkpoint(
 
 
 def read_official(path: Path) -> Mapping[str, Tensor]:
-    """The state dict in an official checkpoint: its "model" entry, or the whole file.
+    """The state dict in an official checkpoint: its "model" or "state_dict" entry, or the whole file.
 
-    Only tensors, plain values and `argparse.Namespace` are unpickled, so that no file can run code.
+    Only tensors, plain values, numbers of numpy and `argparse.Namespace` are unpickled, so that no file can run code.
 
     Raises:
         ValueError: not a torch file, one with other objects in it (they are named), or one without a state dict.
@@ -70,32 +79,16 @@ def read_official(path: Path) -> Mapping[str, Tensor]:
             stored = torch.load(path, map_location="cpu", weights_only=True)
     except UNREADABLE as error:
         raise ValueError(f"{path}: {_why_unreadable(path, error)}") from error
-    state_dict = stored.get("model", stored) if isinstance(stored, Mapping) else stored
+    found = [stored[name] for name in ENTRIES if isinstance(stored, Mapping) and name in stored]
+    state_dict = found[0] if found else stored
     if isinstance(state_dict, Mapping) and state_dict and all(isinstance(v, Tensor) for v in state_dict.values()):
         return state_dict
-    raise ValueError(f"{path}: has no state dict as its 'model'; {_contents(stored)}")
+    raise ValueError(f"{path}: has no state dict as its {' or '.join(map(repr, ENTRIES))}; {_contents(stored)}")
 
 
 def official_config(model: Mapping[str, Any]) -> dict[str, Any]:
-    """A whole config around a model's, with COCO 2017 in data/coco and the official recipe's 50 epochs."""
-    masks = bool(model.get("mask_vectors"))
-    train, val = (
-        dict(
-            type="CocoDataset",
-            annotation_file=f"data/coco/annotations/instances_{split}2017.json",
-            image_folder=f"data/coco/{split}2017",
-            masks=masks,
-        )
-        for split in ("train", "val")
-    )
-    return resolve_config(
-        dict(
-            model=dict(model),
-            data=dict(train=train, val=val, batch_size=2),
-            train=dict(epochs=50),
-            evaluator=dict(type="CocoEvaluator", iou_types=["bbox", "segm"] if masks else ["bbox"]),
-        )
-    )
+    """A whole config around a model's, with the data that it was published with at its usual place."""
+    return resolve_config(dict(model=dict(model), **config_around(model)))
 
 
 def describe(report: ConversionReport) -> str:
@@ -114,7 +107,7 @@ def _why_unreadable(path: Path, error: Exception) -> str:
         others = torch.serialization.get_unsafe_globals_in_checkpoint(path)
     except UNREADABLE:
         others = []
-    known = {f"{c.__module__}.{c.__qualname__}" for c in ALLOWED}
+    known = {c[1] if isinstance(c, tuple) else f"{c.__module__}.{c.__qualname__}" for c in ALLOWED}
     if others := sorted(set(others) - known):
         return (
             f"holds objects that are not loaded, because unpickling them runs code: {', '.join(others)}; "

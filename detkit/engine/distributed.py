@@ -64,9 +64,14 @@ def distributed(device: str = "auto") -> Iterator[torch.device]:
 
 
 def replicate(model: nn.Module, device: torch.device) -> nn.Module:
-    """The model to call in training: `model`, or with several processes one that averages their gradients."""
+    """The model to call in training: `model`, or with several processes one that averages their gradients.
+
+    On GPUs the batch norms of a model that has a method `synchronize_norms` use the statistics of all processes.
+    """
     if world_size() == 1:
         return model
+    if device.type == "cuda" and hasattr(model, "synchronize_norms"):
+        model.synchronize_norms()
     devices = [device] if device.type == "cuda" else None
     return DistributedDataParallel(model, device_ids=devices, gradient_as_bucket_view=True)
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,8 +13,10 @@ import torch
 from torch import Tensor
 
 from detkit.engine.distributed import rank, world_size
-from detkit.engine.weights import write_atomically
-from detkit.structures import Annotations, Batch, ImageBatch
+from detkit.files import write_atomically
+
+# Under this key a saved dataclass names its type.
+TYPE = "type of the dataclass"
 
 
 class NonFiniteError(FloatingPointError):
@@ -21,7 +25,7 @@ class NonFiniteError(FloatingPointError):
 
 class _Watched(NamedTuple):
     step: int
-    micro_batches: list[Batch]
+    micro_batches: list[Any]
     names: list[str]
     values: Tensor
     copied: torch.cuda.Event | None
@@ -38,7 +42,7 @@ class FiniteGuard:
         self.out = out
         self._watched: _Watched | None = None
 
-    def watch(self, step: int, micro_batches: list[Batch], losses: Mapping[str, Tensor], grad_norm: Tensor) -> None:
+    def watch(self, step: int, micro_batches: list[Any], losses: Mapping[str, Tensor], grad_norm: Tensor) -> None:
         """Look at the values of the step before, and note those of this one.
 
         Raises:
@@ -81,16 +85,49 @@ class FiniteGuard:
         )
 
 
-def save_batches(path: str | Path, batches: list[Batch], **more: Any) -> None:
-    """Write batches, and `more` of plain types, as a file for `load_batches` or `torch.load(weights_only=True)`."""
-    state = {"batches": [asdict(batch.to("cpu")) for batch in batches], **more}
+def save_batches(path: str | Path, batches: list[Any], **more: Any) -> None:
+    """Write batches, and `more` of plain types, as a file for `load_batches` or `torch.load(weights_only=True)`.
+
+    Args:
+        batches: dataclasses with a `to`, made of tensors, plain values, lists, tuples, dicts and other dataclasses.
+    """
+    state = {"batches": [_to_plain(batch.to("cpu")) for batch in batches], **more}
     write_atomically(path, lambda temporary: torch.save(state, temporary))
 
 
-def load_batches(path: str | Path) -> list[Batch]:
-    """Read the batches that a non-finite loss stopped at, to run them again."""
+def load_batches(path: str | Path) -> list[Any]:
+    """Read the batches that a non-finite loss stopped at, to run them again.
+
+    Raises:
+        ValueError: the file names a type that is no dataclass of detkit or of a module that is imported already.
+    """
     state = torch.load(path, map_location="cpu", weights_only=True)
-    return [
-        Batch(ImageBatch(**batch["images"]), [Annotations(**a) for a in batch["annotations"]], batch["num_objects"])
-        for batch in state["batches"]
-    ]
+    return [_from_plain(batch) for batch in state["batches"]]
+
+
+def _to_plain(value: Any) -> Any:
+    """Dataclasses as dicts that name their type."""
+    if is_dataclass(value):
+        name = f"{type(value).__module__}:{type(value).__qualname__}"
+        return {TYPE: name, **{field.name: _to_plain(getattr(value, field.name)) for field in fields(value)}}
+    if isinstance(value, dict):
+        return {key: _to_plain(item) for key, item in value.items()}
+    return type(value)(map(_to_plain, value)) if isinstance(value, (list, tuple)) else value
+
+
+def _from_plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        items = {key: _from_plain(item) for key, item in value.items() if key != TYPE}
+        return _dataclass_of(value[TYPE])(**items) if TYPE in value else items
+    return type(value)(map(_from_plain, value)) if isinstance(value, (list, tuple)) else value
+
+
+def _dataclass_of(name: str) -> type:
+    """The dataclass of a "module:name"; a file can import nothing but modules of detkit."""
+    module, _, attribute = name.partition(":")
+    if module.startswith("detkit."):
+        importlib.import_module(module)
+    found = getattr(sys.modules.get(module), attribute, None)
+    if not (isinstance(found, type) and is_dataclass(found)):
+        raise ValueError(f"cannot read a batch of type {name!r}: import the module that defines it first")
+    return found

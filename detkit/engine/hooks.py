@@ -6,6 +6,8 @@ import json
 import math
 import sys
 import time
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -147,10 +149,10 @@ class EarlyStop(Hook):
 
 
 class SaveCheckpoints(Hook):
-    """A checkpoint every `every` steps (None: not), at the end of each epoch and of the run; last.safetensors."""
+    """A checkpoint every `every` steps (None: not) and `epochs` epochs, and at the end of the run; last.safetensors."""
 
-    def __init__(self, every: int | None):
-        self.every = every
+    def __init__(self, every: int | None, epochs: int = 1):
+        self.every, self.epochs = every, epochs
         self._saved: tuple[int, int | None] | None = None  # step, and step of the last evaluation
 
     def before_train(self, runner: Runner) -> None:
@@ -162,7 +164,8 @@ class SaveCheckpoints(Hook):
             self._save(runner)
 
     def after_epoch(self, runner: Runner) -> None:
-        self._save(runner)
+        if runner.epoch % self.epochs == 0:
+            self._save(runner)
 
     def after_train(self, runner: Runner) -> None:
         if self._saved != (runner.step, runner.evaluated_at):
@@ -173,6 +176,26 @@ class SaveCheckpoints(Hook):
     def _save(self, runner: Runner) -> None:
         runner.save()
         self._saved = (runner.step, runner.evaluated_at)
+
+
+class KeepWeights(Hook):
+    """Writes the weights of certain steps into `kept`, where they stay."""
+
+    def __init__(self, steps: Sequence[int]):
+        self.steps = set(steps)
+
+    def after_step(self, runner: Runner) -> None:
+        if runner.step in self.steps:
+            runner.guard.check()
+            if is_main():
+                path = kept_weights(runner.out, runner.step)
+                path.parent.mkdir(exist_ok=True)
+                save_weights(path, runner.trained_model.state_dict(), runner.header())
+
+
+def kept_weights(out: Path, step: int) -> Path:
+    """Where the run in `out` keeps the weights of a step of `train.keep_steps`."""
+    return out / "kept" / f"step_{step:08d}.safetensors"
 
 
 class Profile(Hook):
@@ -213,7 +236,9 @@ def build_hooks(runner: Runner) -> list[Hook]:
         if runner.val_data is None:
             raise ConfigError("train.early_stop: needs data.val to evaluate on")
         hooks.append(EarlyStop(options["early_stop"]))
-    return [*hooks, SaveCheckpoints(options["checkpoint_every"]), *build_writers(runner)]
+    if options["keep_steps"]:
+        hooks.append(KeepWeights(options["keep_steps"]))
+    return [*hooks, SaveCheckpoints(options["checkpoint_every"], options["checkpoint_epochs"]), *build_writers(runner)]
 
 
 def _memory_gib(device: torch.device) -> float:

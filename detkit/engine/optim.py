@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
+from detkit.config import OPTIMIZERS, check_options, section_options
 from detkit.registry import ConfigError
 
 BACKBONE = "backbone."
+GROUPS = ("head", "head_no_decay", "backbone_decay", "backbone_no_decay")
 
 
 def group_of(name: str, shape: Sequence[int], no_decay: Collection[str] = ()) -> str:
@@ -32,29 +34,42 @@ def group_of(name: str, shape: Sequence[int], no_decay: Collection[str] = ()) ->
 
 
 def parameter_groups(
-    model: nn.Module, lr: float, weight_decay: float, *, no_decay: Iterable[str] = (), backbone_lr_scale: float = 1.0
+    model: nn.Module, lr: float, weight_decay: float, *, backbone_lr_scale: float = 1.0
 ) -> list[dict[str, Any]]:
-    """The trainable parameters in at most three optimizer groups (see `group_of`); frozen ones are left out.
+    """The trainable parameters in at most four optimizer groups; frozen ones are left out.
 
-    Besides `no_decay`, the names that `model.backbone.no_weight_decay()` lists are not decayed.
+    Where the model has a method `no_weight_decay`, exactly the parameters that it names (in full, as
+    `named_parameters` does) are not decayed. Elsewhere the rule is that of `group_of`, and the names that
+    `model.backbone.no_weight_decay()` lists are not decayed either.
     """
-    backbone = getattr(model, "backbone", None)
-    listed = backbone.no_weight_decay() if backbone is not None and hasattr(backbone, "no_weight_decay") else ()
-    undecayed = {*no_decay, *listed}
-    groups: dict[str, list[nn.Parameter]] = {"head": [], "backbone_decay": [], "backbone_no_decay": []}
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            groups[group_of(name, parameter.shape, undecayed)].append(parameter)
+    named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    if hasattr(model, "no_weight_decay"):
+        listed = model.no_weight_decay()
+        group_names = [listed_group_of(name, listed) for name, _ in named]
+    else:
+        undecayed: Collection[str] = getattr(getattr(model, "backbone", None), "no_weight_decay", tuple)()
+        group_names = [group_of(name, parameter.shape, undecayed) for name, parameter in named]
+    groups: dict[str, list[nn.Parameter]] = {name: [] for name in GROUPS}
+    for group, (_, parameter) in zip(group_names, named, strict=True):
+        groups[group].append(parameter)
     return [
         {
             "name": name,
             "params": parameters,
-            "initial_lr": lr if name == "head" else lr * backbone_lr_scale,
-            "weight_decay": 0.0 if name == "backbone_no_decay" else weight_decay,
+            "initial_lr": lr * backbone_lr_scale if name.startswith("backbone") else lr,
+            "weight_decay": 0.0 if name.endswith("no_decay") else weight_decay,
         }
         for name, parameters in groups.items()
         if parameters
     ]
+
+
+def listed_group_of(name: str, undecayed: Collection[str]) -> str:
+    """The group of a parameter of a model that lists all that is not decayed."""
+    part = "backbone" if name.startswith(BACKBONE) else "head"
+    if name in undecayed:
+        return f"{part}_no_decay"
+    return "head" if part == "head" else "backbone_decay"
 
 
 def build_optimizer(
@@ -63,19 +78,27 @@ def build_optimizer(
     lr: float,
     weight_decay: float,
     backbone_lr_scale: float = 1.0,
-    betas: Sequence[float] = (0.9, 0.999),
-) -> torch.optim.AdamW:
-    """AdamW over `parameter_groups`, fused where all parameters are on a GPU.
+    type: str = "AdamW",
+    **options: Any,
+) -> torch.optim.Optimizer:
+    """The optimizer of a config's section over `parameter_groups`, fused where all parameters are on a GPU.
+
+    Args:
+        type, options: see `detkit.config.OPTIMIZERS`.
 
     Raises:
-        ConfigError: nothing to train.
+        ConfigError: nothing to train, an unknown optimizer, or an option that it does not have.
     """
+    defaults = section_options("optimizer", {"type": type})
+    check_options(options, OPTIMIZERS[type], f"optimizer ({type})")
     groups = parameter_groups(model, lr, weight_decay, backbone_lr_scale=backbone_lr_scale)
     if not groups:
         raise ConfigError("model: it has no trainable parameters")
     on_gpu = all(parameter.is_cuda for group in groups for parameter in group["params"])
     implementation = {"fused": True} if on_gpu else {"foreach": True}
-    return torch.optim.AdamW(groups, lr=lr, betas=(betas[0], betas[1]), **implementation)
+    own = {name: options.get(name, defaults[name]) for name in OPTIMIZERS[type]}
+    own = {name: tuple(value) if isinstance(value, list) else value for name, value in own.items()}
+    return getattr(torch.optim, type)(groups, lr=lr, **own, **implementation)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:

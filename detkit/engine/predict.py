@@ -1,29 +1,43 @@
-"""Running a model over image files."""
+"""Running a detector over image files."""
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+
+from PIL.Image import Image
+from torch import Tensor
 
 from detkit.engine.console import Console
-from detkit.engine.weights import write_atomically
+from detkit.files import write_json
 from detkit.images import IMAGE_SUFFIXES, load_image
 from detkit.model import ImageModel
+from detkit.structures import Detections
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass
 class Summary:
-    """How many `images` were read, how many `objects` were found, and which files could not be read."""
+    """How many `images` were read, how many `objects` were found, and which files could not be used."""
 
     images: int = 0
     objects: int = 0
     broken: list[Path] = field(default_factory=list)
+
+
+@dataclass
+class Answer:
+    """What was found in one image: COCO result dictionaries, the drawing, and more for the image's record."""
+
+    results: list[dict[str, Any]]
+    names: list[str]
+    drawn: Image
+    more: dict[str, Any] = field(default_factory=dict)
 
 
 def find_images(paths: Sequence[Path]) -> list[Path]:
@@ -61,26 +75,54 @@ def predict_files(model: ImageModel, paths: Sequence[Path], out: Path, *, min_sc
     object with class name, category id, score and box (x, y, width, height in pixels; masks as RLE). A file that
     cannot be read is reported and left out.
     """
-    files = find_images(paths)
+
+    def find(_: Path, image: Tensor) -> Answer:
+        detections = above(model.predict(image)[0], min_score)
+        results = [{k: v for k, v in result.items() if k != "image_id"} for result in detections.to_coco(0)]
+        return Answer(results, detections.names(), detections.draw(image, min_score=min_score))
+
+    summary = Summary()
+    answer_files(find_images(paths), out, summary, find)
+    return summary
+
+
+def above(detections: Detections, min_score: float) -> Detections:
+    """Those with at least this score, on the CPU."""
+    return detections[detections.scores >= min_score].cpu()
+
+
+def answer_files(
+    files: Sequence[Path],
+    out: Path,
+    summary: Summary,
+    find: Callable[[Path, Tensor], Answer],
+    *,
+    read: Callable[[Path], Tensor] = load_image,
+) -> list[dict[str, Any]]:
+    """Write what `find` says of each file, as `predict_files` describes it, and count in `summary`.
+
+    Args:
+        read: gives the image of a file; a ValueError leaves it out, with a warning.
+
+    Returns:
+        The results of all images.
+    """
     out.mkdir(parents=True, exist_ok=True)
-    console, summary, records = Console(sys.stderr), Summary(), []
+    console, records, results = Console(sys.stderr), [], []
     for number, (file, name) in enumerate(zip(files, output_names(files), strict=True), 1):
         console.progress(number / len(files), f"{number}/{len(files)} {file.name}")
         try:
-            image = load_image(file)
+            image = read(file)
         except ValueError as error:
             logger.warning("%s", error)
             summary.broken.append(file)
             continue
-        detections = model.predict(image)[0]
-        detections = detections[detections.scores >= min_score].cpu()
-        detections.draw(image, min_score=min_score).save(out / name)
-        objects = [
-            {"name": name, **{k: v for k, v in result.items() if k != "image_id"}}
-            for name, result in zip(detections.names(), detections.to_coco(0), strict=True)
-        ]
-        records.append({"file": str(file), "drawn": name, "objects": objects})
+        answer = find(file, image)
+        answer.drawn.save(out / name)
+        objects = [{"name": name, **result} for name, result in zip(answer.names, answer.results, strict=True)]
+        records.append({"file": str(file), "drawn": name, **answer.more, "objects": objects})
         summary.images, summary.objects = summary.images + 1, summary.objects + len(objects)
+        results += answer.results
     console.clear()
-    write_atomically(out / "predictions.json", lambda path: path.write_text(json.dumps(records, indent=1)))
-    return summary
+    write_json(out / "predictions.json", records)
+    return results

@@ -16,7 +16,7 @@ MAY_CHANGE = {
     "data.eval_batch_size",
     "data.workers",
     *(f"train.{key}" for key in ("epochs", "max_steps", "device", "log_every", "eval_every", "checkpoint_every")),
-    *(f"train.{key}" for key in ("early_stop", "draw_samples", "tensorboard", "profile_steps")),
+    *(f"train.{key}" for key in ("checkpoint_epochs", "early_stop", "draw_samples", "tensorboard", "profile_steps")),
 }
 
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import platform
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from detkit.engine.components import build_model
+from detkit.files import write_atomically
 from detkit.registry import register
 from detkit.structures import LabelMap
 
@@ -118,28 +118,6 @@ def load_model(path: str | Path, device: torch.device | str = "cpu") -> nn.Modul
     model = build_model(header["config"]["model"], label_map, header["input_rule"], pretrained=False)
     load_strictly(model, weights, path)
     return model.to(device).eval()
-
-
-def write_atomically(path: str | Path, write: Callable[[Path], Any]) -> None:
-    """Let `write` make a temporary file beside `path`, then put it in the place of `path` in one move."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        write(temporary)
-        _sync(temporary, os.O_RDWR)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    if os.name == "posix":
-        _sync(path.parent, os.O_RDONLY)
-
-
-def _sync(path: Path, access: int) -> None:
-    descriptor = os.open(path, access)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 @contextlib.contextmanager

@@ -15,10 +15,14 @@ from detkit.engine.distributed import is_main
 from detkit.engine.hooks import Hook
 from detkit.engine.random_state import unchanged_random_state
 from detkit.engine.weights import write_atomically
+from detkit.pair_structures import ImagePair, PairAnnotations
 from detkit.registry import ConfigError
-from detkit.structures import Annotations
+from detkit.structures import Annotations, LabelMap
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+    from torch import Tensor
+
     from detkit.engine.runner import Runner
 
 logger = logging.getLogger(__name__)
@@ -144,25 +148,45 @@ class DrawSamples(Hook):
 
 
 def draw_samples(model: Any, dataset: Any, number: int, folder: Path, *, min_score: float = 0.3) -> None:
-    """Write `folder/<image id>.png` for the first `number` images of a dataset: detections beside annotations.
+    """Write `folder/<image id>.png` for the first `number` samples of a dataset: what is found, and the truth.
 
-    Images that cannot be read are left out.
+    Of images that is a picture of detections beside one of annotations, of pairs one of matches, right and wrong. Other
+    data is not drawn. Samples that cannot be read are left out.
     """
-    from detkit.visualize import draw_comparison
-
     model.eval()
-    folder.mkdir(exist_ok=True)
     for index in range(min(number, len(dataset))):
         try:
-            image, annotations = dataset[index]
+            sample, annotations = dataset[index]
         except (ValueError, OSError):  # the evaluation has reported it
             continue
-        if not isinstance(annotations, Annotations):
-            logger.info("no samples are drawn: the data has no boxes")
+        if isinstance(annotations, Annotations):
+            drawn = _draw_image(model, sample, annotations, dataset.label_map, min_score)
+        elif isinstance(annotations, PairAnnotations):
+            drawn = _draw_pair(model, sample, annotations)
+        else:
+            logger.info("no samples are drawn: there is no picture of %s", type(annotations).__name__)
             return
-        (found,) = model.predict([image])
-        drawn = draw_comparison(image, found[found.scores >= min_score], annotations, dataset.label_map)
-        drawn.save(folder / f"{annotations.image_id}.png")
+        folder.mkdir(exist_ok=True)
+        name = index if annotations.image_id is None else annotations.image_id
+        drawn.save(folder / f"{name}.png")
+
+
+def _draw_image(model: Any, image: Tensor, annotations: Annotations, label_map: LabelMap, min_score: float) -> Image:
+    from detkit.visualize import draw_comparison
+
+    (found,) = model.predict([image])
+    return draw_comparison(image, found[found.scores >= min_score], annotations, label_map)
+
+
+def _draw_pair(model: Any, pair: ImagePair, annotations: PairAnnotations) -> Image:
+    """The key-points of a pair; right within a tenth of the longer side of the target's box, or image without a box."""
+    from detkit.visualize import draw_matches
+
+    source, truth, box = annotations.source_points, annotations.target_points, annotations.target_box
+    found = model.match(pair.source, pair.target, source)
+    threshold = None if box is None else 0.1 * float((box[2:] - box[:2]).max())
+    given = dict(confidence=found.confidence, truth=truth, threshold=threshold)
+    return draw_matches(pair.source, pair.target, source, found.points, **given)
 
 
 def build_writers(runner: Runner) -> list[Hook]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
@@ -72,6 +73,12 @@ def decode_mask(segmentation: list | dict[str, Any], height: int, width: int) ->
         _check_polygon(polygon, f"polygon {i}")
     api = _mask_api()
     return api.decode(api.merge(api.frPyObjects(segmentation, height, width))).astype(bool)
+
+
+def mask_areas(segmentations: Sequence[dict[str, Any]]) -> np.ndarray:
+    """The number of pixels of masks given as compressed run lengths, int64 `[n]`, without decoding them."""
+    api = _mask_api()  # given a list, its `area` counts in 8 bits how many there are
+    return np.array([api.area(segmentation) for segmentation in segmentations], dtype=np.int64)
 
 
 def _check_polygon(polygon: Any, name: str) -> None:

@@ -9,13 +9,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from detkit.ops.linear import linear
 from detkit.pointseg import codes
-from detkit.pointseg.grid import ALL_SIZES, GridLevels, GridTargets, assign, cells_at
+from detkit.pointseg.grid import ALL_SIZES, GridLevels, GridTargets, Objects, assign, cells_at
 from detkit.pointseg.heads import SoloOutputs
 from detkit.pointseg.nms import point_nms
-from detkit.pointseg.prompt import Prompt
+from detkit.prompts import Prompt
 
 # Candidates whose masks are in memory at the same time.
 CHUNK = 256
@@ -58,7 +60,7 @@ class OneImage:
 
     def masks_at(self, cells: Tensor) -> Tensor:
         """Mask probabilities `[m, h / 4, w / 4]` of the cells `[m]`."""
-        masks = self.kernels[:, cells].T @ self.features.flatten(1)
+        masks = linear(self.kernels[:, cells].T, self.features.flatten(1).T)
         return masks.sigmoid_().unflatten(1, self.features.shape[1:])
 
 
@@ -154,18 +156,31 @@ def level_values(image: OneImage, cells_nl: Tensor, labels: Tensor) -> Tensor:
     confident = []
     for cells in cells_nl.flatten().split(CHUNK):
         prob = image.masks_at(cells)
-        inside = prob > 0.5
-        confident.append((prob * inside).sum((1, 2)) / (inside.sum((1, 2)) + 1e-8))
+        area, inside = area_and_sum(prob, 0.5)
+        confident.append(inside / (area + 1e-8))
     maskness = torch.cat(confident).view(cells_nl.shape)
     return maskness * image.logits[labels[:, None], cells_nl].sigmoid()
 
 
+def area_and_sum(prob: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
+    """The number of pixels of `[m, h, w]` above a threshold, and the sum of these, both `[m]` in the type of `prob`."""
+    area = (prob > threshold).sum((1, 2), dtype=torch.int32)
+    return area.to(prob.dtype), F.threshold(prob, threshold, 0.0).sum((1, 2))
+
+
+def _objects(prompt: Prompt) -> Objects:
+    """As a table; there must be points, and objects without a box have one without extent."""
+    assert prompt.points is not None
+    boxes = prompt.points.repeat(1, 2) if prompt.boxes is None else prompt.boxes
+    return Objects(torch.zeros_like(prompt.labels), prompt.labels, boxes, prompt.points)
+
+
 def _targets(prompt: Prompt, grids: GridLevels, frame: tuple[int, int], *, centre_only: bool) -> GridTargets:
     known = grids if prompt.boxes is not None else replace(grids, ranges=ALL_SIZES[: len(grids.sides)])
-    return assign(prompt.objects(), known, frame, 1, centre_only=centre_only)
+    return assign(_objects(prompt), known, frame, 1, centre_only=centre_only)
 
 
 def _owners(prompt: Prompt, grids: GridLevels, frame: tuple[int, int], background: int) -> tuple[Tensor, Tensor]:
     """The object of each cell `[p]`, -1 for none, and its class."""
     targets = _targets(prompt, grids, frame, centre_only=False)
-    return targets.owner[0], targets.labels(prompt.objects(), background)[0]
+    return targets.owner[0], targets.labels(_objects(prompt), background)[0]

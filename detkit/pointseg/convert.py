@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -12,14 +12,25 @@ from detkit.backbones.fpn import FPN
 from detkit.backbones.pretrained import count
 from detkit.backbones.resnet import DEPTHS, ResNet, detectron_name
 from detkit.coco_classes import COCO_CLASSES
+from detkit.conversion import ConversionReport, load_completely, without_prefix
 from detkit.pointseg.grid import STUDENT_RANGES, TEACHER_GRIDS, TEACHER_RANGES
 from detkit.pointseg.postprocess import SoloPostprocess
 from detkit.pointseg.refine import MaskRefineNet, input_channels
+from detkit.pointseg.refiner import MaskRefiner
 from detkit.pointseg.solov2 import SOLOv2
+from detkit.registry import build
 from detkit.structures import LabelMap
 
 # The official code feeds B, G, R in 0..255 without dividing by a standard deviation; here it is R, G, B in 0..1.
 INPUT_RULE = dict(mean=(123.675 / 255, 116.28 / 255, 103.53 / 255), std=(1 / 255, 1 / 255, 1 / 255))
+# Keys whose shapes tell the sizes of the networks.
+SOLO_LANDMARKS = (
+    "ins_head.cate_pred.weight",
+    "ins_head.kernel_pred.weight",
+    "mask_head.convs_all_levels.0.conv0.0.weight",
+    "backbone.fpn_lateral2.weight",
+)
+REFINE_LANDMARKS = ("layer0.0.weight", "aspp.project.0.weight")
 UNUSED = ("pixel_mean", "pixel_std")
 SOLO_NAMES = (
     (r"ins_head\.cate_pred\.", "instance_head.category."),
@@ -39,22 +50,6 @@ REFINE_NAMES = (
     (r"decoder_(\d)\.conv\.0\.", lambda found: f"decoder.{3 - int(found[1])}.reduce."),
     (r"decoder_(\d)\.conv\.1\.", lambda found: f"decoder.{3 - int(found[1])}.mix."),
 )
-
-
-@dataclass
-class ConversionReport:
-    """What became of an official state dict.
-
-    Attributes:
-        loaded: official keys whose tensors the model now holds.
-        unused: keys of constants that the model does not need: the mean and deviation of the pixels.
-    """
-
-    loaded: list[str] = field(default_factory=list)
-    unused: list[str] = field(default_factory=list)
-
-    def __str__(self) -> str:
-        return f"{len(self.loaded)} tensors loaded, {len(self.unused)} not needed"
 
 
 def from_official(
@@ -78,29 +73,12 @@ def from_official(
     Raises:
         ValueError: not an official state dict, or one with a part that is unknown here; the keys are named.
     """
-    state_dict = without_wrapper(state_dict, "ins_head.cate_pred.weight")
-    is_teacher = tuple(num_grids) == TEACHER_GRIDS
-    blocks = count(r"backbone\.bottom_up\.res4\.(\d+)\.", state_dict)
-    depths = [depth for depth, stages in DEPTHS.items() if stages[2] == blocks]
-    if not depths:
-        raise ValueError(f"cannot convert: no ResNet of 50 or 101 layers, stage res4 has {blocks} blocks")
-    lateral, category = state_dict["backbone.fpn_lateral2.weight"], state_dict["ins_head.cate_pred.weight"]
-    body = ResNet(depths[0], frozen_stages=2, stride_in_1x1=True)
-    model = SOLOv2(
-        FPN(body, out_channels=len(lateral)),
-        len(category),
-        num_grids=num_grids,
-        scale_ranges=scale_ranges or (TEACHER_RANGES if is_teacher else STUDENT_RANGES),
-        instance_channels=category.shape[1],
-        instance_convs=(count(r"ins_head\.cate_tower\.(\d+)\.", state_dict) + 1) // 3,
-        kernel_channels=len(state_dict["ins_head.kernel_pred.weight"]),
-        mask_channels=len(state_dict["mask_head.convs_all_levels.0.conv0.0.weight"]),
-        postprocess=SoloPostprocess(nms="mask" if is_teacher else "matrix"),
-        input_rule=INPUT_RULE,
-    )
-    if len(category) == len(COCO_CLASSES):
+    state_dict = stripped(state_dict, SOLO_LANDMARKS)
+    config = solo_config(state_dict, num_grids, scale_ranges)
+    model = build(config, path="model")
+    if config["num_classes"] == len(COCO_CLASSES):
         model.label_map = LabelMap(tuple(COCO_CLASSES.values()), tuple(COCO_CLASSES))
-    return model, load_completely(model, state_dict, solo_key)
+    return model, load(model, state_dict, solo_key, config)
 
 
 def from_official_refine(state_dict: Mapping[str, Tensor]) -> tuple[MaskRefineNet, ConversionReport]:
@@ -112,10 +90,60 @@ def from_official_refine(state_dict: Mapping[str, Tensor]) -> tuple[MaskRefineNe
     Raises:
         ValueError: as `from_official`.
     """
-    state_dict = without_wrapper(state_dict, "layer0.0.weight")
+    model, report = from_official_refiner(state_dict)
+    return model.network, report
+
+
+def from_official_refiner(state_dict: Mapping[str, Tensor]) -> tuple[MaskRefiner, ConversionReport]:
+    """As `from_official_refine`, inside of the model that is trained and saved. 80 classes are those of COCO."""
+    state_dict = stripped(state_dict, REFINE_LANDMARKS)
     num_classes = state_dict["layer0.0.weight"].shape[1] - input_channels(0)
-    model = MaskRefineNet(num_classes)
-    return model, load_completely(model, state_dict, lambda key: rename(key, REFINE_NAMES))
+    depth = resnet_depth(count(r"layer3\.(\d+)\.", state_dict))
+    config: dict[str, Any] = dict(type=MaskRefiner.__name__, num_classes=num_classes, encoder=f"resnet{depth}")
+    config["width"] = len(state_dict["aspp.project.0.weight"])
+    model = build(config, path="model")
+    if num_classes == len(COCO_CLASSES):
+        model.label_map = LabelMap(tuple(COCO_CLASSES.values()), tuple(COCO_CLASSES))
+    return model, load(model, state_dict, lambda key: f"network.{rename(key, REFINE_NAMES)}", config)
+
+
+def solo_config(
+    official: Mapping[str, Tensor], num_grids: Sequence[int], scale_ranges: Sequence[Sequence[float]] | None
+) -> dict[str, Any]:
+    """The config of the SOLOv2 that an official state dict belongs to; arguments as in `from_official`."""
+    is_teacher = tuple(num_grids) == TEACHER_GRIDS
+    ranges = scale_ranges or (TEACHER_RANGES if is_teacher else STUDENT_RANGES)
+    depth = resnet_depth(count(r"backbone\.bottom_up\.res4\.(\d+)\.", official))
+    num_classes, channels = official["ins_head.cate_pred.weight"].shape[:2]
+    return dict(
+        type=SOLOv2.__name__,
+        backbone=dict(
+            type=FPN.__name__,
+            body=dict(type=ResNet.__name__, depth=depth, frozen_stages=2, stride_in_1x1=True),
+            out_channels=len(official["backbone.fpn_lateral2.weight"]),
+        ),
+        num_classes=num_classes,
+        num_grids=tuple(num_grids),
+        scale_ranges=ranges,
+        instance_channels=channels,
+        instance_convs=(count(r"ins_head\.cate_tower\.(\d+)\.", official) + 1) // 3,
+        kernel_channels=len(official["ins_head.kernel_pred.weight"]),
+        mask_channels=len(official["mask_head.convs_all_levels.0.conv0.0.weight"]),
+        postprocess=dict(type=SoloPostprocess.__name__, nms="mask" if is_teacher else "matrix"),
+        input_rule=INPUT_RULE,
+    )
+
+
+def resnet_depth(blocks: int) -> int:
+    """Which ResNet has so many blocks in its third stage.
+
+    Raises:
+        ValueError: neither that of 50 nor that of 101 layers.
+    """
+    for depth in (50, 101):
+        if DEPTHS[depth][2] == blocks:
+            return depth
+    raise ValueError(f"cannot convert: no ResNet of 50 or 101 layers, its third stage has {blocks} blocks")
 
 
 def solo_key(official: str) -> str:
@@ -139,23 +167,23 @@ def rename(official: str, names: Iterable[tuple[str, str | Callable]]) -> str:
     return official
 
 
-def without_wrapper(state_dict: Mapping[str, Tensor], landmark: str) -> Mapping[str, Tensor]:
-    """Without the prefix that training on several devices adds to each key.
+def stripped(state_dict: Mapping[str, Tensor], landmarks: Sequence[str]) -> Mapping[str, Tensor]:
+    """Without what wrappers add to the keys.
 
     Raises:
-        ValueError: `landmark` is not among the keys.
+        ValueError: one of `landmarks` is not among the keys.
     """
-    stripped = {key.removeprefix("module."): value for key, value in state_dict.items()}
-    if landmark not in stripped:
-        raise ValueError(f"not an official PointWSSIS state dict of this kind: it has no {landmark}")
-    return stripped
+    state_dict = without_prefix(state_dict)
+    if missing := [key for key in landmarks if key not in state_dict]:
+        raise ValueError(f"not an official PointWSSIS state dict of this kind: it has no {' and no '.join(missing)}")
+    return state_dict
 
 
-def load_completely(
-    model: nn.Module, state_dict: Mapping[str, Tensor], own_key: Callable[[str], str]
+def load(
+    model: nn.Module, state_dict: Mapping[str, Tensor], own_key: Callable[[str], str], config: dict[str, Any]
 ) -> ConversionReport:
     """Load every tensor but the unused constants, and put the model in eval mode."""
-    report, weights = ConversionReport(), {}
+    report, weights = ConversionReport(config=config), {}
     for key, value in state_dict.items():
         if key in UNUSED:
             report.unused.append(key)
@@ -163,11 +191,5 @@ def load_completely(
         name = own_key(key)
         weights[name] = value.flip(1) if name == "backbone.body.conv1.weight" else value
         report.loaded.append(key)
-    problems = model.load_state_dict(weights, strict=False)
-    if problems.missing_keys or problems.unexpected_keys:
-        raise ValueError(
-            f"cannot convert: {len(problems.unexpected_keys)} tensors belong to no part known here "
-            f"{problems.unexpected_keys[:5]}, {len(problems.missing_keys)} are missing {problems.missing_keys[:5]}"
-        )
-    model.eval()
+    load_completely(model, weights)
     return report

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from detkit.ops.linear import linear
 from detkit.pointseg.grid import GridLevels, GridTargets, Objects, assign
 from detkit.pointseg.heads import SoloOutputs
 from detkit.registry import register
@@ -104,6 +105,6 @@ class SoloCriterion:
         distances = []
         counts = image.bincount(minlength=len(features)).tolist()
         for feature, kernel, own in zip(features, kernels.split(counts), targets.row_object.split(counts), strict=True):
-            wanted = objects.masks[own].flatten(1).float()
-            distances.append(dice_distance((kernel @ feature.flatten(1)).sigmoid(), wanted))
+            wanted = objects.masks.index_select(0, own).flatten(1).float()
+            distances.append(dice_distance(linear(kernel, feature.flatten(1).T).sigmoid(), wanted))
         return torch.cat(distances)

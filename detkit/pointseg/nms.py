@@ -9,6 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from detkit.ops.linear import linear
+
+# Side of the squares in which masks are compared.
+TILE = 40
+
 
 def same_class_iou(masks: Tensor, labels: Tensor) -> Tensor:
     """IoU of masks of one class, 0 between classes and 1 between two empty masks.
@@ -20,19 +25,26 @@ def same_class_iou(masks: Tensor, labels: Tensor) -> Tensor:
     Returns:
         `[m, m]` float32; counts of pixels are exact up to 2**24.
     """
-    iou = torch.zeros(len(masks), len(masks), device=masks.device)
-    order = labels.argsort(stable=True)
-    sizes = labels.unique(return_counts=True)[1].tolist()
-    for members in order.split(sizes):
-        if len(members) == 1:
-            iou[members, members] = 1
-            continue
-        pixels = masks[members].flatten(1).float()
-        common = pixels @ pixels.T
-        area = common.diagonal()
-        union = area[:, None] + area - common
-        iou[members[:, None], members] = torch.where(union > 0, common / union, 1)
-    return iou
+    common = common_pixels(masks)
+    area = common.diagonal().clone()
+    union = (area[:, None] + area).sub_(common)
+    iou = common.div_(union).nan_to_num_(nan=1.0)
+    return iou.masked_fill_(labels[:, None] != labels, 0)
+
+
+def common_pixels(masks: Tensor) -> Tensor:
+    """The number of pixels that each two of `[m, h, w]` bool masks share, `[m, m]` float32.
+
+    On a CPU tile by tile: of most tiles only a few masks have a part.
+    """
+    tile = TILE if masks.device.type == "cpu" else max(masks.shape)
+    common = torch.zeros(len(masks), len(masks), device=masks.device)
+    for strip in masks.view(torch.uint8).split(tile, dim=1):
+        for part, shadow in zip(strip.split(tile, dim=2), strip.amax(1).split(tile, dim=1), strict=True):
+            present = shadow.amax(1).nonzero()[:, 0]
+            pixels = part.index_select(0, present).flatten(1).float()
+            common[present[:, None], present] += linear(pixels, pixels)
+    return common
 
 
 def matrix_nms(

@@ -5,40 +5,21 @@ Shape letters: m candidates, h/w pixels.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from detkit.pointseg.candidates import Candidates, OneImage
+from detkit.pointseg.candidates import Candidates, OneImage, area_and_sum
 from detkit.pointseg.geometry import mask_boxes
-from detkit.pointseg.heads import resize
 from detkit.pointseg.nms import mask_nms, matrix_nms
 from detkit.registry import register
 from detkit.structures import Detections
 
-# Masks of the original size that are float32 at the same time.
-CHUNK = 16
-
-
-@dataclass
-class PromptedDetections(Detections):
-    """Detections that know which prompt they answer.
-
-    Attributes:
-        owners: [n] number of the prompted object in its image; -1 for none. An object that no detection answers got
-            no mask: none was found, or one of the same class at the same place was better.
-        points: [n, 2] its point, x, y in pixels of the original image; 0, 0 where there is none.
-    """
-
-    owners: Tensor | None = None
-    points: Tensor | None = None
-
-    def _map(self, function) -> PromptedDetections:
-        plain = super()._map(function)
-        columns = (None if column is None else function(column) for column in (self.owners, self.points))
-        return PromptedDetections(plain.boxes, plain.scores, plain.labels, plain.stored_masks, self.label_map, *columns)
+# Parts of each axis in which masks are brought to the original size.
+STRIPS = 8
 
 
 @dataclass
@@ -122,9 +103,8 @@ class SoloPostprocess:
         best = Found(nothing, nothing.long(), nothing.long(), nothing, image.features[:0])
         for part in candidates.chunks():
             prob = image.masks_at(part.cells)
-            inside = prob > self.mask_threshold
-            areas = inside.sum((1, 2)).float()
-            scores = part.scores * ((prob * inside).sum((1, 2)) / areas.clamp(min=1))
+            areas, inside = area_and_sum(prob, self.mask_threshold)
+            scores = part.scores * (inside / areas.clamp(min=1))
             new = Found(scores, part.labels, part.owners, areas, prob)[areas > strides[part.cells]]
             both = zip(vars(best).values(), vars(new).values(), strict=True)
             best = Found(*(torch.cat(columns) for columns in both)).best(self.pre_nms)
@@ -139,9 +119,33 @@ class SoloPostprocess:
         return replace(found, scores=scores)[scores >= self.update_threshold]
 
     def full_masks(self, prob: Tensor, size: tuple[int, int], original_size: tuple[int, int]) -> Tensor:
-        """Masks `[m, h, w]` bool at the original size."""
+        """Masks `[m, h, w]` bool at the original size.
+
+        Tile by tile, each for the masks that have a part there: resizing cannot raise a probability.
+        """
         masks = torch.zeros(len(prob), *original_size, dtype=torch.bool, device=prob.device)
-        for part, into in zip(prob.split(CHUNK), masks.split(CHUNK), strict=True):
-            larger = F.interpolate(part[:, None], scale_factor=4.0, mode="bilinear", align_corners=False)
-            torch.gt(resize(larger[..., : size[0], : size[1]], original_size)[:, 0], self.mask_threshold, out=into)
+        columns = list(resize_strips(prob, 2, size[1], original_size[1]))
+        for into_y, from_y, weight_y in resize_strips(prob, 1, size[0], original_size[0]):
+            for into_x, from_x, weight_x in columns:
+                part = prob[:, from_y, from_x]
+                present = (part.amax((1, 2)) > self.mask_threshold).nonzero()[:, 0]
+                larger = weight_y @ (part[present] @ weight_x.T)
+                masks[present, into_y, into_x] = larger > self.mask_threshold
         return masks
+
+
+def resize_strips(prob: Tensor, axis: int, cut: int, new: int) -> Iterator[tuple[slice, slice, Tensor]]:
+    """How an axis of `prob [m, h / 4, w / 4]` is made four times as long, cut, and resized, all bilinear, in strips.
+
+    Yields:
+        The pixels of a strip, the pixels of `prob` that it is made of, and their weights `[strip, old]`.
+    """
+    pixels = torch.eye(prob.shape[axis], device=prob.device)[None]
+    larger = F.interpolate(pixels, scale_factor=4.0, mode="linear", align_corners=False)[..., :cut]
+    weights = F.interpolate(larger, size=new, mode="linear", align_corners=False)[0].T
+    start = 0
+    for strip in weights.split(-(-new // STRIPS)):
+        used = strip.any(0).nonzero()[:, 0].tolist()
+        source = slice(used[0], used[-1] + 1)
+        yield slice(start, start + len(strip)), source, strip[:, source]
+        start += len(strip)

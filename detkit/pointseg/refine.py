@@ -11,13 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from detkit.backbones.pretrained import create_timm_model
+from detkit.backbones.pretrained import create_timm_model, import_timm
 from detkit.backbones.resnet import ResNet
 from detkit.pointseg.heads import resize
-from detkit.pointseg.refining import refine_masks
-from detkit.registry import register
 
-OWN_ENCODERS = {"resnet50": 50, "resnet101": 101}
+OWN_ENCODERS = {"resnet18": 18, "resnet34": 34, "resnet50": 50, "resnet101": 101}
 STRIDES = [2, 4, 8, 16, 32]
 # Dilations of the 3 x 3 branches of the pyramid pooling.
 DILATIONS = (3, 6, 9)
@@ -28,9 +26,9 @@ def input_channels(num_classes: int) -> int:
     return 3 + (num_classes + 1) + 1
 
 
-def conv_bn_relu(in_channels: int, out_channels: int, size: int, dilation: int = 1) -> nn.Sequential:
+def conv_bn_relu(in_channels: int, out_channels: int, size: int, dilation: int = 1, stride: int = 1) -> nn.Sequential:
     padding = dilation * (size // 2)
-    conv = nn.Conv2d(in_channels, out_channels, size, padding=padding, dilation=dilation, bias=False)
+    conv = nn.Conv2d(in_channels, out_channels, size, stride, padding, dilation, bias=False)
     return nn.Sequential(conv, nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True))
 
 
@@ -62,6 +60,26 @@ class DecoderStage(nn.Module):
         return self.mix(self.reduce(torch.cat([resize(x_bchw, skip.shape[2:]), skip], dim=1)))
 
 
+class PlainEncoder(nn.Module):
+    """Two 3 x 3 convolutions for each of five maps of stride 2 to 32: for small data and short runs."""
+
+    num_channels = (16, 32, 64, 128, 128)
+
+    def __init__(self, in_channels: int):
+        super().__init__()
+        self.stages = nn.ModuleList(
+            nn.Sequential(conv_bn_relu(before, after, 3, stride=2), conv_bn_relu(after, after, 3))
+            for before, after in zip((in_channels, *self.num_channels[:-1]), self.num_channels, strict=True)
+        )
+
+    def forward(self, x_bchw: Tensor) -> list[Tensor]:
+        maps = []
+        for stage in self.stages:
+            x_bchw = stage(x_bchw)
+            maps.append(x_bchw)
+        return maps
+
+
 class TimmEncoder(nn.Module):
     """A convolutional timm model as five maps of stride 2 to 32."""
 
@@ -83,20 +101,23 @@ def build_encoder(name: str, in_channels: int, pretrained: str | bool | None) ->
         if isinstance(pretrained, bool):
             pretrained = f"timm:{name}" if pretrained else None
         return ResNet(OWN_ENCODERS[name], in_channels=in_channels, frozen_norm=False, pretrained=pretrained)
+    if name == "plain":
+        if pretrained:
+            raise ValueError("there are no pretrained weights for the plain encoder")
+        return PlainEncoder(in_channels)
     if isinstance(pretrained, str):
-        raise ValueError(f"weights from a file are for {' and '.join(OWN_ENCODERS)}; for timm's {name} say True")
+        raise ValueError(f"weights from a file are for {', '.join(OWN_ENCODERS)}; for timm's {name} say True")
     return TimmEncoder(name, in_channels=in_channels, pretrained=bool(pretrained))
 
 
-@register
 class MaskRefineNet(nn.Module):
     """A U-shaped network from `detkit.pointseg.crops.network_input` to logits of background and foreground.
 
     Args:
         num_classes: classes of the data.
-        encoder: "resnet101" as in the paper, "resnet50", or the name of a convolutional timm model ("resnet18" is nine
-            times smaller).
-        width: channels of the pyramid pooling; those of the decoder follow.
+        encoder: "resnet101" as in the paper, "resnet50", "resnet34", "resnet18", "plain" (see `PlainEncoder`), or the
+            name of a convolutional timm model.
+        width: channels of the pyramid pooling, a multiple of 8; those of the decoder follow.
         pretrained: ImageNet weights of the encoder: True for timm's, or a file or URL for a ResNet. The first
             convolution, which sees more than an image, starts at random in a ResNet.
 
@@ -128,12 +149,16 @@ class MaskRefineNet(nn.Module):
         self.head = nn.Conv2d(widths[-1], 2, 1)
         nn.init.normal_(self.head.weight, std=0.001)
 
-    @property
-    def device(self) -> torch.device:
-        return next(self.parameters()).device
-
     def forward(self, x_bchw: Tensor) -> Tensor:
         return resize(self.head(self.features(x_bchw)[-1]), x_bchw.shape[2:])
+
+    def synchronize_norms(self) -> None:
+        """Let batch norms use the statistics of all processes in training, as the paper does; for GPUs only."""
+        for name, part in self.named_children():
+            convert = nn.SyncBatchNorm.convert_sync_batchnorm
+            if isinstance(part, TimmEncoder):  # its norms may include the activation
+                convert = import_timm().layers.convert_sync_batchnorm
+            setattr(self, name, convert(part))
 
     def features(self, x_bchw: Tensor) -> list[Any]:
         """The maps after each part: five of the encoder, the pooling, four of the decoder."""
@@ -144,10 +169,3 @@ class MaskRefineNet(nn.Module):
             x = stage(x, skip)
             outputs.append(x)
         return outputs
-
-    def refine(self, image: Tensor, masks: Tensor, points: Tensor, labels: Tensor, *, batch_size: int = 16) -> Tensor:
-        """Better masks for the objects of one image, see `detkit.pointseg.refining.refine_masks`; needs eval mode."""
-        if self.training:
-            raise RuntimeError("refine needs eval mode: call network.eval() first")
-        image, masks, points, labels = (x.to(self.device) for x in (image, masks, points, labels))
-        return refine_masks(self, image, masks, points, labels, self.num_classes, batch_size=batch_size)

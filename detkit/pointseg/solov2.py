@@ -12,8 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from detkit.images import load_image
-from detkit.model import ImageModel, InputRule
+from detkit.model import InputRule
 from detkit.pointseg import codes
 from detkit.pointseg.candidates import (
     Candidates,
@@ -28,10 +27,11 @@ from detkit.pointseg.candidates import (
 from detkit.pointseg.grid import STUDENT_GRIDS, STUDENT_RANGES, GridLevels
 from detkit.pointseg.heads import InstanceHead, MaskHead, SoloOutputs
 from detkit.pointseg.losses import SoloCriterion
-from detkit.pointseg.postprocess import PromptedDetections, SoloPostprocess
-from detkit.pointseg.prompt import PROMPTS, Prompt, read_prompts
+from detkit.pointseg.postprocess import SoloPostprocess
+from detkit.prompts import Prompt, PromptedDetections, PromptedModel
 from detkit.registry import register
 from detkit.structures import Annotations, Detections, ImageBatch, LabelMap
+from detkit.undecayed import undecayed_parameters
 
 # Images are padded to a multiple of this.
 UNIT = 32
@@ -40,7 +40,7 @@ STRIDES = (8, 8, 16, 32, 32)
 
 
 @register
-class SOLOv2(ImageModel):
+class SOLOv2(PromptedModel):
     """Instance segmentation by locations: each cell of five grids predicts classes and the filter of a mask.
 
     Args:
@@ -104,6 +104,10 @@ class SOLOv2(ImageModel):
         category, kernels = self.instance_head(pyramid)
         return SoloOutputs(category, kernels, self.mask_head(pyramid))
 
+    def no_weight_decay(self) -> set[str]:
+        """All parameters without weight decay: as in the paper those of norms, and what the backbone lists."""
+        return undecayed_parameters(self)
+
     def losses(
         self, images: ImageBatch, annotations: Sequence[Annotations], num_objects: Tensor | None = None
     ) -> dict[str, Tensor]:
@@ -160,71 +164,19 @@ class SOLOv2(ImageModel):
         counts = torch.tensor(self.grids.level_sizes, device=self.device)
         return torch.tensor(STRIDES, device=self.device).repeat_interleave(counts)
 
-    @torch.inference_mode()
-    def predict(
-        self,
-        images: Any,
-        batch_size: int = 1,
-        *,
-        points: Any = None,
-        labels: Any = None,
-        boxes: Any = None,
-        prompt: str | None = None,
+    def detect_prompted(
+        self, images: ImageBatch, original_sizes: Sequence[tuple[int, int]], prompt: str, prompts: Sequence[Prompt]
     ) -> list[Detections]:
-        """Find objects in images of any size, where wanted from what is known about them.
+        """What is found with prompts in pixels of the original images.
 
-        Args:
-            images: as in `ImageModel.predict`.
-            batch_size: how many images go through the model together.
-            points: of each image `[n, 2]`, x to the right and y down in pixels of the image as given. For a single
-                image (not in a list) its own points.
-            labels: of each image `[n]`, the classes of its objects.
-            boxes: of each image `[n, 4]`, x1 y1 x2 y2 in the same pixels.
-            prompt: what to use of it. By default "point" where points are given, else "none".
-                "none": nothing.
-                "class": `labels`, the classes that occur; with `points` and `boxes` also where they occur.
-                "point": `points` and `labels`; one mask for each point, from the level that fits it best.
-                "point_with_size": also `boxes`, which choose the level; a mask from each of up to 9 cells.
-
-        Returns:
-            One `Detections` per image, with masks, in pixels of that image; with a prompt `PromptedDetections`, which
-            know the points they answer. A point may have no answer.
-
-        Raises:
-            ValueError: an unknown prompt, something that it needs is missing or does not fit, or a point outside.
+        With "point" each point has the mask of its cell on the level that fits it best; with "point_with_size" the box
+        chooses the level, and up to 9 cells around its centre give a mask each, before the suppression.
         """
-        prompt = prompt or ("none" if points is None else "point")
-        if prompt not in PROMPTS:
-            raise ValueError(f"unknown prompt {prompt!r}: choose from {', '.join(PROMPTS)}")
-        if prompt == "none":
-            if any(given is not None for given in (points, labels, boxes)):
-                raise ValueError("prompt 'none' uses no points, labels or boxes: leave them out, or choose another")
-            return super().predict(images, batch_size)
-        if self.training:
-            raise RuntimeError("predict needs eval mode: call model.eval() first")
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-        if not isinstance(images, (list, tuple)):
-            images = [images]
-            points, labels, boxes = ([x] if x is not None else None for x in (points, labels, boxes))
-        given = dict(points=points, labels=labels, boxes=boxes)
-        prompts = read_prompts(prompt, len(images), self.num_classes, self.device, **given)
-        found: list[Detections] = []
-        for start in range(0, len(images), batch_size):
-            chunk = slice(start, start + batch_size)
-            found += self._predict_chunk([load_image(image) for image in images[chunk]], prompts[chunk], prompt, start)
-        return found
-
-    def _predict_chunk(self, images: list[Tensor], prompts: list[Prompt], prompt: str, start: int) -> list[Detections]:
-        originals = [(int(image.shape[1]), int(image.shape[2])) for image in images]
-        for i, (known, size) in enumerate(zip(prompts, originals, strict=True)):
-            known.check_inside(size, f"image {start + i}")
-        batch = self.preprocess(images)
         scaled = [
             known.scaled(new[1] / old[1], new[0] / old[0])
-            for known, new, old in zip(prompts, batch.sizes, originals, strict=True)
+            for known, new, old in zip(prompts, images.sizes, original_sizes, strict=True)
         ]
-        return self.detections(self.forward_heads(batch), batch.sizes, originals, prompt=prompt, prompts=scaled)
+        return self.detections(self.forward_heads(images), images.sizes, original_sizes, prompt=prompt, prompts=scaled)
 
     def _points_of(
         self, owners: Tensor, known: Prompt, size: tuple[int, int], original_size: tuple[int, int]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
@@ -13,6 +12,7 @@ from detkit.backbones import coat
 from detkit.backbones.pretrained import count
 from detkit.backbones.swin import VARIANTS
 from detkit.coco_classes import raw_coco_label_map
+from detkit.conversion import ConversionReport, load_completely
 from detkit.model import ImageModel
 from detkit.registry import build
 from detkit.vidt import neckless
@@ -45,32 +45,6 @@ HEADS = 8
 BACKBONE = "backbone."
 # Official 1 x 1 convolutions over det tokens have two spatial dimensions, ours have one.
 OVER_TOKENS = ("tgt_proj.0.weight", "query_pos_proj.0.weight")
-
-
-@dataclass
-class ConversionReport:
-    """What became of an official state dict.
-
-    Attributes:
-        loaded: official keys whose tensors the model now holds.
-        duplicates: keys that repeat a loaded tensor: the decoder's references to the box heads, the one mask vector
-            head under the numbers of all stages (were they different, that of the highest stage would count), and
-            convolutions that CoaT shares.
-        unused: keys that the official forward pass never reads, which are left out; also the heads of decoder layers
-            that the checkpoint does not have any more.
-        config: the `model` section of a config that builds this model.
-    """
-
-    loaded: list[str] = field(default_factory=list)
-    duplicates: list[str] = field(default_factory=list)
-    unused: list[str] = field(default_factory=list)
-    config: dict[str, Any] = field(default_factory=dict)
-
-    def __str__(self) -> str:
-        return (
-            f"{len(self.loaded)} tensors loaded, {len(self.duplicates)} duplicates of them, "
-            f"{len(self.unused)} never used by the official code"
-        )
 
 
 def own_key(official: str) -> str | None:
@@ -110,14 +84,9 @@ def from_official(
     arguments = model_arguments(weights, state_dict) if has_neck else neckless.model_arguments(weights)
     report.config = dict(arguments, backbone=backbone_config(weights, cross_stages))
     model = build(report.config, path="model")
-    problems = model.load_state_dict(weights, strict=False)
-    if problems.missing_keys or problems.unexpected_keys:
-        raise ValueError(
-            f"cannot convert: {len(problems.unexpected_keys)} tensors belong to no part known here "
-            f"{problems.unexpected_keys[:5]}, {len(problems.missing_keys)} are missing {problems.missing_keys[:5]}"
-        )
+    load_completely(model, weights)
     model.label_map = raw_coco_label_map(report.config["num_classes"])
-    return model.eval(), report
+    return model, report
 
 
 def own_weights(

@@ -62,3 +62,11 @@ def decode_masks(vectors: Tensor) -> Tensor:
         images = decode_dct(vectors, SIDE)
         middle = (images.amin((-2, -1), keepdim=True) + images.amax((-2, -1), keepdim=True)) / 2
         return images > middle
+
+
+def soft_masks(vectors: Tensor) -> Tensor:
+    """The same before the decision, from 0 (their least) to 1 (their most): `[..., 128, 128]` float32."""
+    with torch.autocast(vectors.device.type, enabled=False):
+        images = decode_dct(vectors, SIDE)
+        low, high = images.amin((-2, -1), keepdim=True), images.amax((-2, -1), keepdim=True)
+        return (images - low) / (high - low).clamp(min=torch.finfo(images.dtype).tiny)

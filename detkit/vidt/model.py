@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from detkit.backbones.layers import resize_mask
-from detkit.model import ImageModel, InputRule
+from detkit.model import InputRule
+from detkit.prompts import Prompt, PromptedModel
 from detkit.registry import register
 from detkit.structures import Annotations, Detections, ImageBatch, LabelMap
 from detkit.vidt.criterion import SetCriterion
@@ -22,6 +23,7 @@ from detkit.vidt.distil import check_teacher, token_matching_loss
 from detkit.vidt.fusion import PyramidFusion
 from detkit.vidt.heads import class_head, iou_head, per_stage, vector_head
 from detkit.vidt.postprocess import postprocess
+from detkit.vidt.prompts import answer_prompts
 from detkit.vidt.proposals import DensePredictions, ProposalHead
 from detkit.vidt.stages import Stages, Tokens
 from detkit.vidt.tokens import TokenHead
@@ -41,7 +43,7 @@ def apply_heads(heads: nn.ModuleList, det_of_stage: Sequence[Tensor]) -> Tensor:
 
 
 @register
-class ViDT(ImageModel):
+class ViDT(PromptedModel):
     """The detector of the paper: every det token becomes one prediction, refined by each decoder layer.
 
     Args:
@@ -227,3 +229,10 @@ class ViDT(ImageModel):
 
     def detect(self, images: ImageBatch, original_sizes: Sequence[tuple[int, int]]) -> list[Detections]:
         return self.postprocess(self.forward_last(images), original_sizes)
+
+    def detect_prompted(
+        self, images: ImageBatch, original_sizes: Sequence[tuple[int, int]], prompt: str, prompts: Sequence[Prompt]
+    ) -> list[Detections]:
+        """The queries that answer prompts in pixels of the original images: see `detkit.vidt.prompts`."""
+        last = self.forward_last(images)
+        return [*answer_prompts(last, prompt, prompts, original_sizes, self.label_map, self.top_k)]

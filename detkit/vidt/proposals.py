@@ -54,9 +54,7 @@ class ProposalHead(nn.Module):
         self.class_embed = Linear(hidden_dim, num_classes)
         self.bbox_embed = Mlp(hidden_dim, hidden_dim, 4)
         self.content = nn.Sequential(Linear(hidden_dim, hidden_dim), nn.LayerNorm(hidden_dim))
-        self.position = nn.Sequential(
-            Linear(2 * hidden_dim, hidden_dim), nn.ReLU(), Linear(hidden_dim, hidden_dim)
-        )
+        self.position = nn.Sequential(Linear(2 * hidden_dim, hidden_dim), nn.ReLU(), Linear(hidden_dim, hidden_dim))
         nn.init.constant_(self.class_embed.bias, -math.log((1 - 0.01) / 0.01))
 
     def forward(self, memory: Memory) -> DensePredictions:

@@ -34,6 +34,23 @@ def test_published_weights_load_and_give_the_same_maps(published, weights):
     assert not torch.equal(trained(images.expand(2, -1, -1, -1))[-1][:1], maps[-1])
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("depth", [18, 34])
+def test_basic_blocks_with_published_weights(depth, tmp_path):
+    torch.manual_seed(0)
+    published = create_timm_model(f"resnet{depth}").eval()
+    for name, buffer in published.named_buffers():
+        if name.endswith(("running_mean", "running_var")):
+            buffer.uniform_(0.5, 1.5)
+    torch.save(published.state_dict(), tmp_path / "weights.pth")
+    images = torch.randn(2, 3, 64, 96)
+    for frozen_norm in (True, False):
+        model = ResNet(depth, pretrained=str(tmp_path / "weights.pth"), frozen_norm=frozen_norm).eval()
+        maps = model(images)
+        assert tuple(m.shape[1] for m in maps) == model.num_channels == (64, 64, 128, 256, 512)
+        torch.testing.assert_close(maps[-1], published.forward_features(images), atol=1e-4, rtol=0)
+
+
 def test_other_input_channels_keep_a_new_first_convolution(published, weights):
     model = ResNet(50, in_channels=7, frozen_norm=False, pretrained=weights)
     assert model.conv1.weight.shape == (64, 7, 7, 7)
@@ -81,8 +98,10 @@ def test_detectron_names():
 
 
 def test_refused_arguments(weights):
-    with pytest.raises(ValueError, match="no ResNet of depth 34"):
-        ResNet(34)
+    with pytest.raises(ValueError, match="no ResNet of depth 152"):
+        ResNet(152)
+    with pytest.raises(ValueError, match="depth 18 has none"):
+        ResNet(18, stride_in_1x1=True)
     with pytest.raises(ValueError, match=r"do not fit .*missing: layer3\.6"):
         ResNet(101, pretrained=weights)
 

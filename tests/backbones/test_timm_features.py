@@ -50,6 +50,14 @@ def test_weights_load_strictly(tmp_path):
         small(pretrained=str(tmp_path / "bad.pth"))
 
 
+def test_old_weights_may_lack_the_counters_of_batch_norms(tmp_path):
+    classifier = create_timm_model("test_resnet")
+    weights = {k: v for k, v in classifier.state_dict().items() if not k.endswith("num_batches_tracked")}
+    torch.save(weights, tmp_path / "old.pth")
+    backbone = small(pretrained=str(tmp_path / "old.pth"))
+    assert torch.equal(backbone.body.layer1[0].conv1.weight, classifier.layer1[0].conv1.weight)
+
+
 def test_frozen_batch_norms_stay_as_they_are():
     backbone = small().train()
     norms = [module for module in backbone.body.modules() if isinstance(module, nn.BatchNorm2d)]

@@ -47,3 +47,10 @@ def test_one_level_needs_no_attention_across_levels():
 def test_tokens_must_divide_into_heads():
     with pytest.raises(ValueError, match=r"grid\^2 \+ appearance_dim = 24 .* 5 heads"):
         Aggregator(1, grid=4, appearance_dim=8, heads=5)
+
+
+def test_zero_start_leaves_the_correlation_as_it_comes():
+    torch.manual_seed(0)
+    aggregator = Aggregator(2, grid=4, appearance_dim=8, heads=4, zero_start=True)
+    corr, source, target = torch.rand(1, 2, 16, 16), torch.rand(1, 2, 16, 8), torch.rand(1, 2, 16, 8)
+    assert torch.allclose(aggregator(corr, source, target), corr.mean(1), atol=1e-6)

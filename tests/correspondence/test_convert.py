@@ -1,12 +1,20 @@
 """Checkpoints of CATs++; those of CATs are in test_parity_cats."""
 
+import numpy as np
 import pytest
 import torch
 from goldens import Golden, state_dict
 
+import detkit
 from detkit.backbones.resnet import ResNet
+from detkit.cli import main
+from detkit.correspondence.cats import CATs
 from detkit.correspondence.catspp import CATsPlusPlus
-from detkit.correspondence.convert import from_official, pyramid_key
+from detkit.correspondence.convert import BLOCK_PARTS, from_official, pyramid_key
+from detkit.correspondence.features import ResNetLayers
+from detkit.engine.weights import read_header
+
+BLOCK_PARTS_BACK = [(f".{own}.", f".{official}.") for official, own in BLOCK_PARTS.items()]
 
 
 @pytest.fixture(scope="module")
@@ -41,3 +49,39 @@ def test_another_backbone_is_refused(official):
     short = {key: value for key, value in official.items() if not key.startswith("backbone.layer3.5.")}
     with pytest.raises(ValueError, match="5 blocks in its third stage"):
         from_official(short)
+
+
+def test_files_through_the_command(official, tmp_path, capsys):
+    source, path = tmp_path / "model_best.pth", tmp_path / "catspp.safetensors"
+    torch.save({"epoch": 3, "state_dict": official, "best_loss": np.float64(0.5)}, source)
+    assert main(["convert", str(source), str(path)]) == 0
+    assert "data.val.root=FOLDER" in capsys.readouterr().out
+    loaded, expected = detkit.load(path), from_official(official)[0]
+    assert isinstance(loaded, CATsPlusPlus) and loaded.side == 512
+    for name, tensor in expected.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], tensor), name
+    assert read_header(path)["config"]["data"]["val"]["direction"] == "target_to_source"
+    assert set(range(1, 21)) == set(loaded.label_map.category_ids)
+
+
+def test_layers_of_cats(tmp_path, capsys):
+    """Small, on two layers of ResNet-50, as its authors' code names its parts."""
+    torch.manual_seed(0)
+    layers = (3, 13)
+    model = CATs(ResNetLayers(50, layers), side=64, grid=4, heads=6, appearance_dim=20)
+    names = {"appearance.": "proj.", "backbone.body.": "feature_extraction.backbone.", "aggregator.": "decoder."}
+    official = {}
+    for key, value in model.state_dict().items():
+        for own, theirs in names.items():
+            key = theirs + key.removeprefix(own) if key.startswith(own) else key
+        for own, theirs in BLOCK_PARTS_BACK:
+            key = key.replace(own, theirs)
+        official[key.replace("position_", "pos_embed_").replace("_positions", "_normal")] = value
+    source, path = tmp_path / "cats.pth", tmp_path / "cats.safetensors"
+    torch.save({"state_dict": official}, source)
+    assert main(["convert", str(source), str(path)]) == 2
+    assert "layers must be different numbers in 0..16" in capsys.readouterr().err
+    assert main(["convert", str(source), str(path), "--layers", "3", "13"]) == 0
+    loaded = detkit.load(path)
+    assert isinstance(loaded, CATs) and loaded.backbone.layers == [3, 13]
+    assert all(torch.equal(tensor, model.state_dict()[name]) for name, tensor in loaded.state_dict().items())

@@ -3,7 +3,7 @@ import torch
 from goldens import Golden
 
 from detkit.correspondence.losses import dilate, end_point_error, end_point_errors, labelled, pseudo_flow_loss
-from detkit.structures import Flow
+from detkit.pair_structures import Flow
 
 TOLERANCE = dict(rtol=1e-5, atol=1e-6)
 
@@ -57,3 +57,17 @@ def test_no_label_costs_nothing_and_keeps_the_gradient_finite():
     assert loss == 0 and not flow.grad.any()
     empty = torch.zeros(2, 4, 4, dtype=torch.bool)
     assert pseudo_flow_loss(flow, flow, empty, ranking_bhw=torch.zeros(2, 4, 4), keep=0.5) == 0
+
+
+def test_the_largest_errors_of_machine_labels_can_be_left_out():
+    """Cells of weight 1 always count; of the four others the share `trim` with the largest errors does not."""
+    flow = torch.zeros(1, 2, 1, 6)
+    vectors = torch.zeros(1, 2, 1, 6)
+    vectors[0, 0, 0] = torch.tensor([100.0, 1.0, 2.0, 3.0, 50.0, 7.0])
+    weights = torch.tensor([[[1.0, 0.5, 0.5, 0.5, 0.5, 0.0]]])
+    target = Flow(vectors, weights)
+    assert end_point_error(flow, target, trim=0.25).item() == pytest.approx((100 + 0.5 * 6) / 2.5)
+    assert end_point_error(flow, target, trim=0.5).item() == pytest.approx((100 + 0.5 * 3) / 2)
+    assert end_point_error(flow, target, trim=0.1).item() == end_point_error(flow, target).item()
+    sure = Flow(vectors, torch.ones_like(weights))
+    assert end_point_error(flow, sure, trim=0.5).item() == end_point_error(flow, sure).item()

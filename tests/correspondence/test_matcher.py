@@ -7,9 +7,10 @@ from PIL import Image
 from tiny import TinyLayers, pair, tiny_cats
 
 from detkit.correspondence.catspp import CATsPlusPlus
-from detkit.correspondence.features import ResNetLayers, TimmLayers, residual_sum
+from detkit.correspondence.features import ResNetLayers
 from detkit.correspondence.neighbours import NearestNeighbourMatcher
-from detkit.structures import PairBatch
+from detkit.correspondence.timm_layers import TimmLayers
+from detkit.pair_structures import PairBatch
 
 
 @pytest.fixture(autouse=True)
@@ -174,7 +175,7 @@ def test_resnet_layers_are_before_the_last_activation():
     maps = backbone(torch.rand(1, 3, 64, 64))
     assert [x.shape[1:] for x in maps] == [(64, 16, 16), (256, 16, 16), (512, 8, 8)]
     assert (maps[1] < 0).any() and (maps[0] >= 0).all()
-    assert torch.allclose(residual_sum(backbone.body.layer2[0], maps[1].relu()), maps[2])
+    assert torch.allclose(backbone.body.layer2[0].residual_sum(maps[1].relu()), maps[2])
     for layers in ((), (3, 3), (17,), (-1,)):
         with pytest.raises(ValueError, match=r"0\.\.16"):
             ResNetLayers(50, layers)

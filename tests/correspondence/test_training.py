@@ -9,8 +9,8 @@ from tiny import tiny_cats
 import detkit
 from detkit.engine.components import import_components
 from detkit.engine.runner import train
+from detkit.pair_structures import ImagePair
 from detkit.registry import build
-from detkit.structures import ImagePair
 
 
 def config(**options):

@@ -4,8 +4,8 @@ import torch
 from torch import nn
 
 from detkit.correspondence.cats import CATs
+from detkit.pair_structures import ImagePair, PairAnnotations
 from detkit.registry import is_registered, register
-from detkit.structures import ImagePair, PairAnnotations
 
 
 class TinyLayers(nn.Module):

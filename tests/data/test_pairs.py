@@ -13,8 +13,8 @@ from detkit.data.loading import eval_loader, train_loader
 from detkit.data.pair_folders import PFPascal, PFWillow, SPair71k
 from detkit.data.synthetic_pairs import KINDS, SyntheticPairs
 from detkit.images import resize_image
+from detkit.pair_structures import PairBatch
 from detkit.registry import build
-from detkit.structures import PairBatch
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 

@@ -131,9 +131,12 @@ def test_other_files_are_refused_with_a_reason(official, tmp_path):
     check(save(tmp_path / "other.pth", where=pathlib.PurePosixPath("x")).read_bytes(), "unpickling.*PurePosixPath")
     check(official.read_bytes()[:-500], "truncated or not a torch checkpoint")
     check(b"<!DOCTYPE html>", "truncated or not a torch checkpoint")
-    check({"epoch": 3, "net": {"a": 1}}, r"no state dict as its 'model'; the file holds 'epoch' \(int\), 'net'")
+    check(
+        {"epoch": 3, "net": {"a": 1}},
+        r"no state dict as its 'model' or 'state_dict'; the file holds 'epoch' \(int\), 'net'",
+    )
     check([1, 2], "the file holds list")
-    check({"model": {"conv1.weight": torch.zeros(1)}}, "not an official ViDT state dict")
+    check({"model": {"conv1.weight": torch.zeros(1)}}, r"not an official state dict.*ViDT has.*it has conv1\.weight")
     with pytest.raises(ValueError, match=r"no such file: absent\.pth"):
         convert_checkpoint("absent.pth", tmp_path / "out.safetensors")
     assert not (tmp_path / "out.safetensors").exists()
@@ -148,6 +151,18 @@ def test_unpickling_runs_no_code(tmp_path):
     with pytest.raises(ValueError, match="holds objects that are not loaded"):
         read_official(tmp_path / "trap.pth")
     assert not (tmp_path / "touched").exists()
+
+
+@pytest.mark.parametrize("entry", ["model", "state_dict"])
+def test_entries_and_numbers_of_numpy(tmp_path, entry):
+    stored = {entry: {"a.weight": torch.ones(2)}, "best_loss": np.float64(0.5), "epoch": np.int64(3), "__author__": "x"}
+    torch.save(stored, tmp_path / "file.pth")
+    assert torch.equal(read_official(tmp_path / "file.pth")["a.weight"], torch.ones(2))
+
+
+def test_options_of_another_model_are_refused(official, tmp_path, capsys):
+    command = ["convert", str(official), str(tmp_path / "out.safetensors"), "--num-grids", "80", "64", "32", "24", "12"]
+    assert main(command) == 2 and "num_grids is for SOLOv2; this is a checkpoint of ViDT" in capsys.readouterr().err
 
 
 def test_a_bare_state_dict_is_taken_too(tmp_path):

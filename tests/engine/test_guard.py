@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from detkit.engine.guard import FiniteGuard, NonFiniteError, load_batches
+from detkit.engine.guard import FiniteGuard, NonFiniteError, load_batches, save_batches
+from detkit.pair_structures import ImagePair, PairAnnotations, PairBatch
 from detkit.structures import Annotations, Batch
 
 
@@ -37,3 +38,28 @@ def test_a_step_that_is_not_finite_stops_and_keeps_its_batch(tmp_path, loss, nor
     for first, second in zip(again.annotations, batch.annotations, strict=True):
         assert torch.equal(first.boxes, second.boxes) and first.image_id == second.image_id
         assert first.original_size == second.original_size and first.masks is None
+
+
+def test_batches_of_other_types_come_back_as_they_were(tmp_path):
+    points = torch.rand(3, 2)
+    pair = PairAnnotations(points, points + 1, target_box=torch.rand(4), label=2, pair_id=7, source_size=(4, 5))
+    pixels = torch.randint(256, (3, 4, 5), dtype=torch.uint8)
+    batch = PairBatch.collate([(ImagePair(pixels, pixels.flip(2)), pair)])
+    save_batches(tmp_path / "batches.pt", [batch, make_batch()], step=4, values={"loss": float("nan")})
+    again, other = load_batches(tmp_path / "batches.pt")
+    assert type(again) is PairBatch and type(other) is Batch and other.num_objects == 3
+    assert torch.equal(again.target.images, batch.target.images) and again.source.sizes == [(4, 5)]
+    (known,) = again.annotations
+    assert type(known) is PairAnnotations and known.pair_id == 7 and known.source_size == (4, 5)
+    assert torch.equal(known.target_points, pair.target_points) and known.weights is None
+    stored = torch.load(tmp_path / "batches.pt", weights_only=True)
+    assert stored["step"] == 4 and stored["batches"][0]["type of the dataclass"].endswith(":PairBatch")
+
+
+@pytest.mark.parametrize(
+    "name", ["os:system", "absent_module:Batch", "detkit.structures:torch", "detkit.model:InputRules"]
+)
+def test_a_file_cannot_name_anything_else(tmp_path, name):
+    torch.save({"batches": [{"type of the dataclass": name, "command": "x"}]}, tmp_path / "batches.pt")
+    with pytest.raises(ValueError, match=f"cannot read a batch of type '{name}'"):
+        load_batches(tmp_path / "batches.pt")

@@ -71,3 +71,78 @@ def test_moving_average():
     assert not any(p.requires_grad for p in ema.model.parameters()) and not ema.model.training
     with pytest.raises(ConfigError, match=r"train\.ema"):
         Ema(model, 1.5)
+
+
+class Listing(Model):
+    """A model that decides for all of its parameters."""
+
+    def no_weight_decay(self):
+        return {"head.bias", "backbone.norm.weight", "backbone.frozen.weight"}
+
+
+def test_a_model_that_lists_what_is_not_decayed_decides_alone():
+    model = Listing()
+    groups = {g["name"]: g for g in parameter_groups(model, 1e-3, 0.1, backbone_lr_scale=0.5)}
+    shapes = {name: {id(p) for p in group["params"]} for name, group in groups.items()}
+    assert shapes["head_no_decay"] == {id(model.head.bias)}
+    assert shapes["backbone_no_decay"] == {id(model.backbone.norm.weight)}
+    assert id(model.backbone.conv.bias) in shapes["backbone_decay"]
+    assert id(model.backbone.det_token) in shapes["backbone_decay"]
+    assert {n: (g["weight_decay"], g["initial_lr"]) for n, g in groups.items()} == {
+        "head": (0.1, 1e-3),
+        "head_no_decay": (0.0, 1e-3),
+        "backbone_decay": (0.1, 5e-4),
+        "backbone_no_decay": (0.0, 5e-4),
+    }
+
+
+@pytest.mark.parametrize(
+    ("options", "kind", "expected"),
+    [
+        (dict(), torch.optim.AdamW, dict(betas=(0.9, 0.999))),
+        (dict(type="Adam", betas=[0.8, 0.99]), torch.optim.Adam, dict(betas=(0.8, 0.99))),
+        (dict(type="SGD"), torch.optim.SGD, dict(momentum=0.9, nesterov=False)),
+        (dict(type="SGD", momentum=0.5), torch.optim.SGD, dict(momentum=0.5)),
+    ],
+)
+def test_optimizers(options, kind, expected):
+    model = Model()
+    optimizer = build_optimizer(model, lr=1e-2, weight_decay=0.1, **options)
+    assert type(optimizer) is kind and optimizer.param_groups[0]["foreach"]
+    assert {name: optimizer.param_groups[0][name] for name in expected} == expected
+    before = model.head.weight.detach().clone()
+    set_learning_rate(optimizer, 1.0)
+    model.head(torch.ones(1, 4)).sum().backward()
+    optimizer.step()
+    assert not torch.equal(before, model.head.weight)
+
+
+def test_sgd_is_the_formula():
+    """Momentum 0.9, decay as part of the gradient, none on what is listed."""
+    model = Listing()
+    optimizer = build_optimizer(model, type="SGD", lr=0.1, weight_decay=0.01, momentum=0.9)
+    set_learning_rate(optimizer, 0.5)
+    weight, bias = (p.detach().clone() for p in (model.head.weight, model.head.bias))
+    speed = [torch.zeros_like(weight), torch.zeros_like(bias)]
+    for _ in range(3):
+        model.head(torch.ones(1, 4)).sum().backward()
+        speed = [0.9 * speed[0] + 1 + 0.01 * weight, 0.9 * speed[1] + 1]
+        weight, bias = weight - 0.05 * speed[0], bias - 0.05 * speed[1]
+        optimizer.step()
+        optimizer.zero_grad()
+    torch.testing.assert_close(model.head.weight.detach(), weight)
+    torch.testing.assert_close(model.head.bias.detach(), bias)
+
+
+def test_options_that_an_optimizer_does_not_have():
+    with pytest.raises(ConfigError, match=r"optimizer \(SGD\): unknown option 'betas'. Valid: momentum"):
+        build_optimizer(Model(), type="SGD", lr=1, weight_decay=0, betas=(0.9, 0.9))
+    with pytest.raises(ConfigError, match=r"optimizer\.type: unknown optimizer 'Adamw'.*Valid: Adam, AdamW, SGD"):
+        build_optimizer(Model(), type="Adamw", lr=1, weight_decay=0)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("kind", ["AdamW", "Adam", "SGD"])
+def test_fused_on_a_gpu(kind):
+    optimizer = build_optimizer(Model().cuda(), type=kind, lr=1e-2, weight_decay=0.1)
+    assert optimizer.param_groups[0]["fused"] is True

@@ -83,7 +83,7 @@ def test_weights_that_do_not_fit_are_listed(saved, tmp_path):
 def test_a_failed_write_leaves_the_old_file(saved, monkeypatch):
     _, path = saved
     before = path.read_bytes()
-    monkeypatch.setattr("detkit.engine.weights._sync", lambda path, access: (_ for _ in ()).throw(OSError("disk full")))
+    monkeypatch.setattr("detkit.files._sync", lambda path, access: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(OSError, match="disk full"):
         save_weights(path, {"a": torch.zeros(1)}, {})
     assert path.read_bytes() == before and list(path.parent.iterdir()) == [path]

@@ -3,7 +3,8 @@ import torch
 from goldens import Golden
 
 from detkit.evaluation.pck import PCKEvaluator, correct_points, reference_length
-from detkit.structures import LabelMap, Matches, PairAnnotations
+from detkit.pair_structures import Matches, PairAnnotations
+from detkit.structures import LabelMap
 
 ALPHAS = (0.01, 0.05, 0.1, 0.15)
 

@@ -13,8 +13,8 @@ from detkit.pointseg.grid import TEACHER_GRIDS, TEACHER_RANGES
 from detkit.pointseg.heads import SoloOutputs
 from detkit.pointseg.nms import mask_nms, matrix_nms
 from detkit.pointseg.postprocess import SoloPostprocess
-from detkit.pointseg.prompt import Prompt
 from detkit.pointseg.solov2 import SOLOv2
+from detkit.prompts import Prompt
 
 GOLDEN = Golden("05_postprocess")
 FRAME, SIZE, ORIGINAL = (tuple(GOLDEN.meta["config"][f"{name}_hw"]) for name in ("padded", "cur", "ori"))

@@ -4,7 +4,7 @@ import pytest
 import torch
 from wssis_golden import Golden
 
-from detkit.pointseg.convert import from_official, from_official_refine, solo_key
+from detkit.pointseg.convert import REFINE_LANDMARKS, from_official, from_official_refine, solo_key
 from detkit.pointseg.grid import TEACHER_GRIDS, TEACHER_RANGES
 from detkit.pointseg.heads import InstanceHead, MaskHead, resize, with_coordinates
 from detkit.pointseg.refine import input_channels
@@ -111,6 +111,8 @@ def test_refused_state_dicts():
         from_official({"layer0.0.weight": torch.zeros(1)})
     with pytest.raises(ValueError, match=r"no layer0\.0\.weight"):
         from_official_refine({"model": torch.zeros(1)})
-    official = {"module.layer0.0.weight": torch.zeros(64, 7, 7, 7), "module.extra": torch.zeros(1)}
-    with pytest.raises(ValueError, match=r"1 tensors belong to no part .*extra.* are missing .*encoder.bn1"):
+    shapes = dict(zip(REFINE_LANDMARKS, [(64, 7, 7, 7), (64, 320, 1, 1)], strict=True))
+    shapes |= {"layer3.5.x": (1,), "extra": (1,)}
+    official = {f"module.{key}": torch.zeros(shape) for key, shape in shapes.items()}
+    with pytest.raises(ValueError, match=r"2 tensors belong to no part .*extra.* are missing .*encoder.bn1"):
         from_official_refine(official)

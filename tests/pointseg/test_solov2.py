@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 import detkit.pointseg.solov2  # noqa: F401  registers the model
-from detkit.pointseg.postprocess import PromptedDetections, SoloPostprocess
+from detkit.pointseg.postprocess import SoloPostprocess
+from detkit.prompts import PromptedDetections
 from detkit.registry import ConfigError, build, register
 from detkit.structures import Annotations, Batch
 

@@ -1,0 +1,54 @@
+"""The `detkit` command. The files in tools/ are its subcommands as plain scripts."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+from detkit.cli import checkpoints, files, measuring, predicting, training
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a subcommand; errors of the user's making are printed without a traceback, with exit code 2."""
+    parser = argparse.ArgumentParser(prog="detkit", description=sys.modules["detkit"].__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name, (add_arguments, run) in COMMANDS.items():
+        command = commands.add_parser(name, help=run.__doc__, description=run.__doc__)
+        add_arguments(command)
+        command.set_defaults(function=run)
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", force=True)
+    try:
+        return options.function(options) or 0
+    except BrokenPipeError:  # the reader of our output, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (ValueError, OSError, ArithmeticError) as error:
+        if os.environ.get("DETKIT_TRACEBACK"):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130
+
+
+Command = tuple[Callable[[argparse.ArgumentParser], None], Callable[[argparse.Namespace], "int | None"]]
+COMMANDS: dict[str, Command] = {
+    "train": (training.train_arguments, training.train),
+    "evaluate": (measuring.evaluate_arguments, measuring.evaluate),
+    "evaluate-corruptions": (measuring.evaluate_corruptions_arguments, measuring.evaluate_corruptions),
+    "predict": (predicting.predict_arguments, predicting.predict),
+    "benchmark": (measuring.benchmark_arguments, measuring.benchmark),
+    "convert": (checkpoints.convert_arguments, checkpoints.convert),
+    "drop-layers": (checkpoints.drop_layers_arguments, checkpoints.drop_layers),
+    "ablate": (training.ablate_arguments, training.ablate),
+    "wssis": (training.program_arguments, training.wssis),
+    "match": (training.program_arguments, training.match),
+    "split-points": (files.split_points_arguments, files.split_points),
+    "check-points": (files.check_points_arguments, files.check_points),
+    "export-scenes": (files.export_scenes_arguments, files.export_scenes),
+}

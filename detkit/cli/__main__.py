@@ -1,0 +1,8 @@
+"""`python -m detkit.cli`."""
+
+import sys
+
+from detkit.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,69 @@
+"""Commands that read and write annotation files."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+
+def split_points_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "annotations", type=Path, help="a COCO instances json, with masks for --points centre and random"
+    )
+    parser.add_argument("--percent", type=float, required=True, help="part of the images that stays fully annotated")
+    parser.add_argument("--seed", type=int, default=0, help="of the draw and of random points (default 0)")
+    parser.add_argument("--points", default="centre", choices=["centre", "random", "given"], help="(default centre)")
+    parser.add_argument("--boxes", action="store_true", help="let weak annotations keep their boxes")
+    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="for the three json files")
+    parser.add_argument("--force", action="store_true", help="replace files that are there")
+
+
+def split_points(options: argparse.Namespace) -> None:
+    """Split an instances json into a few fully annotated images and many with points only."""
+    from detkit.data.point_file import read_instances, summary
+    from detkit.data.point_split import split_annotations, write_split
+
+    content = read_instances(options.annotations)
+    arguments = dict(percent=options.percent, seed=options.seed, points=options.points, boxes=options.boxes)
+    split = split_annotations(content, **arguments)
+    paths = write_split(split, options.out, force=options.force)
+    print(split.table())
+    if split.problems:
+        print(f"left out {len(split.problems)} annotations: {summary(split.problems)}")
+    print(f"written to {', '.join(map(str, paths.values()))}")
+
+
+def check_points_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "annotations", type=Path, metavar="POINTS_JSON", help="a COCO json whose annotations have points"
+    )
+    parser.add_argument("--images", type=Path, metavar="FOLDER", help="also open the images and compare their sizes")
+
+
+def check_points(options: argparse.Namespace) -> int:
+    """Count what is in a file of points and list what cannot be used; exit code 1 where there is such."""
+    from detkit.data.point_file import check_points as run
+
+    report = run(options.annotations, options.images)
+    print(report.table())
+    return 1 if report.problems else 0
+
+
+def export_scenes_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("out", type=Path, metavar="OUT", help="folder for train.json, val.json and images")
+    parser.add_argument("--train", type=int, required=True, help="number of training scenes")
+    parser.add_argument("--val", type=int, default=0, help="number of validation scenes (default 0)")
+    parser.add_argument("--seed", type=int, default=0, help="of the training scenes; validation has the next")
+    parser.add_argument("--size", type=int, default=128, help="side of the images in pixels (default 128)")
+    parser.add_argument("--max-objects", type=int, default=5, help="most objects in a scene (default 5)")
+    parser.add_argument("--force", action="store_true", help="replace files that are there")
+
+
+def export_scenes(options: argparse.Namespace) -> None:
+    """Write generated scenes as images and COCO json files."""
+    from detkit.data.export import export_scenes as run
+
+    numbers = dict(train=options.train, val=options.val, seed=options.seed)
+    scenes = dict(size=options.size, max_objects=options.max_objects)
+    paths = run(options.out, **numbers, force=options.force, **scenes)
+    print(f"written to {', '.join(map(str, paths.values()))}")

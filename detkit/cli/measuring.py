@@ -1,0 +1,110 @@
+"""Commands that measure."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from detkit.cli.common import add_config, add_set, find_checkpoint
+from detkit.config import apply_overrides, load_config, resolve_config
+
+
+def evaluate_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("checkpoint", help="a .safetensors checkpoint, or a config whose run is in --run")
+    add_set(parser)
+    parser.add_argument("--run", type=Path, help="with a config: folder of its run (default: runs/CONFIG_NAME)")
+    parser.add_argument("--out", type=Path, help="write the results here, as COCO json")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
+
+
+def evaluate(options: argparse.Namespace) -> None:
+    """Evaluate a checkpoint on its validation data, or on the data given with --set data.val.…"""
+    from detkit.engine.components import build_evaluation
+    from detkit.engine.distributed import distributed, is_main
+    from detkit.engine.evaluate import evaluate as run
+    from detkit.engine.weights import load_model, read_header
+
+    checkpoint, config = find_checkpoint(options)
+    config = resolve_config(apply_overrides(config or read_header(checkpoint)["config"], options.set))
+    with distributed(options.device) as device:
+        model = load_model(checkpoint, device)
+        dataset, evaluator = build_evaluation(config, model.label_map)
+        data = config["data"]
+        run(
+            model,
+            dataset,
+            evaluator,
+            batch_size=data["eval_batch_size"],
+            workers=data["workers"],
+            precision=config["train"]["precision"],
+            skip_broken=data["skip_broken"],
+        )
+        if is_main():
+            print(f"{checkpoint} on {len(dataset)} images")
+            print(evaluator.table(per_class=True))
+            if options.out:
+                evaluator.save_results(options.out)
+                print(f"results written to {options.out}")
+
+
+def evaluate_corruptions_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("checkpoint", help="a .safetensors checkpoint of a matcher, or a config whose run is in --run")
+    add_set(parser)
+    parser.add_argument("--run", type=Path, help="with a config: folder of its run (default: runs/CONFIG_NAME)")
+    parser.add_argument("--corruptions", nargs="+", metavar="NAME", help="which (default: the 15 of ImageNet-C)")
+    parser.add_argument("--severities", nargs="+", type=int, default=[1, 2, 3, 4, 5], help="1 to 5 (default: all)")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the tables and the plot")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
+
+
+def evaluate_corruptions(options: argparse.Namespace) -> None:
+    """Evaluate a matcher on corrupted validation images; a stopped evaluation goes on."""
+    from detkit.data.corruptions import CORRUPTIONS
+    from detkit.engine.corruptions import evaluate_corruptions as run
+    from detkit.engine.distributed import distributed, is_main
+    from detkit.engine.weights import load_model, read_header
+
+    checkpoint, config = find_checkpoint(options)
+    config = resolve_config(apply_overrides(config or read_header(checkpoint)["config"], options.set))
+    kinds = dict(corruptions=options.corruptions or tuple(CORRUPTIONS), severities=options.severities)
+    with distributed(options.device) as device:
+        run(load_model(checkpoint, device), config, options.out, weights=checkpoint, **kinds)
+        if is_main():
+            print((options.out / "table.md").read_text(), end="")
+
+
+def benchmark_arguments(parser: argparse.ArgumentParser) -> None:
+    add_config(parser)
+    parser.add_argument("--dry-run", action="store_true", help="build the model and print its parameters only")
+    parser.add_argument("--size", type=int, nargs="+", default=[640], help="image side, or height and width")
+    parser.add_argument("--batch", type=int, default=1, help="images of a forward pass (default 1)")
+    parser.add_argument("--train-batch", type=int, default=2, help="images of a training step (default 2)")
+    parser.add_argument("--repeats", type=int, default=10, help="timed repetitions; the median is printed")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
+    parser.add_argument("--precision", default="auto", choices=["auto", "bf16", "fp32"])
+    parser.add_argument("--json", type=Path, help="write the figures here as well")
+
+
+def benchmark(options: argparse.Namespace) -> None:
+    """Measure images/s, memory, parameters and FLOPs of a config's model, with random weights."""
+    from detkit.engine.benchmark import benchmark_model, build_for_benchmark, count_parameters
+    from detkit.engine.distributed import choose_device
+
+    config = apply_overrides(load_config(options.config), options.set)
+    model = build_for_benchmark(config).to(choose_device(options.device))
+    figures: dict[str, float] = dict(count_parameters(model))
+    if not options.dry_run:
+        height, width = options.size * 2 if len(options.size) == 1 else options.size
+        figures |= benchmark_model(
+            model,
+            size=(height, width),
+            batch=options.batch,
+            train_batch=options.train_batch,
+            repeats=options.repeats,
+            precision=options.precision,
+        )
+    for name, value in figures.items():
+        print(f"{name:32} {value:,.2f}" if isinstance(value, float) else f"{name:32} {value:,}")
+    if options.json:
+        options.json.write_text(json.dumps(figures, indent=2))

@@ -1,0 +1,85 @@
+"""The command that looks at images."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+
+def predict_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("checkpoint", help="a .safetensors checkpoint")
+    parser.add_argument("images", nargs="+", type=Path, help="image files or folders; of a matcher: source and target")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the drawn images and the json files")
+    parser.add_argument(
+        "--points",
+        nargs="+",
+        metavar="POINTS",
+        help="objects to find: a COCO json whose annotations have points; of a matcher: x,y x,y ... in the source",
+    )
+    parser.add_argument(
+        "--prompt", choices=["point", "point_with_size", "class"], help="what to use of --points (default point)"
+    )
+    parser.add_argument("--grid", type=int, help="of a matcher without --points: match GRID x GRID points (default 8)")
+    parser.add_argument(
+        "--min-score", type=float, help="leave out what scores lower (default 0.3; with points or a matcher 0)"
+    )
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
+
+
+def predict(options: argparse.Namespace) -> None:
+    """Find objects in images, or the points of one image in another; write drawn images and a json."""
+    from detkit.engine.distributed import choose_device
+    from detkit.engine.predict import predict_files
+    from detkit.engine.weights import load_model
+
+    model = load_model(options.checkpoint, choose_device(options.device))
+    if hasattr(model, "match"):
+        return _predict_pair(model, options)
+    if options.grid is not None:
+        raise ValueError(f"--grid is for matchers, {options.checkpoint} is a {type(model).__name__}")
+    if options.points:
+        return _predict_points(model, options)
+    if options.prompt:
+        raise ValueError("--prompt says what to use of --points: give them too")
+    min_score = 0.3 if options.min_score is None else options.min_score
+    summary = predict_files(model, options.images, options.out, min_score=min_score)
+    print(f"{summary.objects} objects in {summary.images} images: {options.out}")
+    _print_broken(summary.broken)
+
+
+def _predict_points(model: Any, options: argparse.Namespace) -> None:
+    from detkit.engine.predict_points import predict_points
+
+    if len(options.points) != 1:
+        raise ValueError(f"a detector takes one file of points, --points got {' '.join(options.points)}")
+    arguments: dict[str, Any] = dict(prompt=options.prompt or "point", min_score=options.min_score or 0.0)
+    summary = predict_points(model, options.images, Path(options.points[0]), options.out, **arguments)
+    print("\n".join(summary.lines()))
+    _print_broken(summary.broken)
+
+
+def _predict_pair(model: Any, options: argparse.Namespace) -> None:
+    from detkit.engine.predict_pair import GRID, predict_pair
+
+    if options.prompt or (options.points and options.grid is not None):
+        raise ValueError("a matcher takes either --points x,y x,y ... or --grid N, and no --prompt")
+    points = [_point(text) for text in options.points] if options.points else None
+    grid = GRID if options.grid is None else options.grid
+    arguments: dict[str, Any] = dict(points=points, grid=grid, min_confidence=options.min_score or 0.0)
+    matches = predict_pair(model, options.images, options.out, **arguments)
+    print(f"{len(matches)} matches: {options.out}")
+
+
+def _point(text: str) -> tuple[float, float]:
+    try:
+        x, y = map(float, text.split(","))
+    except ValueError:
+        raise ValueError(f"--points: a matcher takes points as x,y in pixels of the source, got {text!r}") from None
+    return x, y
+
+
+def _print_broken(files: Sequence[Path]) -> None:
+    if files:
+        print(f"{len(files)} files could not be used: {', '.join(map(str, files))}")

@@ -1,0 +1,68 @@
+"""Commands that train."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from detkit.cli.common import add_config, default_out
+from detkit.config import apply_overrides, format_config, load_config, resolve_config
+
+
+def train_arguments(parser: argparse.ArgumentParser) -> None:
+    add_config(parser)
+    parser.add_argument("--out", type=Path, help="folder of the run (default: runs/CONFIG_NAME)")
+    parser.add_argument("--resume", action="store_true", help="continue the run in --out where it stopped")
+    parser.add_argument("--print-config", action="store_true", help="print the resolved config and stop")
+
+
+def train(options: argparse.Namespace) -> int:
+    """Train a model as a config says (on several GPUs: start with torchrun)."""
+    config = apply_overrides(load_config(options.config), options.set)
+    if options.print_config:
+        print(format_config(resolve_config(config)), end="")
+        return 0
+    from detkit.engine.runner import train as run
+
+    runner = run(config, options.out or default_out(options.config), resume=options.resume)
+    return 130 if runner.interrupted else 0
+
+
+def ablate_arguments(parser: argparse.ArgumentParser) -> None:
+    add_config(parser)
+    parser.add_argument("--out", type=Path, help="folder of the ladder (default: runs/CONFIG_NAME)")
+
+
+def ablate(options: argparse.Namespace) -> None:
+    """Train the ladder of ViDT+ components from a ViDT config, one run a row; a stopped ladder goes on."""
+    from detkit.engine.ablate import run_ladder
+
+    out = options.out or default_out(options.config)
+    run_ladder(apply_overrides(load_config(options.config), options.set), out)
+    print((out / "table.md").read_text(), end="")
+
+
+def program_arguments(parser: argparse.ArgumentParser) -> None:
+    add_config(parser)
+    parser.add_argument("--out", type=Path, help="folder of all stages (default: runs/CONFIG_NAME)")
+    parser.add_argument("--processes", type=int, default=1, help="of each training, one for each GPU (default 1)")
+
+
+def wssis(options: argparse.Namespace) -> None:
+    """Learn instance segmentation from a few masks and many points, in stages; a stopped command goes on."""
+    from detkit.pipelines.wssis import run_wssis
+    from detkit.pipelines.wssis_config import override
+
+    out = options.out or default_out(options.config)
+    config = override(load_config(options.config), options.set)
+    print(run_wssis(config, out, processes=options.processes).read_text(), end="")
+
+
+def match(options: argparse.Namespace) -> None:
+    """Learn to match images from few labelled pairs and many unlabelled ones, in rounds; a stopped command goes on."""
+    from detkit.pipelines.rounds import run_rounds
+    from detkit.pipelines.rounds_config import override
+
+    out = options.out or default_out(options.config)
+    config = override(load_config(options.config), options.set)
+    print(run_rounds(config, out, processes=options.processes).read_text(), end="")

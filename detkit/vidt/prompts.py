@@ -1,0 +1,160 @@
+"""Point prompts for ViDT+: which of its queries answers a clicked point.
+
+The question is PointWSSIS's (arXiv 2303.15062, section 3.2), who ask it of a model with grids; the answer here is this
+project's own: a query answers a point of class c as far as it is sure of c and as its mask covers the point.
+
+Shape letters: b images, n queries, p points, u classes of the points, s side of a bitmap, h/w pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+from detkit.ops.boxes import box_iou, cxcywh_to_xyxy
+from detkit.ops.masks import BoxMasks
+from detkit.prompts import Prompt, PromptedDetections
+from detkit.structures import LabelMap
+from detkit.vidt.masks import decode_masks, soft_masks
+from detkit.vidt.stages import Stages
+
+
+@dataclass
+class Queries:
+    """The last stage's predictions for one image.
+
+    Attributes:
+        probabilities: [n, classes] 0 to 1.
+        boxes: [n, 4] xyxy in pixels of the original image.
+        vectors: [n, coefficients] of the masks, or None.
+        size: (h, w) of the original image.
+    """
+
+    probabilities: Tensor
+    boxes: Tensor
+    vectors: Tensor | None
+    size: tuple[int, int]
+
+
+def answer_prompts(
+    stages: Stages,
+    prompt: str,
+    prompts: Sequence[Prompt],
+    original_sizes: Sequence[tuple[int, int]],
+    label_map: LabelMap,
+    top_k: int = 100,
+) -> list[PromptedDetections]:
+    """What the last stage says of each image to what is known about it.
+
+    Args:
+        prompt: "class": detections as without a prompt, of the known classes only; with points and boxes, only those
+            that cover a point of their class, and they belong to the one whose box they fit best. "point": see
+            `answer_points`, with the score class probability x coverage; "point_with_size": that score x the IoU of the
+            query's box with the given one.
+        prompts: in pixels of the original images.
+        original_sizes: (h, w) of each.
+        top_k: detections kept for an image with "class".
+
+    Returns:
+        The detections of each image, best first.
+    """
+    found = []
+    for i, (known, size) in enumerate(zip(prompts, original_sizes, strict=True)):
+        boxes = (
+            cxcywh_to_xyxy(stages.boxes[-1][i].float()) * stages.boxes.new_tensor([*size[::-1], *size[::-1]]).float()
+        )
+        vectors = None if stages.vectors is None else stages.vectors[-1][i]
+        queries = Queries(stages.logits[-1][i].float().sigmoid(), boxes, vectors, size)
+        chosen = answer_classes(queries, known, top_k) if prompt == "class" else answer_points(queries, known, prompt)
+        found.append(_detections(queries, known, label_map, *chosen))
+    return found
+
+
+Chosen = tuple[Tensor, Tensor, Tensor, Tensor]  # scores, queries, labels and owners, each [m]
+
+
+def answer_points(queries: Queries, known: Prompt, prompt: str) -> Chosen:
+    """At most one query for each point, and each query for at most one point of a class.
+
+    Only a query whose mask covers the point can answer it, or where the model predicts no masks, whose box does. Of all
+    ways to hand them out, the one with the greatest sum of scores is taken: of two clicks on one object the better one
+    gets the object's query, and the other the next best that covers it, or none.
+    """
+    assert known.points is not None
+    score = queries.probabilities[:, known.labels].T * coverage(queries, known.points)
+    if prompt == "point_with_size":
+        assert known.boxes is not None
+        score = score * box_iou(known.boxes[:, None], queries.boxes)
+    classes, column = known.labels.unique(return_inverse=True)
+    own_class_pu = column[:, None] == torch.arange(len(classes), device=column.device)
+    table = (score[:, None] * own_class_pu[:, :, None]).flatten(1).cpu().numpy()  # a column for each class and query
+    owners, entries = (torch.from_numpy(x).to(score.device) for x in linear_sum_assignment(table, maximize=True))
+    chosen, best = entries % score.shape[1], score[owners, entries % score.shape[1]]
+    answers = (entries // score.shape[1] == column[owners]) & (best > 0)
+    owners, chosen, best = owners[answers], chosen[answers], best[answers]
+    order = best.argsort(descending=True, stable=True)
+    return best[order], chosen[order], known.labels[owners[order]], owners[order]
+
+
+def answer_classes(queries: Queries, known: Prompt, top_k: int) -> Chosen:
+    """The best scores over queries x known classes."""
+    num_classes = queries.probabilities.shape[1]
+    owner = torch.full_like(queries.probabilities, -1, dtype=torch.int64)
+    if known.points is None or known.boxes is None:
+        allowed = torch.zeros(num_classes, dtype=torch.bool, device=owner.device)
+        allowed[known.labels] = True
+        allowed = allowed.expand_as(owner)
+    else:
+        owner = _owners(queries, known, num_classes)
+        allowed = owner >= 0
+    query, label = allowed.nonzero(as_tuple=True)
+    scores, best = queries.probabilities[query, label].sort(descending=True, stable=True)
+    query, label = query[best[:top_k]], label[best[:top_k]]
+    return scores[:top_k], query, label, owner[query, label]
+
+
+def _owners(queries: Queries, known: Prompt, num_classes: int) -> Tensor:
+    """Of each query and class `[n, classes]` the object that it covers and whose box it fits best; -1 for none."""
+    assert known.points is not None and known.boxes is not None
+    fit = (1 + box_iou(known.boxes[:, None], queries.boxes)) * (coverage(queries, known.points) > 0)
+    best = fit.new_zeros(num_classes, len(queries.boxes))
+    best.scatter_reduce_(0, known.labels[:, None].expand_as(fit), fit, "amax")
+    point, query = ((fit > 0) & (fit == best[known.labels])).nonzero(as_tuple=True)
+    owner = torch.full_like(best, len(known), dtype=torch.int64).flatten()
+    owner.scatter_reduce_(0, known.labels[point] * best.shape[1] + query, point, "amin")  # the first of equal ones
+    return owner.masked_fill(owner == len(known), -1).view_as(best).T
+
+
+def coverage(queries: Queries, points_p2: Tensor) -> Tensor:
+    """How surely the mask of each query covers each point, `[p, n]`: 0 where it does not, else up to 1.
+
+    A mask covers a point where it has the pixel that the point lies in. Its value there is relative to the mask's own
+    least and most, which makes a half of its edge. Without masks it is 1 inside of the box.
+    """
+    height, width = queries.size
+    last = points_p2.new_tensor([width - 1, height - 1])
+    centres = points_p2.floor().clamp(min=0).minimum(last) + 0.5
+    low, extent = queries.boxes[:, :2], queries.boxes[:, 2:] - queries.boxes[:, :2]
+    place = 2 * (centres - low[:, None]) / extent[:, None].clamp(min=1e-6) - 1  # -1 to 1 in the box, [n, p, 2]
+    inside = (place.abs() <= 1).all(-1)
+    if queries.vectors is None:
+        return inside.T.to(queries.probabilities.dtype)
+    layers = torch.stack([decode_masks(queries.vectors).float(), soft_masks(queries.vectors)], dim=1)
+    values = F.grid_sample(layers, place[:, None], align_corners=False)[:, :, 0]
+    return (values[:, 1] * ((values[:, 0] >= 0.5) & inside)).T
+
+
+def _detections(
+    queries: Queries, known: Prompt, label_map: LabelMap, scores: Tensor, chosen: Tensor, labels: Tensor, owners: Tensor
+) -> PromptedDetections:
+    boxes, points, masks = queries.boxes[chosen], None, None
+    if known.points is not None:
+        points = torch.cat([known.points, known.points.new_zeros(1, 2)])[owners]  # owner -1 takes the last
+    if queries.vectors is not None:
+        masks = BoxMasks(decode_masks(queries.vectors[chosen]), boxes, queries.size)
+    return PromptedDetections(boxes, scores, labels, masks, label_map, owners, points)

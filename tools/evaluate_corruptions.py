@@ -1,0 +1,8 @@
+"""`detkit evaluate-corruptions` as a plain script."""
+
+import sys
+
+from detkit.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["evaluate-corruptions", *sys.argv[1:]]))
