@@ -1,0 +1,11 @@
+"""CATs++ on SPair-71k with its published schedule.
+
+    SPAIR_ROOT=SPair-71k python tools/train.py configs/catspp_spair.py
+
+The published batch of 32 pairs of 512 x 512 pixels needs a large GPU; `data.batch_size=8 train.accumulate=4` takes as
+many in four parts.
+"""
+
+from _base.match import backwards, catspp, recipe, spair
+
+config = recipe(catspp(), spair("trn"), backwards(spair("val")), lr=3e-4)

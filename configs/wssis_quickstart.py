@@ -1,0 +1,75 @@
+"""Instance segmentation from 50 images with masks and 950 with points, on generated scenes, without any download.
+
+    python tools/wssis.py configs/wssis_quickstart.py
+
+All ten stages take ten and a half minutes of one CPU core. With seed 1 the mask AP on 200 other scenes was 3.8 for the
+teacher, which has seen the 50 images only, 9.6 for the student on its raw masks at the points, 10.8 for the student on
+refined masks, and 16.9 for the same student on the true masks of all 1000 images. The detectors start from random
+weights and are far from converged: what counts is their order.
+"""
+
+SOLO = dict(
+    type="SOLOv2",
+    backbone=dict(
+        type="FPN",
+        body=dict(
+            type="Swin",
+            embed_dim=32,
+            depths=(1, 1, 2, 1),
+            num_heads=(2, 4, 8, 16),
+            window=4,
+            num_tokens=1,
+            pos_dim=64,
+            local_positions=True,
+        ),
+        out_channels=64,
+    ),
+    num_grids=(12, 10, 8, 6, 4),
+    scale_ranges=((1, 24), (16, 40), (32, 64), (48, 96), (64, 2048)),
+    instance_channels=64,
+    instance_convs=2,
+    kernel_channels=64,
+    mask_channels=64,
+    input_rule=dict(shortest=96, longest=96),
+)
+
+
+def run(model, steps, checkpoint_epochs=1):
+    return dict(
+        model=model,
+        data=dict(transforms=[dict(type="RandomFlip")], batch_size=8, eval_batch_size=16, workers=0),
+        optimizer=dict(lr=1e-3, weight_decay=1e-4),
+        schedule=dict(type="cosine", per_step=True, warmup_steps=50),
+        train=dict(
+            max_steps=steps,
+            clip_norm=None,
+            ema=0.99,
+            eval_every=1000,
+            log_every=100,
+            checkpoint_epochs=checkpoint_epochs,
+        ),
+    )
+
+
+config = dict(
+    seed=1,
+    scenes=dict(
+        images=1000,
+        val_images=200,
+        percent=5,
+        options=dict(size=96, max_objects=3, object_size=(0.3, 0.65)),
+    ),
+    teacher=run(dict(SOLO, postprocess=dict(type="SoloPostprocess", nms="mask")), 600, checkpoint_epochs=20),
+    refine=dict(
+        teacher_steps=(150, 300),
+        crops=dict(size=64),
+        model=dict(type="MaskRefiner", encoder="resnet18", width=128, size=64),
+        data=dict(batch_size=16, workers=0),
+        optimizer=dict(type="Adam", lr=1e-3, weight_decay=0.0),
+        schedule=dict(type="cosine", per_step=True, warmup_steps=50),
+        train=dict(max_steps=400, clip_norm=None, log_every=100, checkpoint_epochs=10),
+    ),
+    pseudo=dict(batch_size=16),
+    student=run(SOLO, 1000),
+    bound=True,
+)

@@ -1,0 +1,138 @@
+"""Programs of several stages, each of which has a folder, is done once and is skipped from then on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from detkit.config import differing_paths, format_config, to_json
+from detkit.engine.console import format_seconds
+from detkit.files import write_atomically
+from detkit.registry import ConfigError
+
+DONE, BEGUN = "done.json", "begun.json"
+
+
+class Stages:
+    """The stages of one program in one folder.
+
+    `out/NAME` is the folder of stage NAME. It holds `begun.json` while the stage is at work and `done.json` from then
+    on, with the fingerprint of all that went into it. Nothing is ever deleted or made again on its own.
+
+    Args:
+        out: folder of the program, made with its first stage.
+        config: of the whole program, of JSON types and paths; `out/config.py` shows it as it was when a stage last ran.
+        total: number of stages, where it is known.
+        say: takes the lines of progress.
+
+    Raises:
+        ConfigError: `out` holds something else.
+    """
+
+    def __init__(
+        self, out: str | Path, config: dict[str, Any], *, total: int | None = None, say: Callable[[str], None] = print
+    ):
+        self.out, self.config, self.total, self.say = Path(out), config, total, say
+        self._number = 0
+        if self.out.exists() and not self.out.is_dir():
+            raise ConfigError(f"{self.out} is a file; name a folder for the results")
+        if self.out.exists() and any(self.out.iterdir()) and not (self.out / "config.py").is_file():
+            raise ConfigError(f"{self.out} is not empty and holds no earlier stages: name another folder (--out)")
+
+    def run(self, name: str, function: Callable[[Path], Any], *, inputs: dict[str, Any]) -> Path:
+        """Do a stage, or skip it where it is complete.
+
+        Args:
+            name: of the stage and its folder.
+            function: does the work in the folder it is given. Where it was stopped before, it is called again and
+                finds what it has written.
+            inputs: everything that decides what comes out: values of JSON types, and paths, which stand for the
+                content of a file or, for a folder, for its name.
+
+        Returns:
+            The folder.
+
+        Raises:
+            ConfigError: the folder holds the work of other inputs, or an input file does not exist.
+        """
+        self._number += 1
+        title = f"{self._number}{f'/{self.total}' if self.total else ''} {name}"
+        folder, now = self.out / name, json.loads(to_json(fingerprint(inputs, name)))
+        self._check_same(name, folder, now)
+        if (folder / DONE).is_file():
+            self.say(f"== {title}: complete, skipped")
+            return folder
+        self.say(f"== {title}: {folder}")
+        folder.mkdir(parents=True, exist_ok=True)
+        _write(self.out / "config.py", format_config(json.loads(to_json(as_text(self.config)))))
+        _write(folder / BEGUN, json.dumps({"inputs": now}, indent=1))
+        start = time.monotonic()
+        function(folder)
+        seconds = time.monotonic() - start
+        _write(folder / DONE, json.dumps({"inputs": now, "seconds": round(seconds, 1)}, indent=1))
+        (folder / BEGUN).unlink()
+        self.say(f"== {title}: done in {format_seconds(seconds)}")
+        return folder
+
+    def is_done(self, name: str) -> bool:
+        return (self.out / name / DONE).is_file()
+
+    def _check_same(self, name: str, folder: Path, now: dict[str, Any]) -> None:
+        """What lies in the folder must come from the same inputs; a stage that left nothing may begin anew."""
+        marks = [folder / mark for mark in (DONE, BEGUN) if (folder / mark).is_file()]
+        content = set(folder.iterdir()) if folder.is_dir() else set()
+        if content and not marks:
+            raise ConfigError(f"{folder} holds something that stage {name!r} did not write: move it, or choose --out")
+        if not content - set(marks):
+            return
+        then = json.loads(marks[0].read_text(encoding="utf-8"))["inputs"]
+        changed = [f"  {path}: {_at(then, path)} then, {_at(now, path)} now" for path in differing_paths(then, now)]
+        if changed:
+            raise ConfigError(
+                f"stage {name!r} in {folder} was made from something else:\n"
+                + "\n".join(changed)
+                + f"\nRemove {folder} to make it again, or choose another folder (--out)"
+            )
+
+
+def fingerprint(value: Any, name: str) -> Any:
+    """`value` with every file as the digest of its content, and every folder as its path.
+
+    Raises:
+        ConfigError: neither a file nor a folder.
+    """
+    if isinstance(value, dict):
+        return {key: fingerprint(item, name) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [fingerprint(item, name) for item in value]
+    if not isinstance(value, Path):
+        return value
+    if value.is_dir():
+        return f"folder {value}"
+    if not value.is_file():
+        raise ConfigError(f"stage {name!r}: {value} does not exist")
+    with value.open("rb") as file:
+        return f"{value.name} with sha256 {hashlib.file_digest(file, 'sha256').hexdigest()}"
+
+
+def as_text(value: Any) -> Any:
+    """`value` with paths as strings."""
+    if isinstance(value, dict):
+        return {key: as_text(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [as_text(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def _at(value: Any, path: str) -> str:
+    for key in path.split("."):
+        value = value.get(key) if isinstance(value, dict) else None
+    return repr(value)
+
+
+def _write(path: Path, text: str) -> None:
+    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))

@@ -1,0 +1,89 @@
+"""Trainings that are a stage of something larger."""
+
+from __future__ import annotations
+
+import copy
+import math
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from detkit.config import SECTIONS, format_config, resolve_config
+from detkit.engine.components import import_components
+from detkit.engine.run_folder import MAY_CHANGE
+from detkit.engine.runner import train
+from detkit.files import write_atomically
+from detkit.registry import ConfigError, build
+
+# The part of MAY_CHANGE that decides what comes out of a run.
+LENGTH = {"train.epochs", "train.max_steps", "train.early_stop"}
+
+
+def coco_data(labels: Path, image_folder: Path, *, drop_empty: bool = True) -> dict[str, Any]:
+    """The config of a dataset of images with masks."""
+    files = {"annotation_file": str(labels), "image_folder": str(image_folder)}
+    return {"type": "CocoDataset", **files, "masks": True, "drop_empty": drop_empty}
+
+
+def run_config(section: dict[str, Any], train_data: dict[str, Any], val_data: dict[str, Any] | None) -> dict[str, Any]:
+    """The config of a run from a section that has all but the datasets; by default mask AP is measured."""
+    config = {"evaluator": {"type": "CocoEvaluator", "iou_types": ["segm"]}, **section}
+    return {**config, "data": {**section["data"], "train": train_data, "val": val_data}}
+
+
+def stable_part(section: dict[str, Any]) -> dict[str, Any]:
+    """A run's section without what may change while it goes on and matters to nothing that it makes."""
+    stable = copy.deepcopy(section)
+    for path in MAY_CHANGE - LENGTH:
+        name, key = path.split(".")
+        stable.get(name, {}).pop(key, None)
+    return stable
+
+
+def train_in(folder: Path, config: dict[str, Any], *, processes: int = 1) -> None:
+    """Train as `config` says in `folder`, or go on with what was stopped there.
+
+    Args:
+        config: of the run; where it states `train.max_steps` and no epochs, there are as many as these steps need.
+        processes: more than one are started by torchrun.
+
+    Raises:
+        KeyboardInterrupt: the run was stopped.
+        ChildProcessError: one of several processes failed.
+    """
+    config = with_epochs(config, processes)
+    resume = (folder / "config.json").is_file()
+    if processes > 1:
+        _torchrun(folder, config, processes, resume)
+    elif train(config, folder, resume=resume).interrupted:
+        raise KeyboardInterrupt
+
+
+def with_epochs(config: dict[str, Any], processes: int) -> dict[str, Any]:
+    """`config` with the epochs that its steps need, where it does not state them.
+
+    Raises:
+        ConfigError: the images do not fill one step.
+    """
+    if "epochs" in config["train"]:
+        return config
+    import_components()
+    images = len(build(config["data"]["train"], path="data.train"))
+    batch = config["data"]["batch_size"] * processes
+    accumulate = config["train"].get("accumulate", SECTIONS["train"]["accumulate"])
+    if images < batch:
+        raise ConfigError(f"data.batch_size: {batch} images a step, but there are only {images} to learn from")
+    steps = math.ceil(images // batch / accumulate)
+    return {**config, "train": {**config["train"], "epochs": math.ceil(config["train"]["max_steps"] / steps)}}
+
+
+def _torchrun(folder: Path, config: dict[str, Any], processes: int, resume: bool) -> None:
+    path = folder.parent / "run.py"
+    text = format_config(resolve_config(config))
+    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    command = [*launcher, "-m", "detkit.cli", "train", str(path), "--out", str(folder)]
+    code = subprocess.run([*command, "--resume"] if resume else command, check=False).returncode
+    if code:
+        raise ChildProcessError(f"training in {folder} ended with exit code {code}; see its output above")

@@ -1,0 +1,8 @@
+"""`detkit match` as a plain script."""
+
+import sys
+
+from detkit.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["match", *sys.argv[1:]]))

@@ -1,0 +1,8 @@
+"""`detkit wssis` as a plain script."""
+
+import sys
+
+from detkit.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["wssis", *sys.argv[1:]]))
