@@ -69,10 +69,17 @@ class ImageModel(nn.Module):
         normal = ((images.images - mean) / std).masked_fill_(images.mask[:, None], 0)
         return ImageBatch(normal, images.mask, images.sizes)
 
+    def as_batch(self, images: Sequence[Tensor]) -> ImageBatch:
+        """Pad and normalise RGB tensors `[3, h, w]` in 0..255, at the size that they have."""
+        return self.normalize(ImageBatch.from_images([image.to(self.device).float() for image in images]))
+
+    def resized_batch(self, images: Sequence[Tensor]) -> ImageBatch:
+        """Resize RGB tensors `[3, h, w]` in 0..255 by the input rule, pad and normalise them."""
+        return self.as_batch([self.input_rule.resize(image.to(self.device)) for image in images])
+
     def preprocess(self, images: Sequence[Tensor]) -> ImageBatch:
         """Resize, pad and normalise RGB tensors `[3, h, w]` in 0..255 as this model was trained."""
-        resized = [self.input_rule.resize(image.to(self.device)).float() for image in images]
-        return self.normalize(ImageBatch.from_images(resized))
+        return self.resized_batch(images)
 
     def forward(self, batch: Batch) -> dict[str, Tensor] | list[Detections]:
         images = self.normalize(batch.images)
@@ -102,5 +109,5 @@ class ImageModel(nn.Module):
         for start in range(0, len(sources), batch_size):
             chunk = [load_image(source) for source in sources[start : start + batch_size]]
             sizes = [(int(t.shape[1]), int(t.shape[2])) for t in chunk]
-            found += self.detect(self.preprocess(chunk), sizes)
+            found += self.detect(self.resized_batch(chunk), sizes)
         return found

@@ -163,7 +163,7 @@ class PromptedModel(ImageModel):
         sizes = [(int(image.shape[1]), int(image.shape[2])) for image in images]
         for i, (known, size) in enumerate(zip(prompts, sizes, strict=True)):
             known.check_inside(size, f"image {start + i}")
-        return self.detect_prompted(self.preprocess(images), sizes, prompt, prompts)
+        return self.detect_prompted(self.resized_batch(images), sizes, prompt, prompts)
 
 
 def read_prompts(

@@ -97,6 +97,13 @@ class SOLOv2(PromptedModel):
         self.postprocess = postprocess or SoloPostprocess()
         self.official_points = official_points
 
+    def preprocess(self, images: Sequence[Tensor]) -> ImageBatch:
+        """Pad and normalise RGB tensors `[3, h, w]` in 0..255 at the size that they have.
+
+        So does the official `preprocess_image`; there as here, `predict` and the loaders resize before.
+        """
+        return self.as_batch(images)
+
     def forward_heads(self, images: ImageBatch) -> SoloOutputs:
         """Class logits, mask filters and mask features for normalised images, which are padded to a multiple of 32."""
         padding = (0, -images.images.shape[3] % UNIT, 0, -images.images.shape[2] % UNIT)

@@ -87,7 +87,8 @@ def contact_sheet(
     scaled = [[None if picture is None else _fit(picture, height) for picture in row] for row in rows]
     sizes = np.array([[(0, 0) if p is None else p.size for p in row] for row in scaled]).reshape(-1, len(titles), 2)
     heights = sizes[..., 1].max(axis=1, initial=0)
-    font = font_for((height or int(sizes[..., 0].max(initial=0)), height or int(heights.max(initial=0))))
+    side = height or max(int(sizes[..., 0].max(initial=0)), int(heights.max(initial=0)))
+    font = font_for((2 * side, 2 * side))
     wanted = [round(font.getlength(title)) + 2 for title in titles]
     widths, gap, strip = np.maximum(sizes[..., 0].max(axis=0, initial=0), wanted), 6, round(1.8 * line_height(font))
     left = np.concatenate([[0], np.cumsum(widths + gap)])

@@ -8,7 +8,6 @@ from detkit.pointseg.convert import REFINE_LANDMARKS, from_official, from_offici
 from detkit.pointseg.grid import TEACHER_GRIDS, TEACHER_RANGES
 from detkit.pointseg.heads import InstanceHead, MaskHead, resize, with_coordinates
 from detkit.pointseg.refine import input_channels
-from detkit.structures import ImageBatch
 
 
 def load_head(head: torch.nn.Module, golden: Golden, prefix: str, own_prefix: str) -> None:
@@ -56,7 +55,7 @@ def teacher():
 def test_full_forward(teacher):
     golden, model = teacher
     rgb = golden.input("image_bgr").flip(0)
-    images = model.normalize(ImageBatch.from_images([rgb]))
+    images = model.preprocess([rgb])
     padded = torch.nn.functional.pad(images.images, (0, 6, 0, 5))
     golden.check("input", padded.flip(1))
     for level, tensor in enumerate(model.backbone(padded, images.mask)):
@@ -77,9 +76,9 @@ def test_a_converted_teacher_is_the_papers(teacher):
     assert not any(".bn" in name for name, _ in model.named_parameters())
 
 
-def test_preprocess_sizes_and_orders_pixels(teacher):
+def test_size_rule_and_order_of_pixels(teacher):
     _, model = teacher
-    batch = model.preprocess([torch.full((3, 40, 60), 255.0) * torch.tensor([1.0, 0, 0])[:, None, None]])
+    batch = model.resized_batch([torch.full((3, 40, 60), 255.0) * torch.tensor([1.0, 0, 0])[:, None, None]])
     assert batch.sizes == [(800, 1200)]
     expected = torch.tensor([255 - 123.675, -116.28, -103.53])
     torch.testing.assert_close(batch.images[0, :, 5, 5], expected, atol=1e-3, rtol=0)
