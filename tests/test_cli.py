@@ -147,7 +147,8 @@ def test_drop_layers(run, capsys):
 def test_every_config_loads(path):
     config = load_config(path)
     if path.stem.startswith("wssis"):
-        names = ("annotation_file", "image_folder", "val", "val_image_folder") if path.stem == "wssis_custom" else ()
+        own_data = path.stem in ("wssis_custom", "wssis_cpu")
+        names = ("annotation_file", "image_folder", "val", "val_image_folder") if own_data else ()
         assert wssis_config.resolve(wssis_config.override(config, [f"split.{name}=here" for name in names]))
     elif "rounds" in config:
         assert rounds_config.resolve(config)
@@ -160,7 +161,11 @@ def test_short_names_are_the_long_ones():
         assert load_config(ROOT / f"configs/{short}.py") == load_config(ROOT / f"configs/{long}.py")
 
 
-@pytest.mark.parametrize("tool", ["train", "evaluate", "predict", "benchmark", "convert", "drop_layers", "ablate"])
+TOOLS = ("train", "evaluate", "predict", "benchmark", "convert", "drop_layers", "ablate", "wssis", "match")
+TOOLS += ("split_points", "check_points", "export_scenes", "evaluate_corruptions")
+
+
+@pytest.mark.parametrize("tool", TOOLS)
 def test_tools_are_the_subcommands(tool):
     name = "convert_checkpoint" if tool == "convert" else tool
     script = [sys.executable, str(ROOT / "tools" / f"{name}.py"), "--help"]
