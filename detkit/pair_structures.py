@@ -97,7 +97,7 @@ class PairBatch:
     Attributes:
         source, target: the padded, not yet normalised images.
         annotations: one per pair.
-        num_objects: the number of points that the losses divide by; see `Batch`.
+        num_objects: what the loss divides by, in all; see `Batch` and `Matcher.count_objects`.
     """
 
     source: ImageBatch

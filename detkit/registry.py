@@ -56,18 +56,33 @@ def build(config: dict[str, Any], path: str = "config", **extra: Any) -> Any:
     Raises:
         ConfigError: unknown name, unknown or missing argument, or a ValueError or TypeError of the constructor.
     """
-    if not isinstance(config, dict) or not isinstance(config.get("type"), str):
-        raise ConfigError(f"{path}: expected a dict with a registered name as 'type', got {config!r}")
-    name, component = config["type"], _find(config["type"], path)
+    name, component = check(config, path, extra)
     arguments = {key: value for key, value in config.items() if key != "type"}
-    for key in arguments.keys() & extra.keys():
-        raise ConfigError(f"{path}.{key}: is set by the program, remove it from the config")
-    _check_arguments(name, component, {*arguments, *extra}, path)
     arguments = {key: _build_value(value, f"{path}.{key}") for key, value in arguments.items()}
     try:
         return component(**arguments, **extra)
     except (ValueError, TypeError) as error:
         raise ConfigError(f"{path} ({name}): {error}") from error
+
+
+def check(config: dict[str, Any], path: str = "config", extra: Iterable[str] = ()) -> tuple[str, Callable]:
+    """What `build` would call, and its name; nothing is called yet.
+
+    Args:
+        path: as in `build`.
+        extra: names of the arguments that only the running program knows.
+
+    Raises:
+        ConfigError: unknown name, unknown or missing argument, of this component; those inside of it are not checked.
+    """
+    if not isinstance(config, dict) or not isinstance(config.get("type"), str):
+        raise ConfigError(f"{path}: expected a dict with a registered name as 'type', got {config!r}")
+    name, component = config["type"], _find(config["type"], path)
+    given, added = config.keys() - {"type"}, set(extra)
+    for key in given & added:
+        raise ConfigError(f"{path}.{key}: is set by the program, remove it from the config")
+    _check_arguments(name, component, given | added, path)
+    return name, component
 
 
 def suggest(name: str, valid: Iterable[str]) -> str:

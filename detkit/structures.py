@@ -109,7 +109,7 @@ class Annotations:
         boxes: [n, 4] float, x1 y1 x2 y2 in pixels of the (resized, unpadded) image.
         labels: [n] int64, contiguous from 0.
         masks: [n, h, w] bool, or None.
-        points: [n, 2] float, x y in pixels, or None.
+        points: [n, 2] float, x y, or None. The pixel in column 3 and row 5 is the point (3, 5).
         image_id: the id in the dataset's file, or None.
         original_size: (h, w) of the image as stored, or None when it was never resized.
         file_name: where the image came from, for error messages.

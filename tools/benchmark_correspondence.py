@@ -12,31 +12,23 @@ libraries, and how much of it the passes added to the loaded model.
 from __future__ import annotations
 
 import argparse
-import ctypes
-import gc
 import importlib
 import json
-import os
-import statistics
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from _official import StandIns, add_process_options, check_clone, measure, print_comparison, run
 
 LAYERS = (0, 8, 20, 21, 26, 28, 29, 30)
-STATUS = Path("/proc/self/status")
 
 
 # In a process of its own, the only ones that import torch -----------------------------------------------------------
 
 
 def official_model(clone: Path) -> Any:
-    from _official import StandIns, check_clone
-
     check_clone(clone, "models/cats.py", "SunghwanHong/Cost-Aggregation-transformers")
     StandIns({"torchvision": None}).install()
     sys.path.insert(0, str(clone))
@@ -77,7 +69,7 @@ def load_side(side: str, clone: Path | None, file: Path) -> Any:
     return own.flow
 
 
-def measure(side: str, options: argparse.Namespace) -> dict[str, float]:
+def measure_side(side: str, options: argparse.Namespace) -> dict[str, float]:
     """The figures of one side; its flow goes into a file."""
     import torch
 
@@ -87,84 +79,33 @@ def measure(side: str, options: argparse.Namespace) -> dict[str, float]:
     target = 0.9 * source.roll((32, -16), (2, 3)) + 0.3 * torch.randn(source.shape, generator=rng)
     with torch.inference_mode():
         flow = load_side(side, options.official, options.folder / "weights.pt")
-        loaded = forget_peak()
-        spent = []
-        for _ in range(options.calls + 1):
-            start = time.process_time()
-            found = flow(source, target)
-            spent.append(1000 * (time.process_time() - start))
+        figures, found = measure(lambda: flow(source, target), options.calls)
     np.save(options.folder / f"{side}.npy", found.numpy())
-    peak = megabytes("VmHWM")
-    return {"CPU ms": statistics.median(spent[1:]), "peak MB": peak, "added MB": peak - loaded}
-
-
-def megabytes(field: str) -> float:
-    """VmRSS (memory held now) or VmHWM (the most so far) of this process; NaN where there is no such file."""
-    if not STATUS.exists():
-        return float("nan")
-    (line,) = (line for line in STATUS.read_text().splitlines() if line.startswith(field))
-    return int(line.split()[1]) / 1024
-
-
-def forget_peak() -> float:
-    """Give back what loading left behind and begin the peak anew. Returns the memory held now."""
-    gc.collect()
-    if STATUS.exists():
-        ctypes.CDLL(None).malloc_trim(0)
-        STATUS.with_name("clear_refs").write_text("5")
-    return megabytes("VmRSS")
+    return figures
 
 
 # The parent -------------------------------------------------------------------------------------------------------
 
 
-def run(job: str, options: argparse.Namespace) -> dict[str, float]:
-    """What this script prints in a process of its own."""
-    command = [sys.executable, __file__, *options.arguments, "--job", job, "--folder", str(options.folder)]
-    variables = dict(os.environ, OMP_NUM_THREADS=str(options.threads), MKL_NUM_THREADS=str(options.threads))
-    done = subprocess.run(command, env=variables, stdout=subprocess.PIPE, text=True, check=False)
-    if done.returncode:
-        sys.exit(f"the process for {job} failed")
-    return json.loads(done.stdout.splitlines()[-1])
-
-
 def compare(options: argparse.Namespace) -> None:
-    sides = ["official", "detkit"] if options.official else ["detkit"]
     if options.official:
         run("weights", options)
-    figures: dict[str, list[dict[str, float]]] = {side: [] for side in sides}
-    for _ in range(options.rounds):
-        for side in sides:
-            figures[side].append(run(side, options))
-    medians = {
-        side: {name: statistics.median(one[name] for one in found) for name in found[0]}
-        for side, found in figures.items()
-    }
-    print(f"{'CATs, one pair':20}" + "".join(f"{side:>12}" for side in sides) + ("   ratio" if len(sides) > 1 else ""))
-    for name, own in medians["detkit"].items():
-        ratio = f"{medians['official'][name] / own:7.2f}x" if options.official else ""
-        print(f"{name:20}" + "".join(f"{medians[side][name]:12.1f}" for side in sides) + ratio)
+    print_comparison("CATs, one pair", options)
     if options.official:
-        official, detkit = (np.load(options.folder / f"{side}.npy") for side in sides)
+        official, detkit = (np.load(options.folder / f"{side}.npy") for side in ("official", "detkit"))
         error, longest = np.abs(official - detkit).max(), np.abs(official).max()
         print(f"largest difference of the flows: {error:.1e} cells (of {longest:.1f})")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--official", type=Path, metavar="FOLDER", help="a clone of the official repository")
-    parser.add_argument("--rounds", type=int, default=5, help="processes of each side (default 5)")
-    parser.add_argument("--calls", type=int, default=10, help="timed forward passes of a process (default 10)")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--job", choices=["weights", "official", "detkit"], help=argparse.SUPPRESS)
-    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    add_process_options(parser, calls=10)
     options = parser.parse_args()
-    options.arguments = sys.argv[1:]
     if options.job == "weights":
         write_weights(options.official, options.folder / "weights.pt")
         print("{}")
     elif options.job:
-        print(json.dumps(measure(options.job, options)))
+        print(json.dumps(measure_side(options.job, options)))
     else:
         with tempfile.TemporaryDirectory() as folder:
             options.folder = Path(folder)

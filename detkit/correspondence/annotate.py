@@ -45,6 +45,8 @@ class Rules:
     minimum: int = 8
 
     def __post_init__(self):
+        if type(self.cap) is not int or type(self.minimum) is not int:
+            raise ValueError(f"cap and minimum must be whole numbers, got {self.cap!r} and {self.minimum!r}")
         if self.relative < 0 or self.absolute < 0 or not 0 <= self.confidence <= 1:
             raise ValueError(f"relative and absolute must be at least 0, confidence must lie in 0..1, got {self}")
         if not 1 <= self.minimum <= self.cap:

@@ -135,12 +135,17 @@ class Matcher(ImageModel):
     def pair_losses(self, source: Tensor, target: Tensor, batch: PairBatch) -> dict[str, Tensor]:
         """The mean end-point error in cells over the labelled cells of the batch.
 
-        It is scaled by the share of the batch in `num_objects` points, so that micro-batches add up.
+        It is scaled by the share of the batch in `num_objects`, so that micro-batches add up.
         """
-        error = end_point_error(self.flow(source, target), self.targets(batch), trim=self.trim)
+        wanted = self.targets(batch)
+        error = end_point_error(self.flow(source, target), wanted, trim=self.trim)
         if batch.num_objects is not None:
-            error = error * (batch.count_objects() / batch.num_objects)
+            error = error * (wanted.weights.sum() / batch.num_objects)
         return {"loss_epe": error}
+
+    def count_objects(self, batch: PairBatch) -> float:
+        """What the loss of a batch divides by: the weights of all labelled cells."""
+        return float(self.targets(batch).weights.sum())
 
     def targets(self, batch: PairBatch) -> Flow:
         """The flow that the key-points of a batch ask for."""

@@ -11,7 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from detkit.data.coco_file import load_json
-from detkit.data.keypoint_pairs import section
+from detkit.data.keypoint_pairs import IMAGE_KEYS, box_corners, read_categories, section
 from detkit.data.pairs import PairDataset, Side, read_side
 from detkit.registry import register
 from detkit.structures import LabelMap
@@ -58,14 +58,16 @@ class ImageList(ImagePool):
         path = Path(annotations)
         folder = path.parent / "images" if images is None else Path(images)
         content = load_json(path)
-        categories = sorted(section(content, "categories", ("id", "name"), path), key=lambda c: c["id"])
-        items = section(content, "images", ("id", "file_name", "width", "height", "category_id"), path)
+        categories, items = read_categories(content, path), section(content, "images", IMAGE_KEYS, path)
         numbers = {category["id"]: i for i, category in enumerate(categories)}
         unknown = [item["id"] for item in items if item["category_id"] not in numbers]
         if unknown:
             raise ValueError(f"{path}: images {unknown[:10]} are of categories that it does not have")
         label_map = LabelMap(tuple(c["name"] for c in categories), tuple(numbers))
-        super().__init__(label_map, [numbers[i["category_id"]] for i in items], [_side(i, folder) for i in items])
+        sides = [
+            Side(folder / i["file_name"], _NO_POINTS, box_corners(i, path), (i["height"], i["width"])) for i in items
+        ]
+        super().__init__(label_map, [numbers[i["category_id"]] for i in items], sides)
 
 
 @register
@@ -89,20 +91,11 @@ class PairImages(ImagePool):
                     found.setdefault(side.file, (label, Side(side.file, _NO_POINTS, box, side.size)))
         if not found:
             raise ValueError("no image of the pairs is left for the pool")
-        if not found:
-            raise ValueError("no image of the pairs is left for the pool")
         labels, sides = zip(*found.values(), strict=True)
         super().__init__(pairs.label_map, labels, sides)
 
     def read(self, side: Side) -> Tensor:
         return self.pairs.read(side)
-
-
-def _side(item: dict[str, Any], folder: Path) -> Side:
-    box = np.array(item["bbox"], np.float64) if "bbox" in item else None
-    if box is not None:
-        box[2:] += box[:2]
-    return Side(folder / item["file_name"], _NO_POINTS, box, (item["height"], item["width"]))
 
 
 class PoolPairs(PairDataset):

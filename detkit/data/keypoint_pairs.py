@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,15 @@ from detkit.structures import LabelMap
 
 logger = logging.getLogger(__name__)
 
-_IMAGE_KEYS = ("id", "file_name", "width", "height", "category_id", "keypoints")
-_PAIR_KEYS = ("src", "trg")
+_ID, _LENGTH = (int, str), (int, float)
+IMAGE_KEYS: dict[str, Any] = {
+    "id": _ID,
+    "file_name": str,
+    "width": _LENGTH,
+    "height": _LENGTH,
+    "category_id": int,
+}
+_PAIR_KEYS: dict[str, Any] = {"src": _ID, "trg": _ID}
 
 
 @register
@@ -44,8 +51,9 @@ class KeypointPairs(PairDataset):
         self.path = Path(annotations)
         self.folder = self.path.parent / "images" if images is None else Path(images)
         content = load_json(self.path)
-        categories = sorted(section(content, "categories", ("id", "name", "keypoints"), self.path), key=_identifier)
-        self._images = {image["id"]: image for image in section(content, "images", _IMAGE_KEYS, self.path)}
+        categories = read_categories(content, self.path, keypoints=list)
+        items = section(content, "images", IMAGE_KEYS | {"keypoints": list}, self.path)
+        self._images = {image["id"]: image for image in items}
         self._check_images({c["id"]: len(c["keypoints"]) for c in categories})
         self._pairs = section(load_json(Path(pairs)), "pairs", _PAIR_KEYS, Path(pairs))
         self._check_pairs(Path(pairs))
@@ -62,6 +70,9 @@ class KeypointPairs(PairDataset):
                     f"{self.path}: image {image_id} has {len(image['keypoints'])} key-points, its category "
                     f"{image['category_id']} has {expected}"
                 )
+            if wrong := [k for k in image["keypoints"] if not _is_keypoint(k)]:
+                raise ValueError(f"{self.path}: image {image_id} has key-point {wrong[0]!r}, not [x, y, visible]")
+            box_corners(image, self.path)
 
     def _check_pairs(self, path: Path) -> None:
         problems: Counter[str] = Counter()
@@ -72,11 +83,7 @@ class KeypointPairs(PairDataset):
             source, target = (self._images[pair[key]] for key in _PAIR_KEYS)
             if source["category_id"] != target["category_id"]:
                 raise ValueError(f"{path}: pair {number} joins images {pair['src']} and {pair['trg']} of two classes")
-            wrong = [k for k in pair.get("kps", ()) if not 0 <= k < len(source["keypoints"])]
-            if wrong:
-                raise ValueError(
-                    f"{path}: pair {number} names key-points {wrong}, there are {len(source['keypoints'])}"
-                )
+            _check_numbers(pair.get("kps", []), len(source["keypoints"]), f"{path}: pair {number}")
             common = self._common(pair)
             problems["name key-points that are not visible in both images"] += len(common) < len(pair.get("kps", ()))
             problems["have no common key-points"] += not common
@@ -98,18 +105,54 @@ class KeypointPairs(PairDataset):
 
     def _side(self, image: dict[str, Any], numbers: list[int]) -> Side:
         points = np.array([image["keypoints"][k][:2] for k in numbers], np.float64).reshape(-1, 2)
-        box = np.array(image["bbox"], np.float64) if "bbox" in image else None
-        if box is not None:
-            box[2:] += box[:2]
-        return Side(self.folder / image["file_name"], points, box, (image["height"], image["width"]))
+        size = (image["height"], image["width"])
+        return Side(self.folder / image["file_name"], points, box_corners(image, self.path), size)
 
 
-def _identifier(item: dict[str, Any]) -> int:
-    return item["id"]
+def _is_keypoint(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 3 and all(isinstance(v, (int, float)) for v in value)
 
 
-def section(content: Any, name: str, keys: Sequence[str], path: Path) -> list[dict[str, Any]]:
-    """A list of a json file, each of whose items has the keys, and another id where they have ids.
+def _check_numbers(numbers: Any, length: int, name: str) -> None:
+    """Check the `kps` of a pair."""
+    if not isinstance(numbers, list) or any(type(k) is not int for k in numbers):
+        raise ValueError(f"{name} has kps {numbers!r}, which must be a list of numbers of key-points")
+    if wrong := [k for k in numbers if not 0 <= k < length]:
+        raise ValueError(f"{name} names key-points {wrong}, there are {length}")
+    if len(set(numbers)) < len(numbers):
+        raise ValueError(f"{name} names key-points twice: {numbers}")
+
+
+def box_corners(image: dict[str, Any], path: Path) -> np.ndarray | None:
+    """The x1 y1 x2 y2 of the `bbox` of an image, or None without one.
+
+    Raises:
+        ValueError: not four numbers.
+    """
+    if image.get("bbox") is None:
+        return None
+    try:
+        x, y, width, height = map(float, image["bbox"])
+    except (TypeError, ValueError):
+        raise ValueError(f"{path}: image {image['id']} has bbox {image['bbox']!r}, not x, y, width, height") from None
+    return np.array([x, y, x + width, y + height])
+
+
+def read_categories(content: Any, path: Path, **keys: Any) -> list[dict[str, Any]]:
+    """The categories of a json file in the order of their ids; `keys` as in `section`, besides `id` and `name`.
+
+    Raises:
+        ValueError: they lack something, or two have one name.
+    """
+    found = sorted(section(content, "categories", {"id": int, "name": str, **keys}, path), key=lambda c: c["id"])
+    repeated = [name for name, count in Counter(c["name"] for c in found).items() if count > 1]
+    if repeated:
+        raise ValueError(f"{path}: categories repeats names {repeated[:10]}")
+    return found
+
+
+def section(content: Any, name: str, keys: Mapping[str, Any], path: Path) -> list[dict[str, Any]]:
+    """A list of a json file, each of whose items has the keys, of their types, and another id where they have ids.
 
     Raises:
         ValueError: there is no such list, or not such items.
@@ -121,6 +164,9 @@ def section(content: Any, name: str, keys: Sequence[str], path: Path) -> list[di
         missing = [key for key in keys if not isinstance(item, dict) or key not in item]
         if missing:
             raise ValueError(f"{path}: {name}[{position}] lacks {missing[0]!r}")
+        if wrong := [key for key, kind in keys.items() if not isinstance(item[key], kind)]:
+            value = item[wrong[0]]
+            raise ValueError(f"{path}: {name}[{position}] has {wrong[0]} {value!r}, which is of the wrong type")
     repeated = [i for i, count in Counter(item["id"] for item in items if "id" in item).items() if count > 1]
     if repeated:
         raise ValueError(f"{path}: {name} repeats ids {repeated[:10]}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,7 @@ def _check_split(split: str) -> None:
 def _read_rows(path: Path) -> list[dict[str, str]]:
     """The rows of a csv file with a header."""
     try:
-        with open(path, newline="", encoding="utf-8") as file:
+        with open(path, newline="", encoding="utf-8-sig") as file:
             rows = list(csv.DictReader(file))
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"cannot read list of pairs {path}: {error}") from error
@@ -48,9 +49,31 @@ def _read_rows(path: Path) -> list[dict[str, str]]:
 
 
 def _cell(row: dict[str, str], column: str, path: Path) -> str:
-    if row.get(column) is None:
+    if column not in row:
         raise ValueError(f"{path}: no column {column!r}{suggest(column, (name for name in row if name))}")
+    if row[column] is None:
+        raise ValueError(f"{path}: the row {next(iter(row.values()))!r},... ends before column {column!r}")
     return row[column]
+
+
+def _number(row: dict[str, str], column: str, path: Path) -> float:
+    """A cell that holds a finite number."""
+    cell = _cell(row, column, path)
+    try:
+        number = float(cell)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise ValueError(f"{path}: column {column!r} must hold numbers, got {cell!r}")
+    return number
+
+
+def _flag(row: dict[str, str], column: str, path: Path) -> bool:
+    """A cell that holds 0 or 1."""
+    number = _number(row, column, path)
+    if number not in (0, 1):
+        raise ValueError(f"{path}: column {column!r} must hold 0 or 1, got {row[column]!r}")
+    return number == 1
 
 
 @register
@@ -77,6 +100,8 @@ class SPair71k(PairDataset):
             self._lines = layout.read_text(encoding="utf-8").split()
         except OSError as error:
             raise ValueError(f"cannot read list of pairs {layout}: {error}") from error
+        if not self._lines:
+            raise ValueError(f"{layout}: no pairs")
         names = sorted(path.name for path in (self.root / "JPEGImages").glob("*") if path.is_dir())
         numbers = {name: i for i, name in enumerate(names)}
         classes = [line.rpartition(":")[2] for line in self._lines]
@@ -123,9 +148,11 @@ class PFPascal(PairDataset):
         _check_split(split)
         self.root, self.path = Path(root), Path(root) / f"{split}_pairs.csv"
         self._rows = _read_rows(self.path)
-        labels = [int(_cell(row, "class", self.path)) - 1 for row in self._rows]
-        if not 0 <= min(labels) <= max(labels) < len(VOC_CLASSES):
-            raise ValueError(f"{self.path}: classes must lie in 1..{len(VOC_CLASSES)}")
+        numbers = [_number(row, "class", self.path) for row in self._rows]
+        if unknown := set(numbers) - set(range(1, len(VOC_CLASSES) + 1)):
+            raise ValueError(f"{self.path}: classes must lie in 1..{len(VOC_CLASSES)}, got {min(unknown):g}")
+        labels = [int(number) - 1 for number in numbers]
+        self._mirrored = [bool(row.get("flip")) and _flag(row, "flip", self.path) for row in self._rows]
         self._classes = [VOC_CLASSES[label] for label in labels]
         super().__init__(_label_map(VOC_CLASSES), labels, **options)
 
@@ -133,10 +160,13 @@ class PFPascal(PairDataset):
         row, name = self._rows[pair], self._classes[pair]
         files = [Path(_cell(row, f"{which}_image", self.path)).name for which in ("source", "target")]
         found = [read_pascal_points(self.root / "Annotations" / name / f"{Path(file).stem}.mat") for file in files]
+        counts = [len(points) for points, _ in found]
+        if counts[0] != counts[1]:
+            raise ValueError(f"{self.path}: {' and '.join(files)} have {counts[0]} and {counts[1]} points")
         common = ~(np.isnan(found[0][0]).any(axis=1) | np.isnan(found[1][0]).any(axis=1))
         parts = zip(files, found, strict=True)
         sides = [Side(self.root / "JPEGImages" / file, points[common], box) for file, (points, box) in parts]
-        if row.get("flip") not in (None, "", "0"):
+        if self._mirrored[pair]:
             sides = [mirror_side(side) for side in sides]
         return sides[0], sides[1]
 
@@ -146,9 +176,9 @@ def read_pascal_points(path: Path) -> tuple[np.ndarray, np.ndarray]:
     from scipy.io import loadmat
 
     try:
-        content = loadmat(path)
-        return content["kps"].astype(np.float64), content["bbox"].astype(np.float64).reshape(4)
-    except (OSError, KeyError, ValueError, TypeError) as error:
+        content = loadmat(path, appendmat=False)
+        return content["kps"].astype(np.float64).reshape(-1, 2), content["bbox"].astype(np.float64).reshape(4)
+    except Exception as error:  # scipy raises anything for a file that is torn or not of its kind
         raise ValueError(f"cannot read key-points from {path}: {type(error).__name__} {error}") from error
 
 
@@ -201,10 +231,7 @@ class PFWillow(PairDataset):
     @staticmethod
     def _read_points(row: dict[str, str], which: str, path: Path) -> np.ndarray:
         columns = [[f"{axis}{which}{i}" for axis in "XY"] for i in range(1, 11)]
-        try:
-            return np.array([[float(_cell(row, name, path)) for name in names] for names in columns])
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from error
+        return np.array([[_number(row, name, path) for name in names] for names in columns])
 
     def sides(self, pair: int) -> tuple[Side, Side]:
         source, target = (

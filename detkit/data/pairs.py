@@ -44,6 +44,12 @@ class Side:
     size: tuple[int, int] | None = None
     mirrored: bool = False
 
+    def __post_init__(self):
+        if self.points.ndim != 2 or self.points.shape[1] != 2:
+            raise ValueError(f"{self.file}: points have shape {self.points.shape}, expected [n, 2]")
+        if self.box is not None and self.box.shape != (4,):
+            raise ValueError(f"{self.file}: a box has 4 numbers, got {self.box.tolist()}")
+
 
 def read_side(side: Side) -> Tensor:
     """The image of a side from its file, uint8 [3, h, w].
@@ -120,6 +126,9 @@ class PairDataset:
             raise IndexError(f"pair {index} of {len(self)}")
         pair = self.image_ids[index]
         sides = self.sides(pair)
+        if len(sides[0].points) != len(sides[1].points):
+            counts = " and ".join(f"{len(side.points)} in {side.file}" for side in sides)
+            raise ValueError(f"pair {pair} has different numbers of points, {counts}")
         images = [self.read(side) for side in sides]
         sizes = [(int(image.shape[1]), int(image.shape[2])) for image in images]
         cleaned = [clean_side(side, size) for side, size in zip(sides, sizes, strict=True)]
@@ -164,9 +173,9 @@ def clean_side(side: Side, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarra
     if side.box is None:
         return inside, None, problems
     low, high = np.minimum(side.box[:2], side.box[2:]), np.maximum(side.box[:2], side.box[2:])
-    if (low != side.box[:2]).any():
+    if (side.box[2:] < side.box[:2]).any():
         problems.append(f"the box {side.box.tolist()} of {side.file} has its corners exchanged; they are put right")
-    if (high <= low).any():
+    if not (high > low).all():  # NaN too
         problems.append(f"the box {side.box.tolist()} of {side.file} is empty and does not count")
         return inside, None, problems
     return inside, np.concatenate([low, high]), problems

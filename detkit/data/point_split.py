@@ -153,7 +153,7 @@ def _with_points(
         if annotation.get("iscrowd"):
             pointed.append(annotation)
             continue
-        found, reason = _point_of(annotation, image, points, (seed, position))
+        found, reason = point_of(annotation, image, points, (seed, position))
         if reason is None and boxes:
             reason = box_problem(annotation, image)
         if reason is None:
@@ -163,14 +163,16 @@ def _with_points(
     return pointed
 
 
-def _point_of(
-    annotation: Mapping, image: Mapping, points: str, seeds: tuple[int, int]
+def point_of(
+    annotation: Mapping, image: Mapping, points: str, seeds: tuple[int, int] = (0, 0)
 ) -> tuple[list | None, str | None]:
-    """The point of an annotation, or why it has none."""
+    """The point of an annotation, see `split_annotations`, or why it has none."""
     if points == "given":
         return annotation.get("point"), point_problem(annotation, image)
+    if not annotation.get("segmentation"):
+        return None, "has no segmentation"
     try:
-        mask = decode_mask(annotation.get("segmentation") or [], int(image["height"]), int(image["width"]))
+        mask = decode_mask(annotation["segmentation"], int(image["height"]), int(image["width"]))
     except ValueError as error:
         return None, f"its mask cannot be read: {error}"
     if not mask.any():

@@ -18,6 +18,7 @@ from detkit.data.pairs import PairDataset, PairSample, Side
 from detkit.pair_structures import PairAnnotations, PairBatch
 from detkit.registry import register
 
+MOST = 0.9999  # the weight of a machine's point at most; 1 is that of a label, which losses treat otherwise (`trim`)
 _KEYS = {"pseudo": ("source", "target", "points"), "densified": ("pair", "points")}
 
 
@@ -44,7 +45,9 @@ def _read_points(path: Path, kind: str) -> list[dict[str, Any]]:
 
 
 def _points(pair: dict[str, Any]) -> np.ndarray:
-    return np.array(pair["points"], np.float64).reshape(-1, 5)
+    points = np.array(pair["points"], np.float64).reshape(-1, 5)
+    points[:, 4] = points[:, 4].clip(max=MOST)
+    return points
 
 
 @register

@@ -41,7 +41,7 @@ class RandomFlip:
             annotations,
             boxes=torch.stack([width - x2, y1, width - x1, y2], dim=1),
             masks=None if masks is None else masks.flip(2),
-            points=None if points is None else torch.stack([width - points[:, 0], points[:, 1]], dim=1),
+            points=None if points is None else torch.stack([width - 1 - points[:, 0], points[:, 1]], dim=1),
         )
         return image.flip(2), flipped
 
@@ -62,7 +62,7 @@ class Resize:
             annotations,
             boxes=annotations.boxes * scale.repeat(2),
             masks=None if masks is None else _resize_masks(masks, new),
-            points=None if points is None else points * scale,
+            points=None if points is None else (points + 0.5) * scale - 0.5,
         )
         return resize_image(image, new), resized
 
@@ -147,7 +147,7 @@ class DetrAugment:
 class _Plan:
     """Albumentations for one image of `size` (h, w), and what they do to points: `points * scale + offset`.
 
-    Points are moved here because albumentations takes them for pixel indices, half a pixel off from boxes.
+    Points are moved here because albumentations leaves out those that a crop does not show.
     """
 
     def __init__(self, size: tuple[int, int]):
@@ -178,7 +178,7 @@ class _Plan:
         return _albumentations().Compose(self.steps, bbox_params=box_rule)
 
     def move_points(self, points: Tensor) -> Tensor:
-        return points * points.new_tensor(self.scale) + points.new_tensor(self.offset)
+        return (points + 0.5) * points.new_tensor(self.scale) + points.new_tensor(self.offset) - 0.5
 
 
 @cache

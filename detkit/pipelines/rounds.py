@@ -33,8 +33,8 @@ from detkit.files import write_json
 from detkit.pipelines.rounds_config import resolve, rules, student_config
 from detkit.pipelines.rounds_labels import judge_pairs, write_densified_pairs, write_pseudo_pairs
 from detkit.pipelines.rounds_report import write_report
-from detkit.pipelines.stages import Stages
-from detkit.pipelines.training import stable_part, train_in
+from detkit.pipelines.stages import Stages, named_files
+from detkit.pipelines.training import check_run, stable_part, train_in
 from detkit.registry import ConfigError, build
 
 WEIGHTS = Path("run", "best.safetensors")
@@ -80,6 +80,8 @@ class Rounds:
         self.rules, self.processes, self.say = rules(self.section), processes, say
         self.device = choose_device(self._train_option("device"))
         self.data = self._build_data()
+        student = student_config(self.teacher, self.section, self.teacher["data"]["train"], number=0)
+        check_run({**student, "evaluator": self._evaluator}, "rounds.student", self.data.train.label_map)
         self.stages = Stages(out, config, say=say)
         self.ending = f"all {self.section['rounds']} rounds are done"
 
@@ -130,6 +132,7 @@ class Rounds:
             inputs["labels"] = [labels / name for name in names]
             inputs["labelled"] = self.teacher["data"]["train"]
             inputs |= {name: self.section[name] for name in ("pool", "weight", "ramp")}
+        inputs["files"] = named_files(inputs)
         return self.stages.run(name, work, inputs=inputs)
 
     def student(self, number: int, labels: Path) -> dict[str, Any]:
@@ -148,6 +151,7 @@ class Rounds:
         inputs |= {"matcher": matcher / WEIGHTS, "round": number, "train": self.teacher["data"]["train"]}
         inputs |= {"val": self.teacher["data"]["val"], "threshold": self._threshold}
         work = partial(self._annotate, number=number, weights=matcher / WEIGHTS)
+        inputs["files"] = named_files(inputs)
         return self.stages.run(f"labels_{number}", work, inputs=inputs)
 
     def _annotate(self, folder: Path, *, number: int, weights: Path) -> None:

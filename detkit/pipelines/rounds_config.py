@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -31,8 +32,10 @@ ROUNDS: dict[str, Any] = dict(
     seed=None,  # of the choice of pairs; by default train.seed
     pictures=6,  # pairs that the report shows
 )
-# Options that must be numbers of at least so much.
-MINIMUM = dict(pairs=2, rounds=1, ramp=0, gate=0, alpha=0, pictures=0)
+# The least value of options that must be whole numbers, and the range of those that must be numbers.
+WHOLE = dict(pairs=2, rounds=1, ramp=0, pictures=0, seed=0)
+RANGES = dict(gate=(0, 1), alpha=(0, math.inf), weight=(0, 1), min_gain=(-math.inf, math.inf))
+SWITCHES = ("densify", "control", "same_names")
 
 
 def resolve(config: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -46,17 +49,32 @@ def resolve(config: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     if not isinstance(run.get("data"), dict) or run["data"].get("val") is None:
         raise ConfigError("data.val: is missing; the rounds are compared on it")
     run = _steps_or_epochs(run)
-    for name, minimum in MINIMUM.items():
-        if type(section[name]) not in (int, float) or not section[name] >= minimum:
-            raise ConfigError(f"rounds.{name}: must be a number of at least {minimum}, got {section[name]!r}")
-    rules(section)
-    student_config(run, section, run["data"]["train"], number=0)
     section["seed"] = (
         run["train"].get("seed", SECTIONS["train"]["seed"]) if section["seed"] is None else section["seed"]
     )
+    _check_values(section)
+    rules(section)
+    student_config(run, section, run["data"]["train"], number=0)
     if section["baseline"] is None:
         section["baseline"] = _nearest_neighbours(run["model"])
     return run, section
+
+
+def _check_values(section: dict[str, Any]) -> None:
+    for name, minimum in WHOLE.items():
+        if type(section[name]) is not int or section[name] < minimum:
+            raise ConfigError(f"rounds.{name}: must be a whole number of at least {minimum}, got {section[name]!r}")
+    for name, (low, high) in RANGES.items():
+        if type(section[name]) not in (int, float) or not low <= section[name] <= high:
+            raise ConfigError(f"rounds.{name}: must be a number in {low}..{high}, got {section[name]!r}")
+    if section["weight"] == 0:
+        raise ConfigError("rounds.weight: must be above 0; rounds.control=True trains without annotations")
+    for name in SWITCHES:
+        if type(section[name]) is not bool:
+            raise ConfigError(f"rounds.{name}: must be True or False, got {section[name]!r}")
+    for name in ("annotate", "student"):
+        if not isinstance(section[name], dict):
+            raise ConfigError(f"rounds.{name}: must be a dict of options, got {section[name]!r}")
 
 
 def rules(section: dict[str, Any]) -> Rules:
@@ -69,7 +87,7 @@ def rules(section: dict[str, Any]) -> Rules:
     check_options(options, vars(Rules()), "rounds.annotate")
     try:
         return Rules(**options)
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         raise ConfigError(f"rounds.annotate: {error}") from error
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -89,7 +90,7 @@ class Stages:
             raise ConfigError(f"{folder} holds something that stage {name!r} did not write: move it, or choose --out")
         if not content - set(marks):
             return
-        then = json.loads(marks[0].read_text(encoding="utf-8"))["inputs"]
+        then = _read_inputs(marks[0])
         changed = [f"  {path}: {_at(then, path)} then, {_at(now, path)} now" for path in differing_paths(then, now)]
         if changed:
             raise ConfigError(
@@ -119,6 +120,15 @@ def fingerprint(value: Any, name: str) -> Any:
         return f"{value.name} with sha256 {hashlib.file_digest(file, 'sha256').hexdigest()}"
 
 
+def named_files(value: Any) -> list[Path]:
+    """The files that the strings in a config name."""
+    if isinstance(value, dict):
+        return named_files(list(value.values()))
+    if isinstance(value, (list, tuple)):
+        return [path for item in value for path in named_files(item)]
+    return [Path(value)] if isinstance(value, str) and os.path.isfile(value) else []
+
+
 def as_text(value: Any) -> Any:
     """`value` with paths as strings."""
     if isinstance(value, dict):
@@ -126,6 +136,13 @@ def as_text(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [as_text(item) for item in value]
     return str(value) if isinstance(value, Path) else value
+
+
+def _read_inputs(mark: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(mark.read_text(encoding="utf-8"))["inputs"])
+    except (ValueError, TypeError, KeyError) as error:
+        raise ConfigError(f"{mark} is damaged ({error}): remove {mark.parent} to make it again") from error
 
 
 def _at(value: Any, path: str) -> str:

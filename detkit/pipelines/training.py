@@ -4,25 +4,29 @@ from __future__ import annotations
 
 import copy
 import math
+import os
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 from detkit.config import SECTIONS, format_config, resolve_config
-from detkit.engine.components import import_components
+from detkit.engine.components import build_model, build_schedule, import_components
+from detkit.engine.distributed import choose_device
+from detkit.engine.evaluate import autocast
 from detkit.engine.run_folder import MAY_CHANGE
 from detkit.engine.runner import train
 from detkit.files import write_atomically
-from detkit.registry import ConfigError, build
+from detkit.registry import ConfigError, build, check
+from detkit.structures import LabelMap
 
 # The part of MAY_CHANGE that decides what comes out of a run.
 LENGTH = {"train.epochs", "train.max_steps", "train.early_stop"}
 
 
 def coco_data(labels: Path, image_folder: Path, *, drop_empty: bool = True) -> dict[str, Any]:
-    """The config of a dataset of images with masks."""
-    files = {"annotation_file": str(labels), "image_folder": str(image_folder)}
+    """The config of a dataset of images with masks; a run is resumed from any folder, so its paths are absolute."""
+    files = {"annotation_file": os.path.abspath(labels), "image_folder": os.path.abspath(image_folder)}
     return {"type": "CocoDataset", **files, "masks": True, "drop_empty": drop_empty}
 
 
@@ -39,6 +43,31 @@ def stable_part(section: dict[str, Any]) -> dict[str, Any]:
         name, key = path.split(".")
         stable.get(name, {}).pop(key, None)
     return stable
+
+
+def check_run(config: dict[str, Any], name: str, label_map: LabelMap) -> None:
+    """Build the parts of a run but its datasets, so that a mistake comes to light before earlier stages have trained.
+
+    Args:
+        config: as `run_config` makes it.
+        name: of its section, for messages.
+        label_map: the classes of its data.
+
+    Raises:
+        ConfigError: what `train` would raise for these parts; the message begins with the path in the whole config.
+    """
+    import_components()
+    try:
+        config = resolve_config({**config, "train": {"epochs": 1, **config["train"]}})
+        autocast(config["train"]["precision"], choose_device(config["train"]["device"]))
+        check(config["data"]["train"], "data.train")
+        for number, transform in enumerate(config["data"]["transforms"]):
+            build(transform, path=f"data.transforms.{number}")
+        build_schedule(config, steps_per_epoch=1)
+        check(config["evaluator"], "evaluator", ["dataset"])
+        build_model(config["model"], label_map)
+    except ValueError as error:
+        raise ConfigError(f"{name}.{error}" if isinstance(error, ConfigError) else f"{name}: {error}") from error
 
 
 def train_in(folder: Path, config: dict[str, Any], *, processes: int = 1) -> None:
@@ -68,14 +97,23 @@ def with_epochs(config: dict[str, Any], processes: int) -> dict[str, Any]:
     """
     if "epochs" in config["train"]:
         return config
+    steps = steps_per_epoch(config, processes)
+    return {**config, "train": {**config["train"], "epochs": math.ceil(config["train"]["max_steps"] / steps)}}
+
+
+def steps_per_epoch(config: dict[str, Any], processes: int) -> int:
+    """Number of optimizer steps of a run's epoch.
+
+    Raises:
+        ConfigError: the images do not fill one step.
+    """
     import_components()
     images = len(build(config["data"]["train"], path="data.train"))
     batch = config["data"]["batch_size"] * processes
     accumulate = config["train"].get("accumulate", SECTIONS["train"]["accumulate"])
     if images < batch:
         raise ConfigError(f"data.batch_size: {batch} images a step, but there are only {images} to learn from")
-    steps = math.ceil(images // batch / accumulate)
-    return {**config, "train": {**config["train"], "epochs": math.ceil(config["train"]["max_steps"] / steps)}}
+    return math.ceil(images // batch / accumulate)
 
 
 def _torchrun(folder: Path, config: dict[str, Any], processes: int, resume: bool) -> None:

@@ -14,11 +14,12 @@ Stages, each with a folder of plain files:
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from detkit.data.coco_file import load_json
+from detkit.data.coco_file import load_json, select_categories
 from detkit.data.point_file import read_points
 from detkit.data.points import PointDataset
 from detkit.engine.distributed import choose_device
@@ -26,7 +27,7 @@ from detkit.engine.hooks import kept_weights
 from detkit.engine.weights import load_model
 from detkit.files import write_json
 from detkit.pipelines.stages import Stages
-from detkit.pipelines.training import coco_data, run_config, stable_part, train_in
+from detkit.pipelines.training import check_run, coco_data, run_config, stable_part, steps_per_epoch, train_in
 from detkit.pipelines.wssis_config import resolve
 from detkit.pipelines.wssis_data import Sources, make_data
 from detkit.pipelines.wssis_labels import (
@@ -39,6 +40,7 @@ from detkit.pipelines.wssis_labels import (
 )
 from detkit.pipelines.wssis_report import write_report
 from detkit.registry import ConfigError
+from detkit.structures import LabelMap
 
 
 def run_wssis(
@@ -71,6 +73,7 @@ class Pipeline:
 
     def run(self) -> Path:
         sources = self.data()
+        self.check(sources)
         teacher = self.train("teacher", self.teacher_section(), sources.strong, sources)
         predictions = {"raw": self.weak_predictions(teacher, sources)}
         if self.config["refine"] is not None:
@@ -101,6 +104,42 @@ class Pipeline:
         if self.config["bound"] and sources.truth is None:
             raise ConfigError("bound: needs the true masks of the weak images (data.truth)")
         return sources
+
+    def check(self, sources: Sources) -> None:
+        """Find mistakes in what the later stages need now, rather than after hours of training.
+
+        Raises:
+            ConfigError: a run that cannot be built, steps that the teacher never reaches, or points without boxes.
+        """
+        is_done = self.stages.is_done
+        classes = select_categories(load_json(sources.strong)["categories"], None)
+        labels = LabelMap(tuple(c["name"] for c in classes), tuple(c["id"] for c in classes))
+        if not is_done("teacher"):
+            config = run_config(self.teacher_section(), coco_data(sources.strong, sources.image_folder), None)
+            check_run(config, "teacher", labels)
+            self._check_teacher_steps(config)
+        if self.config["refine"] is not None and not is_done("refiner"):
+            check_run(self.refiner_config([], sources), "refine", labels)
+        students = [f"student_{kind}" for kind in self.students()] + ["bound"] * self.config["bound"]
+        if not all(map(is_done, students)):
+            config = run_config(self.config["student"], coco_data(sources.strong, sources.image_folder), None)
+            check_run(config, "student", labels)
+        if self.config["pseudo"]["prompt"] == "point_with_size" and not is_done("weak_predictions"):
+            lost = [a["id"] for a in read_points(sources.weak)[0]["annotations"] if "bbox" not in a]
+            if lost:
+                raise ConfigError(
+                    f"pseudo.prompt: 'point_with_size' needs boxes; {len(lost)} annotations of {sources.weak} have no "
+                    f"bbox: {lost[:10]}"
+                )
+
+    def _check_teacher_steps(self, config: dict[str, Any]) -> None:
+        epochs, most = config["train"].get("epochs"), config["train"].get("max_steps")
+        if self.config["refine"] is None or epochs is None:
+            return
+        steps = epochs * steps_per_epoch(config, self.processes)
+        last, wanted = min(steps, most or steps), max(self.config["refine"]["teacher_steps"])
+        if wanted > last:
+            raise ConfigError(f"refine.teacher_steps: {wanted} is beyond the {last} steps of the teacher")
 
     def teacher_section(self) -> dict[str, Any]:
         """The teacher's config, which keeps the weights that the refiner's training needs."""
@@ -149,17 +188,21 @@ class Pipeline:
         folder = self.stages.run("strong_predictions", predict, inputs=inputs)
         return [folder / f"step_{step}.json" for step in steps]
 
-    def train_refiner(self, predictions: list[Path], sources: Sources) -> Path:
+    def refiner_config(self, predictions: list[Path], sources: Sources) -> dict[str, Any]:
+        """The config of the refiner's run."""
         section = dict(self.config["refine"])
         section.pop("teacher_steps")
         crops = {
             "type": "RefineCrops",
-            "predictions": [str(path) for path in predictions],
-            "annotation_file": str(sources.strong),
-            "image_folder": str(sources.image_folder),
+            "predictions": [os.path.abspath(path) for path in predictions],
+            "annotation_file": os.path.abspath(sources.strong),
+            "image_folder": os.path.abspath(sources.image_folder),
             **section.pop("crops"),
         }
-        config = run_config(section, crops, None)
+        return run_config(section, crops, None)
+
+    def train_refiner(self, predictions: list[Path], sources: Sources) -> Path:
+        config = self.refiner_config(predictions, sources)
         inputs = {"config": stable_part(self.config["refine"]), "predictions": predictions, "strong": sources.strong}
         folder = self.stages.run(
             "refiner", lambda folder: train_in(folder / "run", config, processes=self.processes), inputs=inputs

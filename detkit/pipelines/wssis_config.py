@@ -15,6 +15,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from detkit.config import REQUIRED, apply_overrides, check_keys, check_options
+from detkit.pointseg.crops import SIZE
+from detkit.prompts import NEEDED
 from detkit.registry import ConfigError
 
 SOURCES = ("data", "split", "scenes")
@@ -159,15 +161,35 @@ def _check_refine(config: dict[str, Any]) -> None:
     last = train.get("max_steps")
     if last is not None and max(steps) > last:
         raise ConfigError(f"refine.teacher_steps: {max(steps)} is beyond teacher.train.max_steps, {last}")
+    crops, model = refine["crops"], refine["model"]
+    if isinstance(crops, dict) and isinstance(model, dict) and model.get("type") == "MaskRefiner":
+        one, other = crops.get("size", SIZE), model.get("size", SIZE)
+        if one != other:
+            raise ConfigError(f"refine.crops.size: is {one}, but refine.model.size is {other}; give both the same")
     if train.get("keep_steps"):
         raise ConfigError("teacher.train.keep_steps: follows from refine.teacher_steps; leave it out")
 
 
-def _check_values(config: dict[str, Any]) -> None:
-    students = config["pseudo"]["students"]
-    unknown = [kind for kind in students if kind not in ("raw", "refined")]
-    if isinstance(students, str) or unknown:
+def _check_pseudo(config: dict[str, Any]) -> None:
+    pseudo, prompts = config["pseudo"], [name for name, needed in NEEDED.items() if "points" in needed]
+    for key in ("prompt", "refine_prompt"):
+        if pseudo[key] not in prompts:
+            raise ConfigError(f"pseudo.{key}: must be one of {', '.join(prompts)}, got {pseudo[key]!r}")
+    source = next(name for name in SOURCES if config[name] is not None)
+    if pseudo["prompt"] == "point_with_size" and not config[source].get("boxes", True):
+        raise ConfigError(f"pseudo.prompt: 'point_with_size' needs boxes; set {source}.boxes=True, or choose 'point'")
+    if type(pseudo["batch_size"]) is not int or pseudo["batch_size"] < 1:
+        raise ConfigError(f"pseudo.batch_size: must be a whole number of at least 1, got {pseudo['batch_size']!r}")
+    students = pseudo["students"]
+    is_list = isinstance(students, (list, tuple)) and all(kind in ("raw", "refined") for kind in students)
+    if not is_list or len(set(students)) < len(students):
         raise ConfigError(f"pseudo.students: must be a list of 'raw' and 'refined', got {students!r}")
+    if list(students) == ["refined"] and config["refine"] is None:
+        raise ConfigError("pseudo.students: 'refined' needs the section refine")
+
+
+def _check_values(config: dict[str, Any]) -> None:
+    _check_pseudo(config)
     if type(config["seed"]) is not int or config["seed"] < 0:
         raise ConfigError(f"seed: must be a whole number of at least 0, got {config['seed']!r}")
     if type(config["bound"]) is not bool:

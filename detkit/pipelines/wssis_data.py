@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from collections import Counter
@@ -12,10 +11,10 @@ from typing import Any
 
 from detkit.data.coco_file import load_json, read_coco_file
 from detkit.data.export import export_scenes
-from detkit.data.point_file import read_points, summary
-from detkit.data.point_split import mask_centre, split_annotations, write_split
+from detkit.data.point_file import Problem, read_points, summary
+from detkit.data.point_split import point_of, split_annotations, write_split
+from detkit.evaluation.backends import clean_ground_truth
 from detkit.files import write_json
-from detkit.ops.rle import decode_mask
 from detkit.pipelines.training import coco_data
 
 logger = logging.getLogger(__name__)
@@ -44,7 +43,7 @@ class Sources:
     @classmethod
     def read(cls, folder: Path) -> Sources:
         """Of a complete data stage."""
-        stored = json.loads((folder / "sources.json").read_text(encoding="utf-8"))
+        stored = load_json(folder / "sources.json")
         paths: Any = {name: None if path is None else folder / path for name, path in stored.items()}
         return cls(**paths)
 
@@ -74,8 +73,12 @@ def make_data(section: dict[str, Any], folder: Path) -> None:
 
 def _given(options: dict[str, Any], folder: Path) -> Sources:
     strong = folder / "strong.json"
-    write_json(strong, with_points(read_coco_file(Path(options["strong"]))))
-    _warn_of_unseen(load_json(strong), load_json(Path(options["weak"])))
+    try:
+        content = with_points(read_coco_file(Path(options["strong"])))
+    except ValueError as error:
+        raise ValueError(f"data.strong: {options['strong']}: {error}") from error
+    write_json(strong, content)
+    _warn_of_unseen(content, read_points(options["weak"])[0])
     truth, val, val_folder = (_optional(options[name]) for name in ("truth", "val", "val_image_folder"))
     return Sources(Path(options["image_folder"]), strong, Path(options["weak"]), truth, val, val_folder)
 
@@ -105,18 +108,16 @@ def with_points(content: dict[str, Any]) -> dict[str, Any]:
     Raises:
         ValueError: an annotation without point whose mask is missing, broken or empty.
     """
-    sizes = {image["id"]: (int(image["height"]), int(image["width"])) for image in content["images"]}
-    annotations = []
+    images, problems, annotations = {image["id"]: image for image in content["images"]}, [], []
     for annotation in content["annotations"]:
         if "point" not in annotation and not annotation.get("iscrowd"):
-            try:
-                mask = decode_mask(annotation.get("segmentation") or [], *sizes[annotation["image_id"]])
-            except ValueError as error:
-                raise ValueError(f"segmentation of strong annotation {annotation['id']}: {error}") from error
-            if not mask.any():
-                raise ValueError(f"the mask of strong annotation {annotation['id']} is empty; take it out")
-            annotation = {**annotation, "point": mask_centre(mask)}
+            point, reason = point_of(annotation, images[annotation["image_id"]], "centre")
+            if reason is not None:
+                problems.append(Problem(annotation["id"], annotation["image_id"], reason))
+            annotation = {**annotation, "point": point}
         annotations.append(annotation)
+    if problems:
+        raise ValueError(f"annotations without a point or a mask; take them out: {summary(problems)}")
     return {**content, "annotations": annotations}
 
 
@@ -134,14 +135,32 @@ def check_sources(sources: Sources) -> None:
         ValueError: other categories, images in both files, missing image files, or points without truth.
     """
     strong, weak = read_coco_file(sources.strong), read_points(sources.weak)[0]
-    for path in (sources.weak, sources.truth, sources.val):
-        if path is not None and _categories(load_json(path)) != _categories(strong):
-            raise ValueError(f"{path}: its categories differ from those of {sources.strong}")
+    others = {path: read_coco_file(path) for path in (sources.truth, sources.val) if path is not None}
+    for path, content in {sources.weak: weak, **others}.items():
+        if differences := _differences(content, strong):
+            raise ValueError(f"{path}: its categories differ from those of {sources.strong}: {differences}")
     _check_images(strong, weak, sources.image_folder)
+    for path, content, what in ((sources.strong, strong, "objects"), (sources.weak, weak, "points")):
+        if all(a.get("iscrowd") for a in content["annotations"]):
+            raise ValueError(f"{path}: has no {what}")
     if sources.truth is not None:
-        lost = {a["id"] for a in weak["annotations"]} - {a["id"] for a in load_json(sources.truth)["annotations"]}
-        if lost:
-            raise ValueError(f"{sources.truth}: has no masks for {len(lost)} points: {sorted(lost)[:10]}")
+        _check_truth(others[sources.truth], weak, sources.truth)
+
+
+def _check_truth(truth: dict[str, Any], weak: dict[str, Any], path: Path) -> None:
+    """Each point must have a mask under its id, of its class in its image."""
+    known, points = ({a["id"]: a for a in content["annotations"]} for content in (truth, weak))
+    lost = points.keys() - known.keys()
+    if lost:
+        raise ValueError(f"{path}: has no masks for {len(lost)} points: {sorted(lost)[:10]}")
+    for key in ("image_id", "category_id"):
+        other = [i for i, point in points.items() if known[i][key] != point[key]]
+        if other:
+            raise ValueError(f"{path}: {len(other)} annotations have another {key} than their points: {other[:10]}")
+    try:
+        clean_ground_truth(truth, with_masks=True)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 def _check_images(strong: dict[str, Any], weak: dict[str, Any], folder: Path) -> None:
@@ -158,8 +177,10 @@ def _check_images(strong: dict[str, Any], weak: dict[str, Any], folder: Path) ->
         raise ValueError(f"{len(missing)} of {len(names)} images are not in {folder}: {', '.join(missing[:10])}")
 
 
-def _categories(content: dict[str, Any]) -> dict[int, str]:
-    return {category["id"]: category["name"] for category in content["categories"]}
+def _differences(content: dict[str, Any], other: dict[str, Any]) -> str:
+    """The categories that only one of two files has, in any order."""
+    one, two = ({(c["id"], c["name"]) for c in part["categories"]} for part in (content, other))
+    return ", ".join(f"{name!r} (id {i})" for i, name in sorted(one ^ two)[:10])
 
 
 def _optional(path: str | Path | None) -> Path | None:

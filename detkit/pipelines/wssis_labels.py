@@ -130,8 +130,8 @@ def label_quality(truth: Json, weak: Json, predictions: Sequence[Json]) -> dict[
         predictions: as `predict_at_points` gives them.
 
     Returns:
-        `AP`, `AP50`, `AP75` of the predictions; `mean IoU` over all points, one without answer counting 0;
-        `mean IoU of answers`.
+        `AP`, `AP50`, `AP75` of the predictions; `mean IoU` over all points, of the best scored of several answers, one
+        without answer counting 0; `mean IoU of answers`.
     """
     from detkit.evaluation.backends import BACKENDS, clean_ground_truth, summarize
 
@@ -139,7 +139,8 @@ def label_quality(truth: Json, weak: Json, predictions: Sequence[Json]) -> dict[
     ground_truth = clean_ground_truth(truth, with_masks=True)
     masks = [p["segmentation"] for p in predictions]
     figures = summarize(*BACKENDS["hotcoco"](ground_truth, rows.reshape(-1, 7), masks, 100), 100)
-    ious = _overlaps({a["id"]: a for a in truth["annotations"]}, {i["id"]: i for i in truth["images"]}, predictions)
+    best = best_answers(predictions).values()
+    ious = _overlaps({a["id"]: a for a in truth["annotations"]}, {i["id"]: i for i in truth["images"]}, best)
     return {
         **{name: figures[name] for name in ("AP", "AP50", "AP75")},
         "mean IoU": sum(ious) / max(1, len(weak["annotations"])),
@@ -156,6 +157,11 @@ def _overlaps(truth: dict[int, Json], images: dict[int, Json], predictions: Iter
         one, other = (decode_mask(a["segmentation"], *size) for a in (true, prediction))
         ious.append(float((one & other).sum() / max(1, (one | other).sum())))
     return ious
+
+
+def best_answers(predictions: Iterable[Json]) -> dict[int, Json]:
+    """By annotation id, of the predictions that answer a point the one with the highest score."""
+    return {p["annotation_id"]: p for p in sorted(predictions, key=lambda p: p["score"])}
 
 
 def unanswered(weak: Json, predictions: Iterable[Json]) -> int:

@@ -16,6 +16,7 @@ from detkit.engine.weights import read_header
 from detkit.files import write_atomically, write_json
 from detkit.ops.rle import decode_mask
 from detkit.pipelines.wssis_data import Sources
+from detkit.pipelines.wssis_labels import best_answers
 
 EXAMPLES = 8
 TITLES = {
@@ -117,7 +118,7 @@ def example_sheet(sources: Sources, predictions: Mapping[str, Path]) -> Any:
     from detkit.visualize import contact_sheet, draw_points
 
     dataset = PointDataset(sources.weak, sources.image_folder)
-    found = {name: _by_annotation(load_json(path)) for name, path in predictions.items()}
+    found = {name: best_answers(load_json(path)) for name, path in predictions.items()}
     if sources.truth is not None:
         truth = load_json(sources.truth)["annotations"]
         found["truth"] = {a["id"]: a for a in truth}
@@ -133,14 +134,6 @@ def example_sheet(sources: Sources, predictions: Mapping[str, Path]) -> Any:
             row.append(draw_points(image, known.points, masks=shown, answered=answered, **options))
         rows.append(row)
     return contact_sheet(rows, ["points", *(TITLES.get(name, name) for name in found)])
-
-
-def _by_annotation(predictions: Sequence[dict[str, Any]]) -> dict[int, dict[str, Any]]:
-    """The best prediction for each point."""
-    best: dict[int, dict[str, Any]] = {}
-    for prediction in sorted(predictions, key=lambda p: p["score"]):
-        best[prediction["annotation_id"]] = prediction
-    return best
 
 
 def _masks_of(ids: Sequence[int], found: Mapping[int, Any], size: tuple[int, int]) -> Tensor:

@@ -6,6 +6,7 @@ Shape letters: b crops, c channels, h/w pixels.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -81,11 +82,18 @@ class PlainEncoder(nn.Module):
 
 
 class TimmEncoder(nn.Module):
-    """A convolutional timm model as five maps of stride 2 to 32."""
+    """A convolutional timm model as five maps of stride 2 to 32.
 
-    def __init__(self, model: str, *, in_channels: int, pretrained: bool = False):
+    Pretrained weights, published or from a file with timm's names, are spread over the input channels by timm.
+    """
+
+    def __init__(self, model: str, *, in_channels: int, pretrained: bool | str = False):
         super().__init__()
-        self.model = create_timm_model(model, features_only=True, in_chans=in_channels, pretrained=pretrained)
+        if isinstance(pretrained, str) and not Path(pretrained).is_file():
+            raise ValueError(f"weights of {model}: {pretrained} does not exist")
+        from_file = {"pretrained_cfg_overlay": {"file": pretrained}} if isinstance(pretrained, str) else {}
+        arguments = dict(in_chans=in_channels, pretrained=bool(pretrained), **from_file)
+        self.model = create_timm_model(model, features_only=True, **arguments)
         strides = self.model.feature_info.reduction()
         if strides != STRIDES:
             raise ValueError(f"timm model {model!r} gives maps of stride {strides}, needed are {STRIDES}")
@@ -105,9 +113,7 @@ def build_encoder(name: str, in_channels: int, pretrained: str | bool | None) ->
         if pretrained:
             raise ValueError("there are no pretrained weights for the plain encoder")
         return PlainEncoder(in_channels)
-    if isinstance(pretrained, str):
-        raise ValueError(f"weights from a file are for {', '.join(OWN_ENCODERS)}; for timm's {name} say True")
-    return TimmEncoder(name, in_channels=in_channels, pretrained=bool(pretrained))
+    return TimmEncoder(name, in_channels=in_channels, pretrained=pretrained or False)
 
 
 class MaskRefineNet(nn.Module):
@@ -118,8 +124,8 @@ class MaskRefineNet(nn.Module):
         encoder: "resnet101" as in the paper, "resnet50", "resnet34", "resnet18", "plain" (see `PlainEncoder`), or the
             name of a convolutional timm model.
         width: channels of the pyramid pooling, a multiple of 8; those of the decoder follow.
-        pretrained: ImageNet weights of the encoder: True for timm's, or a file or URL for a ResNet. The first
-            convolution, which sees more than an image, starts at random in a ResNet.
+        pretrained: ImageNet weights of the encoder: True for those that timm publishes, or a file, for a ResNet also a
+            URL. The first convolution, which sees more than an image, starts at random in a ResNet.
 
     `forward(x [b, 3 + (num_classes + 1) + 1, h, w])` gives logits `[b, 2, h, w]`. In training mode it needs at least
     two crops, because of the batch norm after the global pooling.

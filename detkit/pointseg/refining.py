@@ -57,6 +57,8 @@ def refine_masks(
         )
     refined, extent = masks.clone(), extents(masks)
     frame = (masks.shape[1], masks.shape[2])
+    # A point on the right or lower border belongs to the last pixel, so that its crop shows it.
+    points = points.minimum(points.new_tensor([frame[1] - 1, frame[0] - 1]))
     for chunk in (extent[:, 0] >= 0).nonzero()[:, 0].split(batch_size):
         if len(chunk) == 0:
             break

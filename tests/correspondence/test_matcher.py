@@ -119,11 +119,26 @@ def test_a_pair_without_common_points_costs_nothing():
     assert len(model.eval()(PairBatch.collate([empty]))[0]) == 0
 
 
-def test_losses_of_micro_batches_are_weighed_by_their_points():
-    model, batch = tiny_cats(), PairBatch.collate([pair(3)])
-    whole = model(batch)["loss_epe"]
-    batch.num_objects = torch.tensor(6.0)
-    assert torch.allclose(model(batch)["loss_epe"], whole / 2)
+def test_losses_of_micro_batches_add_up_to_that_of_one_batch():
+    """Also where their pairs label different numbers of cells with different weights."""
+    model = tiny_cats(temperature=0.1)
+    pairs = [pair(n, weights=torch.rand(n)) for n in (1, 7, 3, 12)]
+    gradients, losses = [], []
+    for size in (4, 2):
+        batches = [PairBatch.collate(pairs[i : i + size]) for i in range(0, 4, size)]
+        total = torch.tensor(sum(map(model.count_objects, batches)))
+        model.zero_grad()
+        losses.append(0.0)
+        for batch in batches:
+            batch.num_objects = total
+            loss = model(batch)["loss_epe"]
+            loss.backward()
+            losses[-1] += loss.item()
+        gradients.append([p.grad.clone() for p in model.parameters() if p.grad is not None])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    assert losses[0] == pytest.approx(model(PairBatch.collate(pairs))["loss_epe"].item(), rel=1e-5)
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-6)
 
 
 def test_weights_of_points_count():

@@ -107,7 +107,13 @@ def test_outside_points_and_bad_boxes_are_reported(plain, caplog):
         (lambda content, pairs: pairs[1].update(trg=8), "pair 1 has trg 8"),
         (lambda content, pairs: pairs[1].update(trg=3), "pair 1 joins images 2 and 3 of two classes"),
         (lambda content, pairs: pairs[1].update(kps=[5]), r"pair 1 names key-points \[5\]"),
+        (lambda content, pairs: pairs[1].update(kps=[1, 1]), r"pair 1 names key-points twice: \[1, 1\]"),
+        (lambda content, pairs: pairs[1].update(kps=["nose"]), r"pair 1 has kps \['nose'\]"),
         (lambda content, pairs: pairs.clear(), 'no list "pairs", or an empty one'),
+        (lambda content, pairs: content["images"][1].update(bbox=[1, 2, 3]), r"image 2 has bbox \[1, 2, 3\], not x"),
+        (lambda content, pairs: content["images"][1]["keypoints"].__setitem__(0, None), "image 2 has key-point None"),
+        (lambda content, pairs: content["images"][1].update(width="20"), r"images\[1\] has width '20'"),
+        (lambda content, pairs: content["categories"][1].update(name="cat"), r"repeats names \['cat'\]"),
     ],
 )
 def test_wrong_files_are_refused(plain, change, message):
@@ -188,6 +194,58 @@ def test_pf_pascal(tmp_path):
     (tmp_path / "val_pairs.csv").write_text(rows.replace("class", "klass"))
     with pytest.raises(ValueError, match="no column 'class', did you mean 'klass'"):
         PFPascal(tmp_path, "val")
+
+
+def test_cells_and_files_of_pf_pascal_that_cannot_be_right(tmp_path):
+    from scipy.io import savemat
+
+    folder = tmp_path / "Annotations" / "aeroplane"
+    folder.mkdir(parents=True)
+    for name, points in (("a", [[1, 2]] * 3), ("b", [[3, 4]] * 3), ("fewer", [[3, 4]] * 2)):
+        save_image(tmp_path / "JPEGImages" / f"{name}.jpg", 40, 30)
+        savemat(folder / f"{name}.mat", dict(kps=np.array(points), bbox=np.array([[1, 2, 11, 22]])))
+    (folder / "empty.mat").write_bytes(b"")
+
+    def dataset(row):
+        text = f"\ufeffsource_image,target_image,class,flip\n{row}\n"
+        (tmp_path / "trn_pairs.csv").write_text(text, encoding="utf-8")
+        return PFPascal(tmp_path, "trn")
+
+    assert not dataset("a.jpg,b.jpg,1,0.0").sides(0)[0].mirrored and dataset("a.jpg,b.jpg,1,1").sides(0)[0].mirrored
+    for row, message in (
+        ("a.jpg,b.jpg,1,no", "trn_pairs.csv: column 'flip' must hold numbers, got 'no'"),
+        ("a.jpg,b.jpg,1,2", "column 'flip' must hold 0 or 1, got '2'"),
+        ("a.jpg,b.jpg,cat,0", "column 'class' must hold numbers, got 'cat'"),
+        ("a.jpg,b.jpg,21,0", r"classes must lie in 1\.\.20, got 21"),
+        ("a.jpg,b.jpg", "row 'a.jpg',... ends before column 'class'"),
+        ("a.jpg,fewer.jpg,1,0", "a.jpg and fewer.jpg have 3 and 2 points"),
+        ("a.jpg,empty.jpg,1,0", "cannot read key-points from .*empty.mat"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            dataset(row)[0]
+
+
+def test_sides_that_do_not_belong_together_are_refused(tmp_path):
+    (tmp_path / "JPEGImages" / "cat").mkdir(parents=True)
+    (tmp_path / "Layout" / "large").mkdir(parents=True)
+    layout = tmp_path / "Layout" / "large" / "trn.txt"
+    layout.write_text("1-a-b:cat\n")
+    (tmp_path / "PairAnnotation" / "trn").mkdir(parents=True)
+    whole = dict(
+        src_imname="a.jpg", trg_imname="b.jpg", src_imsize=[40, 30, 3], trg_imsize=[20, 50, 3], category="cat",
+        src_bndbox=[1, 2, 30, 20], trg_bndbox=[0, 0, 20, 50], src_kps=[[3, 4], [5, 6]], trg_kps=[[7, 8], [9, 10]],
+    )  # fmt: skip
+    for change, message in (
+        (dict(trg_kps=[[7, 8]]), "pair 0 has different numbers of points, 2 in .*a.jpg and 1 in .*b.jpg"),
+        (dict(src_bndbox=[1, 2, 3]), "1-a-b:cat.json.*a box has 4 numbers"),
+        (dict(src_bndbox=None), "1-a-b:cat.json.*a box has 4 numbers"),
+    ):
+        (tmp_path / "PairAnnotation" / "trn" / "1-a-b:cat.json").write_text(json.dumps(whole | change))
+        with pytest.raises(ValueError, match=message):
+            SPair71k(tmp_path, "trn")[0]
+    layout.write_text("")
+    with pytest.raises(ValueError, match=r"trn\.txt: no pairs"):
+        SPair71k(tmp_path, "trn")
 
 
 def test_pf_willow(tmp_path):

@@ -270,7 +270,7 @@ def test_given_points(point_file, edit_coco):
     full = [a["id"] for a in content["annotations"] if a["image_id"] in strong]
     assert [a["id"] for a in split.strong["annotations"]] == full
     assert all(a["id"] in (1, 4) for a in split.weak["annotations"])
-    with pytest.raises(ValueError, match=r"no annotation can be used: annotation 1 .*mask cannot be read"):
+    with pytest.raises(ValueError, match=r"no annotation can be used: annotation 1 .*: has no segmentation;"):
         split_annotations(content, percent=10)
     with pytest.raises(ValueError, match="choose from centre"):
         split_annotations(content, percent=10, points="mean")

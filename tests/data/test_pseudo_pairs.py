@@ -111,3 +111,14 @@ def test_impossible_mixtures_are_refused(file):
     pseudo = PseudoPairs(file, POOL)
     with pytest.raises(ValueError, match="weight must lie in"):
         MixedPairs(LABELLED, pseudo, weight=0)
+
+
+def test_a_sure_machine_is_still_no_label(tmp_path):
+    """A confidence of 1 stays below the weight of a label, which tells the two apart in the loss."""
+    pool = PairImages(SyntheticPairs(length=6, images=8, size=32))
+    same = [i for i in range(len(pool)) if pool.labels[i] == pool.labels[0]]
+    source, target = ([i, pool.sides[i].file.name] for i in (same * 2)[:2])
+    row = dict(source=source, target=target, points=[[3.0, 4.0, 5.0, 6.0, 1.0]])
+    write_points(tmp_path / "sure.json", [row], info={})
+    _, known = PseudoPairs(tmp_path / "sure.json", pool)[0]
+    assert known.weights is not None and 0.999 < known.weights.item() < 1

@@ -17,13 +17,13 @@ def rng(*seed):
 
 
 def white_boxes(height=480, width=640):
-    """White rectangles on black with equal masks and boxes, points at their centers, labels in order."""
+    """White rectangles on black with equal masks and boxes, points at their centres of mass, labels in order."""
     boxes = torch.tensor([[40, 60, 180, 200], [240, 120, 400, 440], [500, 20, 620, 140], [460, 300, 600, 400]]).float()
     masks = torch.zeros(4, height, width, dtype=torch.bool)
     for mask, box in zip(masks, boxes.int().tolist(), strict=True):
         mask[box[1] : box[3], box[0] : box[2]] = True
     image = (masks.any(0) * 255).to(torch.uint8).expand(3, -1, -1).clone()
-    points = (boxes[:, :2] + boxes[:, 2:]) / 2
+    points = (boxes[:, :2] + boxes[:, 2:] - 1) / 2  # pixel indices
     return image, Annotations(boxes, torch.arange(4), masks, points, image_id=7, original_size=(height, width))
 
 
@@ -67,7 +67,17 @@ def test_boxes_masks_and_points_follow_the_pixels(name, seed):
     for box, point in zip(found.boxes, found.points, strict=True):
         inside = (box[:2] > 1).all() and (box[2:] < torch.tensor([width, height]) - 1).all()
         if inside:  # the crop took nothing of it
-            assert point.tolist() == pytest.approx(((box[:2] + box[2:]) / 2).tolist(), abs=1e-2)
+            assert point.tolist() == pytest.approx(((box[:2] + box[2:] - 1) / 2).tolist(), abs=1e-2)
+
+
+def test_points_are_pixel_indices_as_the_centres_of_masks():
+    mask = torch.zeros(1, 4, 7, dtype=torch.bool)
+    mask[0, 1, 5] = True
+    one = Annotations(torch.tensor([[5.0, 1.0, 6.0, 2.0]]), torch.zeros(1).long(), mask, torch.tensor([[5.0, 1.0]]))
+    for transform in (RandomFlip(1.0), Resize(8, 14, 1), Resize(12, 21, 1)):
+        found = transform(torch.zeros(3, 4, 7, dtype=torch.uint8), one, rng())[1]
+        rows, columns = found.masks[0].nonzero().float().unbind(1)
+        assert found.points.tolist() == [[columns.mean(), rows.mean()]]
 
 
 @pytest.mark.parametrize("seed", range(10))

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from detkit.pipelines.stages import Stages
+from detkit.pipelines.stages import Stages, named_files
 from detkit.registry import ConfigError
 
 
@@ -31,6 +31,14 @@ def test_a_stage_is_done_once(stages, tmp_path):
     assert "rate=1" in (tmp_path / "out" / "config.py").read_text()
 
 
+def test_a_damaged_mark_is_named(stages, tmp_path):
+    folder = stages.run("first", write_number, inputs={"rate": 1})
+    for text in ("", "[1]", "{}"):
+        (folder / "done.json").write_text(text)
+        with pytest.raises(ConfigError, match=r"done.json is damaged .*: remove .*first to make it again"):
+            stages.run("first", write_number, inputs={"rate": 1})
+
+
 def test_other_inputs_are_an_error(stages, tmp_path):
     data = tmp_path / "data.txt"
     stages.run("first", write_number, inputs={"run": {"rate": 1}, "data": data})
@@ -50,6 +58,12 @@ def test_files_count_by_content_and_folders_by_name(stages, tmp_path):
     stages.run("first", write_number, inputs={**inputs, "files": [moved]})
     with pytest.raises(ConfigError, match="folder"):
         stages.run("first", write_number, inputs={"files": [moved], "folder": moved.parent})
+
+
+def test_files_that_a_config_names_are_found(tmp_path):
+    (tmp_path / "pairs.json").write_text("[]")
+    config = {"type": "KeypointPairs", "pairs": [str(tmp_path / "pairs.json")], "limit": 3, "folder": str(tmp_path)}
+    assert named_files({"data": config, "name": "x" * 5000}) == [tmp_path / "pairs.json"]
 
 
 def test_a_stopped_stage_goes_on(stages):

@@ -1,4 +1,5 @@
 import json
+from shutil import copyfile, copytree
 
 import pytest
 
@@ -168,6 +169,13 @@ def test_a_training_that_was_stopped_goes_on_from_its_checkpoint(whole):
         (dict(student__data=dict(batch_size=2, train={})), r"student.data.train: the stages fill it in"),
         (dict(pseudo__promt="point"), r"pseudo: unknown option 'promt', did you mean 'prompt'"),
         (dict(pseudo__students=("rough",)), r"pseudo.students: must be a list of 'raw' and 'refined'"),
+        (dict(pseudo__students=("raw", "raw")), r"pseudo.students: must be a list of 'raw' and 'refined'"),
+        (dict(pseudo__students=("refined",), refine=None), r"pseudo.students: 'refined' needs the section refine"),
+        (dict(pseudo__prompt="pints"), r"pseudo.prompt: must be one of point, point_with_size, got 'pints'"),
+        (dict(pseudo__refine_prompt="class"), r"pseudo.refine_prompt: must be one of"),
+        (dict(pseudo__prompt="point_with_size"), r"pseudo.prompt: .* needs boxes; set scenes.boxes=True"),
+        (dict(pseudo__batch_size=0), r"pseudo.batch_size: must be a whole number of at least 1"),
+        (dict(refine__crops=dict(size=64)), r"refine.crops.size: is 64, but refine.model.size is 32"),
         (dict(refine__teacher_steps=(2, 9)), r"refine.teacher_steps: 9 is beyond"),
         (dict(refine__teacher_steps=()), r"refine.teacher_steps: must be a list of steps"),
         (dict(split=dict(percent=5)), r"one of the sections data, split, scenes, got split and scenes"),
@@ -183,16 +191,39 @@ def test_config_errors(options, message):
         resolve(changed(**options))
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(student__model__backbone__bodyy=1), r"^student.model.backbone: unknown argument 'bodyy'"),
+        (dict(student__model__backbone__body__pretrained="lost.pth"), r"^student.model.backbone.body .*lost.pth"),
+        (dict(student__data__transforms=[dict(type="Flip")]), r"^student.data.transforms.0: nothing is registered"),
+        (dict(student__schedule=dict(type="cosine", warmup=3)), r"^student.schedule: unknown argument 'warmup'"),
+        (dict(student__evaluator=dict(type="CocoEvaluator", iou=3)), r"^student.evaluator: unknown argument 'iou'"),
+        (dict(student__train__device="gpu"), r"^student: unknown device 'gpu'"),
+        (dict(refine__model__encoder="resnet"), r"^refine.model"),
+        (dict(refine__crops=dict(size=32, boxes=3)), r"^refine.data.train: unknown argument 'boxes' of RefineCrops"),
+        (dict(teacher__train=dict(epochs=1)), r"^refine.teacher_steps: 3 is beyond the 2 steps of the teacher"),
+    ],
+)
+def test_mistakes_in_later_stages_come_to_light_before_the_teacher_trains(whole, tmp_path, options, message):
+    copytree(whole / "data", tmp_path / "data")
+    copyfile(whole / "config.py", tmp_path / "config.py")
+    with pytest.raises(ConfigError, match=message):
+        run_wssis(changed(**options), tmp_path, say=lambda line: None)
+    assert not (tmp_path / "teacher").exists()
+
+
 def test_overrides_reach_every_section():
     config = override(CONFIG, ["teacher.train.max_steps=9", "student.optimizer.weight_decay=0", "seed=3"])
-    config = override(config, ["scenes.percent=10", "pseudo.prompt=class", "bound=false", "scenes.options.size=96"])
+    config = override(config, ["scenes.percent=10", "pseudo.refine_prompt=point", "bound=false"])
+    config = override(config, ["scenes.options.size=96"])
     resolved = resolve(config)
     assert resolved["teacher"]["train"]["max_steps"] == 9 and resolved["teacher"]["train"]["seed"] == 3
     assert resolved["student"]["optimizer"] == dict(lr=1e-3, weight_decay=0)
     assert resolved["scenes"]["percent"] == 10 and resolved["scenes"]["seed"] == 3
     assert resolved["scenes"]["options"]["size"] == 96 and resolved["bound"] is False
     assert resolve(override(CONFIG, ["bound=true"]))["seed"] == 0
-    assert resolved["pseudo"]["prompt"] == "class" and CONFIG["scenes"]["options"]["size"] == 64
+    assert resolved["pseudo"]["refine_prompt"] == "point" and CONFIG["scenes"]["options"]["size"] == 64
     for setting in ("teacher.train.maxsteps=9", "scenes.percnt=3", "nothing=1"):
         with pytest.raises(ConfigError, match="unknown key"):
             override(CONFIG, [setting])

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from detkit.data.points import PointDataset
-from detkit.ops.rle import encode_masks
+from detkit.ops.rle import decode_mask, encode_masks
 from detkit.pipelines.wssis_data import Sources, make_data, with_points
 from detkit.pipelines.wssis_labels import (
     boxes_of,
@@ -86,7 +86,7 @@ def test_points_of_strong_labels():
     for broken, message in (({"segmentation": []}, "annotation 4"), ({"segmentation": [[1, 2]]}, "annotation 4")):
         with pytest.raises(ValueError, match=message):
             with_points(content([1], [annotation(4, 1, **broken)]))
-    with pytest.raises(ValueError, match="annotation 4 is empty"):
+    with pytest.raises(ValueError, match="annotation 4 of image 1: its mask is empty"):
         with_points(content([1], [annotation(4, 1, segmentation=rectangle(40, 40, 2, 2))]))
 
 
@@ -98,7 +98,14 @@ def test_points_of_strong_labels():
         (dict(weak=lambda c: c["images"][1].update(id=2)), r"1 image ids are both strong and weak: 2"),
         (dict(weak=lambda c: c["images"][1].update(file_name="2.png")), r"1 file names are both .*: 2.png"),
         (dict(weak=lambda c: c["images"][1].update(file_name="lost.png")), r"1 of 4 images are not in .*: lost.png"),
+        (dict(weak=lambda c: c.pop("annotations")), r"weak.json: no list .annotations."),
+        (dict(weak=lambda c: c["annotations"].clear()), r"weak.json: has no points"),
+        (dict(strong=lambda c: c["annotations"].clear()), r"strong.json: has no objects"),
+        (dict(strong=lambda c: c["annotations"][0].pop("segmentation")), r"data.strong: .*.json: .* 1 of image 1"),
         (dict(truth=lambda c: c["annotations"].pop()), r"truth.json: has no masks for 1 points: \[5\]"),
+        (dict(truth=lambda c: c.pop("images")), r"truth.json: no list .images."),
+        (dict(truth=lambda c: c["annotations"][1].update(image_id=4)), r"truth.json: 1 .* another image_id .* \[5\]"),
+        (dict(truth=lambda c: c["annotations"][1].pop("segmentation")), r"truth.json: .* 5 has no segmentation"),
     ],
 )
 def test_files_that_do_not_fit(files, tmp_path, changes, message):
@@ -166,6 +173,25 @@ def test_labels_and_their_quality(files, tmp_path):
     assert label_quality(truth, weak, [])["mean IoU"] == 0 and unanswered(weak, []) == 2
     empty = {**predictions[0], "segmentation": encode_masks(torch.zeros(1, 24, 32, dtype=torch.bool))[0]}
     assert pseudo_labels([empty]) == []
+
+
+def test_the_truth_as_prediction_is_perfect():
+    crowd = annotation(9, 3, box=(0, 0, 30, 20), iscrowd=1)
+    truth = content([3, 4], [annotation(1, 3), crowd, annotation(5, 3, 7, (18, 8, 6, 10)), annotation(6, 4)])
+    weak = content([3, 4], [point(1, 3), point(5, 3, 7, (20, 12)), point(6, 4)])
+    rles = [
+        encode_masks(decode_mask(a["segmentation"], 24, 32)[None])[0] for a in truth["annotations"] if not a["iscrowd"]
+    ]
+    predictions = [
+        {**a, "annotation_id": a["id"], "bbox": [1.0, 1.0, 5.0, 5.0], "score": 1.0, "segmentation": rle}
+        for a, rle in zip(weak["annotations"], rles, strict=True)
+    ]
+    perfect = {"AP": 1.0, "AP50": 1.0, "AP75": 1.0, "mean IoU": 1.0, "mean IoU of answers": 1.0}
+    assert label_quality(truth, weak, predictions) == pytest.approx(perfect)
+    # Of two answers to a point the better scored one counts, once.
+    worse = [{**predictions[0], "score": 0.5, "segmentation": rles[1]}]
+    figures = label_quality(truth, weak, predictions + worse)
+    assert figures["mean IoU"] == figures["mean IoU of answers"] == 1.0
 
 
 def test_refined_predictions_keep_everything_but_mask_and_box(files, tmp_path):

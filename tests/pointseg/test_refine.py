@@ -6,6 +6,7 @@ import torch
 from refine_data import scenes
 from wssis_golden import Golden
 
+from detkit.backbones.pretrained import create_timm_model
 from detkit.pointseg.crops import CropDraw, centre_spots, crop_box, network_input, normalize, training_crop
 from detkit.pointseg.geometry import centres_of_mass, extents
 from detkit.pointseg.refine import MaskRefineNet
@@ -142,6 +143,21 @@ def test_rough_masks_that_cannot_be_refined_stay(inference):
         refine_masks(stub, scene.image, rough, scene.points[:1], scene.labels, 80)
 
 
+@pytest.mark.parametrize("point", [(50.0, 40.0), (49.0, 39.0), (49.9, 39.2), (0.0, 0.0)])
+def test_a_point_on_the_border_is_in_the_last_pixel_of_its_crop(point):
+    mask, seen = torch.zeros(1, 40, 50, dtype=torch.bool), []
+    mask[0, 30:, 40:] = True
+
+    def network(x):
+        seen.append(x)
+        return x.new_zeros(len(x), 2, *x.shape[2:])
+
+    image = torch.zeros(3, 40, 50, dtype=torch.uint8)
+    refine_masks(network, image, mask, torch.tensor([point]), torch.tensor([1]), 3, size=32)
+    planes = seen[0][0, 3:-1].amax((1, 2))
+    assert planes.tolist() == [0, 0, 1, 0]
+
+
 @pytest.mark.parametrize("kind", ["two", "one"])
 def test_loss(kind):
     golden = Golden("07e_dice_loss")
@@ -207,7 +223,15 @@ def test_training_a_small_net_reaches_every_parameter():
 def test_encoders_that_do_not_fit():
     with pytest.raises(ValueError, match="needed are"):
         MaskRefineNet(3, encoder="test_convnext")
-    with pytest.raises(ValueError, match="weights from a file are for resnet18, resnet34, resnet50, resnet101"):
+    with pytest.raises(ValueError, match=r"weights.pth does not exist"):
         MaskRefineNet(3, encoder="test_resnet", pretrained="weights.pth")
     with pytest.raises(ValueError, match="no pretrained weights for the plain encoder"):
         MaskRefineNet(3, encoder="plain", pretrained=True)
+
+
+def test_weights_of_a_timm_encoder_from_a_file(tmp_path):
+    published = create_timm_model("test_resnet")
+    torch.save(published.state_dict(), tmp_path / "weights.pth")
+    network = MaskRefineNet(2, encoder="test_resnet", width=16, pretrained=str(tmp_path / "weights.pth"))
+    loaded = network.encoder.model.state_dict()
+    assert torch.equal(loaded["layer1.0.conv1.weight"], published.state_dict()["layer1.0.conv1.weight"])

@@ -5,8 +5,10 @@ import torch
 from torch import nn
 
 import detkit.pointseg.solov2  # noqa: F401  registers the model
+from detkit.pointseg.candidates import OneImage, point_candidates
+from detkit.pointseg.grid import GridLevels
 from detkit.pointseg.postprocess import SoloPostprocess
-from detkit.prompts import PromptedDetections
+from detkit.prompts import Prompt, PromptedDetections
 from detkit.registry import ConfigError, build, register
 from detkit.structures import Annotations, Batch
 
@@ -127,6 +129,41 @@ def test_points_of_several_images_of_which_one_has_none():
     assert len(together[1]) == len(apart[1]) == 0 and together[1].masks.shape == (0, 50, 70)
     assert [set(d.owners.tolist()) for d in apart] == [{0, 1}, set(), {0}]
     assert together[2].masks.shape == (1, 80, 60)
+
+
+def level_by_level(image, sides, size, point, label):
+    """The best cell for a point, as the paper describes it, in plain loops; None without a mask."""
+    best, chosen, first = 0.0, None, 0
+    for side in sides:
+        column, row = (min(int(at / length * side), side - 1) for at, length in zip(point, size, strict=True))
+        cell, first = first + row * side + column, first + side * side
+        mask = sum(k * f for k, f in zip(image.kernels[:, cell], image.features, strict=True)).sigmoid()
+        inside = mask[mask > 0.5]
+        value = float(inside.sum() / (len(inside) + 1e-8) * image.logits[label, cell].sigmoid())
+        if value > best:
+            best, chosen = value, cell
+    return chosen
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_points_are_answered_on_the_level_that_plain_loops_choose(seed):
+    random = torch.Generator().manual_seed(seed)
+    grids, cells = GridLevels(sides=(6, 5, 4, 3, 2)), 36 + 25 + 16 + 9 + 4
+    kernels = torch.randn(8, cells, generator=random)
+    kernels[:, torch.rand(cells, generator=random) < 0.5] = -1.0  # no mask there
+    features = torch.rand(8, 12, 16, generator=random)
+    image = OneImage(kernels, torch.randn(3, cells, generator=random), features)
+    points = torch.rand(60, 2, generator=random) * torch.tensor([64.0, 48.0])
+    labels = torch.randint(3, (60,), generator=random)
+    expected: dict = {}
+    for number, (point, label) in enumerate(zip(points.tolist(), labels.tolist(), strict=True)):
+        cell = level_by_level(image, grids.sides, (64, 48), point, label)
+        if cell is not None:
+            expected.setdefault((cell, label), number)
+    found = point_candidates(image, Prompt(labels, points), grids)
+    entries = zip(found.cells.tolist(), found.labels.tolist(), strict=True)
+    assert dict(zip(entries, found.owners.tolist(), strict=True)) == expected
+    assert (found.scores == 1).all() and 10 < len(expected) < 60
 
 
 @pytest.mark.parametrize("official", [False, True])

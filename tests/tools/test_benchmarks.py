@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -12,6 +14,24 @@ def run(script, *arguments):
     variables = dict(os.environ, PYTHONPATH=str(ROOT), OMP_NUM_THREADS="1")
     command = [sys.executable, *script, *arguments]
     return subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
+
+
+def figures_of(done):
+    """The tables that a benchmark printed, by title."""
+    assert done.returncode == 0, done.stderr
+    tables = {}
+    for line in done.stdout.splitlines():
+        name, values = line[:20].strip(), line[20:].split()
+        if values[-1:] in (["detkit"], ["ratio"]):
+            tables[name] = figures = {}
+        elif ":" not in line:
+            figures[name] = [float(value.rstrip("x")) for value in values]
+    return tables
+
+
+def check_figures(figures):
+    assert figures["CPU ms"][0] > 0
+    assert sys.platform != "linux" or figures["peak MB"][0] > figures["added MB"][0] > 0
 
 
 def test_pointseg_alone():
@@ -24,15 +44,38 @@ def test_pointseg_alone():
 
 def test_correspondence_alone():
     done = run([ROOT / "tools/benchmark_correspondence.py"], "--rounds", "1", "--calls", "1")
-    assert done.returncode == 0, done.stderr
-    figures = {line[:20].strip(): line[20:].split() for line in done.stdout.splitlines()}
-    assert figures["CATs, one pair"] == ["detkit"] and float(figures["CPU ms"][0]) > 0
-    assert sys.platform != "linux" or float(figures["peak MB"][0]) > float(figures["added MB"][0]) > 0
+    tables = figures_of(done)
+    assert [*tables] == ["CATs, one pair"]
+    check_figures(tables["CATs, one pair"])
 
 
-def test_a_folder_that_is_no_clone(tmp_path):
-    done = run([ROOT / "tools/benchmark_pointseg.py"], "--official", tmp_path)
-    assert done.returncode == 1 and "clone https://github.com/clovaai/PointWSSIS" in done.stderr
+VIDT = [ROOT / "tools/benchmark_vidt.py"]
+SMALL_VIDT = ["--size", "64", "--rounds", "1", "--calls", "1"]
+VIDT_CLONE = os.environ.get("OFFICIAL_VIDT")
+
+
+def test_vidt_alone():
+    tables = figures_of(run(VIDT, *SMALL_VIDT))
+    assert [*tables] == ["forward, batch 1", "training, batch 2", "masks, 100 queries"]
+    for figures in tables.values():
+        check_figures(figures)
+
+
+@pytest.mark.skipif(not VIDT_CLONE, reason="OFFICIAL_VIDT names no clone of naver-ai/vidt, branch vidt-plus")
+def test_vidt_beside_the_official_code():
+    done = run(VIDT, "--official", VIDT_CLONE, *SMALL_VIDT)
+    assert all(len(values) == 3 for figures in figures_of(done).values() for values in figures.values())
+    predictions, training, masks = (line.rpartition(": ")[2] for line in done.stdout.splitlines() if ":" in line)
+    assert float(predictions) < 1e-5 and float(training) < 1e-5
+    assert int(masks.split()[0]) <= 100
+
+
+@pytest.mark.parametrize(
+    ("name", "repository"), [("pointseg", "clovaai/PointWSSIS"), ("vidt", "naver-ai/vidt (branch vidt-plus)")]
+)
+def test_a_folder_that_is_no_clone(tmp_path, name, repository):
+    done = run([ROOT / f"tools/benchmark_{name}.py"], "--official", tmp_path)
+    assert done.returncode == 1 and f"clone https://github.com/{repository}" in done.stderr
 
 
 def test_stand_ins(tmp_path):
