@@ -5,8 +5,8 @@
         split.val=val.json split.val_image_folder=val_images
 
 Images of 256 pixels, on an EfficientNet-Lite0 with the ImageNet weights that timm publishes; from a file:
-`teacher.model.backbone.body.pretrained=FILE student.model.backbone.body.pretrained=FILE`. With your own points instead
-of a split: see `wssis_custom.py`. Without training on all true masks, for comparison: `bound=false`.
+`teacher.model.backbone.body.pretrained=FILE student.model.backbone.body.pretrained=FILE refine.model.pretrained=FILE`.
+With your own points instead of a split: see `wssis_custom.py`. To leave out the run on all true masks: `bound=false`.
 """
 
 SOLO = dict(
@@ -54,12 +54,12 @@ config = dict(
     teacher=run(dict(SOLO, postprocess=dict(type="SoloPostprocess", nms="mask")), 250, checkpoint_epochs=10),
     refine=dict(
         teacher_steps=(100, 150),
-        crops=dict(size=96),
-        model=dict(type="MaskRefiner", encoder="resnet18", width=128, size=96),
+        crops=dict(size=160),
+        model=dict(type="MaskRefiner", encoder="tf_efficientnet_lite0", pretrained=True, width=128, size=160),
         data=dict(batch_size=8, workers=0),
         optimizer=dict(type="Adam", lr=1e-3, weight_decay=0.0),
         schedule=dict(type="cosine", per_step=True, warmup_steps=30),
-        train=dict(max_steps=250, clip_norm=None, log_every=50, checkpoint_epochs=5),
+        train=dict(max_steps=300, clip_norm=None, log_every=50, checkpoint_epochs=5),
     ),
     pseudo=dict(batch_size=4),
     student=run(SOLO, 350, checkpoint_epochs=2),
