@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from detkit.backbones.pretrained import load_pretrained
+from detkit.ops.linear import conv2d
 from detkit.registry import register
 
 # Blocks of the four stages: with bottlenecks, and with basic blocks.
@@ -44,10 +45,10 @@ def conv_norm(conv: nn.Conv2d, norm: nn.Module, x_bchw: Tensor) -> Tensor:
     """`norm(conv(x))`; what a batch norm with fixed statistics does goes into the weights where these are fewer."""
     is_fixed = isinstance(norm, FrozenBatchNorm2d) or not norm.training
     if not is_fixed or conv.weight.numel() > x_bchw.numel():
-        return norm(conv(x_bchw))
+        return norm(conv2d(x_bchw, conv.weight, conv.bias, conv))
     scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
     shift = norm.bias - norm.running_mean * scale
-    return F.conv2d(x_bchw, conv.weight * scale[:, None, None, None], shift, conv.stride, conv.padding)
+    return conv2d(x_bchw, conv.weight * scale[:, None, None, None], shift, conv)
 
 
 class ConvNorm(nn.Sequential):

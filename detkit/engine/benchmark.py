@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from detkit.engine.components import build_model
 from detkit.engine.evaluate import autocast
-from detkit.ops.linear import ONEDNN, linear_flops
+from detkit.ops.linear import ONEDNN, conv_flops, linear_flops
 from detkit.structures import Annotations, Batch, LabelMap
 
 COCO_CLASSES = 80
@@ -101,7 +101,9 @@ def count_flops(model: nn.Module, run: Callable[[], None]) -> int:
     for parameter in trainable:  # the counter hooks into gradients, which an inference has not
         parameter.requires_grad_(False)
     try:
-        formulas = {torch.ops.mkldnn._linear_pointwise: linear_flops} if ONEDNN else {}
+        formulas: dict[Any, Callable] = {torch.ops.aten.mkldnn_convolution: conv_flops}
+        if ONEDNN:
+            formulas[torch.ops.mkldnn._linear_pointwise] = linear_flops
         with FlopCounterMode(display=False, custom_mapping=formulas) as counter:
             run()
     finally:

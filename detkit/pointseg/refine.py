@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from detkit.backbones.pretrained import create_timm_model, import_timm
-from detkit.backbones.resnet import ResNet
+from detkit.backbones.resnet import ResNet, conv_norm
 from detkit.pointseg.heads import resize
 
 OWN_ENCODERS = {"resnet18": 18, "resnet34": 34, "resnet50": 50, "resnet101": 101}
@@ -27,10 +27,17 @@ def input_channels(num_classes: int) -> int:
     return 3 + (num_classes + 1) + 1
 
 
+class ConvNormReLU(nn.Sequential):
+    """A convolution, a batch norm and a ReLU, the first two by `conv_norm`."""
+
+    def forward(self, x_bchw: Tensor) -> Tensor:
+        return self[2](conv_norm(self[0], self[1], x_bchw))
+
+
 def conv_bn_relu(in_channels: int, out_channels: int, size: int, dilation: int = 1, stride: int = 1) -> nn.Sequential:
     padding = dilation * (size // 2)
     conv = nn.Conv2d(in_channels, out_channels, size, stride, padding, dilation, bias=False)
-    return nn.Sequential(conv, nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True))
+    return ConvNormReLU(conv, nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True))
 
 
 class PyramidPooling(nn.Module):

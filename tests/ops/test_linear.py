@@ -82,3 +82,21 @@ def test_flops_count_the_same_on_both_paths(monkeypatch):
     fast = count_flops(ours, lambda: ours(x))
     monkeypatch.setattr(module, "ONEDNN", False)
     assert fast == count_flops(ours, lambda: ours(x)) == 2 * 600 * 256 * 384
+
+
+@pytest.mark.parametrize(("size", "stride", "bias"), [(1, 1, True), (1, 2, False), (3, 1, True), (3, 2, False)])
+def test_convolutions_are_those_of_pytorch(size, stride, bias):
+    from detkit.engine.benchmark import count_flops
+
+    torch.manual_seed(0)
+    conv = torch.nn.Conv2d(64, 96, size, stride=stride, padding=2 * (size // 2), dilation=2, bias=bias)
+    x = torch.randn(2, 64, 40, 36, requires_grad=True)
+    weight = torch.randn(conv(x).shape)
+    inputs = [x, *conv.parameters()]
+    expected = torch.autograd.grad((conv(x) * weight).sum(), inputs)
+    out = module.conv2d(x, conv.weight, conv.bias, conv)
+    torch.testing.assert_close(out, conv(x), rtol=1e-5, atol=1e-5)
+    for ours, theirs in zip(torch.autograd.grad((out * weight).sum(), inputs), expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-3)
+    flops = 2 * out[:, :1].numel() * conv.weight.numel()
+    assert count_flops(conv, lambda: module.conv2d(x.detach(), conv.weight, conv.bias, conv)) == flops
