@@ -9,6 +9,8 @@ Images of 256 pixels, on an EfficientNet-Lite0 with the ImageNet weights that ti
 With your own points instead of a split: see `wssis_custom.py`. To leave out the run on all true masks: `bound=false`.
 """
 
+from _base.wssis import short_run
+
 SOLO = dict(
     type="SOLOv2",
     backbone=dict(
@@ -24,34 +26,23 @@ SOLO = dict(
     mask_channels=64,
     input_rule=dict(shortest=256, longest=384, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)),
 )
-
-
-def run(model, steps, checkpoint_epochs):
-    return dict(
-        model=model,
-        data=dict(
-            transforms=[dict(type="RandomFlip"), dict(type="Resize", shortest=256, longest=384, multiple=1)],
-            batch_size=4,
-            eval_batch_size=4,
-            workers=0,
-        ),
-        optimizer=dict(lr=5e-4, weight_decay=1e-4, backbone_lr_scale=0.3),
-        schedule=dict(type="cosine", per_step=True, warmup_steps=30),
-        train=dict(
-            max_steps=steps,
-            clip_norm=None,
-            ema=0.99,
-            eval_every=1000,
-            log_every=50,
-            checkpoint_epochs=checkpoint_epochs,
-        ),
-    )
-
+RUN = dict(
+    optimizer=dict(lr=5e-4, backbone_lr_scale=0.3),
+    data=dict(
+        transforms=[dict(type="RandomFlip"), dict(type="Resize", shortest=256, longest=384, multiple=1)],
+        batch_size=4,
+        eval_batch_size=4,
+    ),
+    warmup=30,
+    log_every=50,
+)
 
 config = dict(
     seed=1,
     split=dict(annotation_file=None, image_folder=None, percent=20, val=None, val_image_folder=None),
-    teacher=run(dict(SOLO, postprocess=dict(type="SoloPostprocess", nms="mask")), 250, checkpoint_epochs=10),
+    teacher=short_run(
+        dict(SOLO, postprocess=dict(type="SoloPostprocess", nms="mask")), 250, **RUN, checkpoint_epochs=10
+    ),
     refine=dict(
         teacher_steps=(100, 150),
         crops=dict(size=160),
@@ -62,6 +53,6 @@ config = dict(
         train=dict(max_steps=300, clip_norm=None, log_every=50, checkpoint_epochs=5),
     ),
     pseudo=dict(batch_size=4),
-    student=run(SOLO, 350, checkpoint_epochs=2),
+    student=short_run(SOLO, 350, **RUN, checkpoint_epochs=2),
     bound=True,
 )

@@ -8,6 +8,8 @@ sees the 50 images only, 3.8, 2.9, 3.1; student on its raw masks at the points 9
 converged: what counts is their order. See docs/pointwssis.md.
 """
 
+from _base.wssis import short_run
+
 SOLO = dict(
     type="SOLOv2",
     backbone=dict(
@@ -32,24 +34,12 @@ SOLO = dict(
     mask_channels=64,
     input_rule=dict(shortest=96, longest=96),
 )
-
-
-def run(model, steps, checkpoint_epochs=1):
-    return dict(
-        model=model,
-        data=dict(transforms=[dict(type="RandomFlip")], batch_size=8, eval_batch_size=16, workers=0),
-        optimizer=dict(lr=1e-3, weight_decay=1e-4),
-        schedule=dict(type="cosine", per_step=True, warmup_steps=50),
-        train=dict(
-            max_steps=steps,
-            clip_norm=None,
-            ema=0.99,
-            eval_every=1000,
-            log_every=100,
-            checkpoint_epochs=checkpoint_epochs,
-        ),
-    )
-
+RUN = dict(
+    optimizer=dict(lr=1e-3),
+    data=dict(transforms=[dict(type="RandomFlip")], batch_size=8, eval_batch_size=16),
+    warmup=50,
+    log_every=100,
+)
 
 config = dict(
     seed=1,
@@ -59,7 +49,9 @@ config = dict(
         percent=5,
         options=dict(size=96, max_objects=3, object_size=(0.3, 0.65)),
     ),
-    teacher=run(dict(SOLO, postprocess=dict(type="SoloPostprocess", nms="mask")), 600, checkpoint_epochs=20),
+    teacher=short_run(
+        dict(SOLO, postprocess=dict(type="SoloPostprocess", nms="mask")), 600, **RUN, checkpoint_epochs=20
+    ),
     refine=dict(
         teacher_steps=(150, 300),
         crops=dict(size=64),
@@ -70,6 +62,6 @@ config = dict(
         train=dict(max_steps=400, clip_norm=None, log_every=100, checkpoint_epochs=10),
     ),
     pseudo=dict(batch_size=16),
-    student=run(SOLO, 1000),
+    student=short_run(SOLO, 1000, **RUN),
     bound=True,
 )

@@ -31,10 +31,14 @@ def _sync(path: Path, access: int) -> None:
         os.close(descriptor)
 
 
+def write_text(path: str | Path, text: str) -> None:
+    """Write `text` in UTF-8, atomically."""
+    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
 def write_json(path: str | Path, content: Any) -> None:
     """Write `content` as compact json, atomically."""
-    text = json.dumps(content, separators=(",", ":"))
-    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    write_text(path, json.dumps(content, separators=(",", ":")))
 
 
 def refuse_to_overwrite(paths: Iterable[Path]) -> None:

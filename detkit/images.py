@@ -77,6 +77,11 @@ def load_image(image: Any) -> Tensor:
     return image
 
 
+def image_size(image: Tensor) -> tuple[int, int]:
+    """The (h, w) of an image `[3, h, w]`."""
+    return int(image.shape[1]), int(image.shape[2])
+
+
 def resized_size(size: Sequence[int], shortest: int, longest: int, multiple: int = 1) -> tuple[int, int]:
     """The (h, w) of an image whose shortest side becomes `shortest`, or less where the longest would pass `longest`.
 

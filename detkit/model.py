@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from detkit.images import load_image, resize_image, resized_size
+from detkit.images import image_size, load_image, resize_image, resized_size
 from detkit.structures import Batch, Detections, ImageBatch, LabelMap
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -81,6 +81,10 @@ class ImageModel(nn.Module):
         """Resize, pad and normalise RGB tensors `[3, h, w]` in 0..255 as this model was trained."""
         return self.resized_batch(images)
 
+    def count_objects(self, batch: Any) -> float:
+        """How much of what the losses divide by is in a batch; the runner sums it up as `num_objects`."""
+        return batch.count_objects()
+
     def forward(self, batch: Batch) -> dict[str, Tensor] | list[Detections]:
         images = self.normalize(batch.images)
         if self.training:
@@ -108,6 +112,6 @@ class ImageModel(nn.Module):
         found: list[Detections] = []
         for start in range(0, len(sources), batch_size):
             chunk = [load_image(source) for source in sources[start : start + batch_size]]
-            sizes = [(int(t.shape[1]), int(t.shape[2])) for t in chunk]
+            sizes = [image_size(t) for t in chunk]
             found += self.detect(self.resized_batch(chunk), sizes)
         return found

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from detkit.images import load_image
+from detkit.images import image_size, load_image
 from detkit.model import ImageModel
 from detkit.structures import Detections, ImageBatch
 
@@ -160,7 +160,7 @@ class PromptedModel(ImageModel):
         return found
 
     def _predict_chunk(self, images: list[Tensor], prompt: str, prompts: list[Prompt], start: int) -> list[Detections]:
-        sizes = [(int(image.shape[1]), int(image.shape[2])) for image in images]
+        sizes = [image_size(image) for image in images]
         for i, (known, size) in enumerate(zip(prompts, sizes, strict=True)):
             known.check_inside(size, f"image {start + i}")
         return self.detect_prompted(self.resized_batch(images), sizes, prompt, prompts)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from detkit.images import image_size
 from detkit.ops.masks import BoxMasks
 from detkit.ops.rle import encode_masks
 
@@ -78,7 +79,7 @@ class ImageBatch:
                 raise ValueError(f"image {i} has shape {tuple(image.shape)}, expected [3, h, w]")
             if image.dtype != images[0].dtype:
                 raise ValueError(f"image {i} is {image.dtype} but image 0 is {images[0].dtype}")
-        sizes = [(int(image.shape[1]), int(image.shape[2])) for image in images]
+        sizes = [image_size(image) for image in images]
         height, width = max(h for h, _ in sizes), max(w for _, w in sizes)
         padded = images[0].new_zeros(len(images), 3, height, width)
         mask = torch.ones(len(images), height, width, dtype=torch.bool, device=padded.device)

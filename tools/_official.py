@@ -15,6 +15,7 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping
 from importlib.abc import Loader, MetaPathFinder
@@ -174,6 +175,24 @@ def run(job: str, options: argparse.Namespace, *more: str) -> dict[str, float]:
     if done.returncode:
         sys.exit(f"the process for {' '.join([job, *more])} failed")
     return json.loads(done.stdout.splitlines()[-1])
+
+
+def run_job(
+    options: argparse.Namespace,
+    write_weights: Callable[[argparse.Namespace], None],
+    measure_side: Callable[[argparse.Namespace], dict[str, float]],
+    compare: Callable[[argparse.Namespace], None],
+) -> None:
+    """What this process is for: one of the jobs that `run` starts, or as the parent all of them in a folder."""
+    if options.job == "weights":
+        write_weights(options)
+        print("{}")
+    elif options.job:
+        print(json.dumps(measure_side(options)))
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            options.folder = Path(folder)
+            compare(options)
 
 
 def print_comparison(title: str, options: argparse.Namespace, *more: str) -> None:

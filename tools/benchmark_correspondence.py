@@ -13,14 +13,12 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import json
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _official import StandIns, add_process_options, check_clone, measure, print_comparison, run
+from _official import StandIns, add_process_options, check_clone, measure, print_comparison, run, run_job
 
 LAYERS = (0, 8, 20, 21, 26, 28, 29, 30)
 
@@ -38,19 +36,19 @@ def official_model(clone: Path) -> Any:
     return importlib.import_module("models.cats").CATs(depth=1, hyperpixel_ids=list(LAYERS)).eval()
 
 
-def write_weights(clone: Path, file: Path) -> None:
+def write_weights(options: argparse.Namespace) -> None:
     """Random official weights; the last batch norm of each block is small, so that activations do not grow."""
     import torch
 
     rng = torch.Generator().manual_seed(0)
-    weights = official_model(clone).state_dict()
+    weights = official_model(options.official).state_dict()
     for name, value in weights.items():
         if value.ndim > 1:
             deviation = 0.02 if "pos_embed" in name else value[0].numel() ** -0.5
             value.copy_(deviation * torch.randn(value.shape, generator=rng))
         elif name.endswith("bn3.weight"):
             value.fill_(0.2)
-    torch.save(weights, file)
+    torch.save(weights, options.folder / "weights.pt")
 
 
 def load_side(side: str, clone: Path | None, file: Path) -> Any:
@@ -69,7 +67,7 @@ def load_side(side: str, clone: Path | None, file: Path) -> Any:
     return own.flow
 
 
-def measure_side(side: str, options: argparse.Namespace) -> dict[str, float]:
+def measure_side(options: argparse.Namespace) -> dict[str, float]:
     """The figures of one side; its flow goes into a file."""
     import torch
 
@@ -78,9 +76,9 @@ def measure_side(side: str, options: argparse.Namespace) -> dict[str, float]:
     source = torch.randn(1, 3, 256, 256, generator=rng)
     target = 0.9 * source.roll((32, -16), (2, 3)) + 0.3 * torch.randn(source.shape, generator=rng)
     with torch.inference_mode():
-        flow = load_side(side, options.official, options.folder / "weights.pt")
+        flow = load_side(options.job, options.official, options.folder / "weights.pt")
         figures, found = measure(lambda: flow(source, target), options.calls)
-    np.save(options.folder / f"{side}.npy", found.numpy())
+    np.save(options.folder / f"{options.job}.npy", found.numpy())
     return figures
 
 
@@ -101,15 +99,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_process_options(parser, calls=10)
     options = parser.parse_args()
-    if options.job == "weights":
-        write_weights(options.official, options.folder / "weights.pt")
-        print("{}")
-    elif options.job:
-        print(json.dumps(measure_side(options.job, options)))
-    else:
-        with tempfile.TemporaryDirectory() as folder:
-            options.folder = Path(folder)
-            compare(options)
+    run_job(options, write_weights, measure_side, compare)
 
 
 if __name__ == "__main__":

@@ -19,15 +19,13 @@ import argparse
 import contextlib
 import importlib
 import io
-import json
 import sys
-import tempfile
 import warnings
 from pathlib import Path
 from types import SimpleNamespace
 
 import torch
-from _official import StandIns, add_process_options, check_clone, largest_error, measure, print_comparison, run
+from _official import StandIns, add_process_options, check_clone, largest_error, measure, print_comparison, run, run_job
 from torch import Tensor, nn
 
 from detkit.backbones.layers import DropPath
@@ -167,14 +165,14 @@ class Detkit:
 # In a process of its own --------------------------------------------------------------------------------------------
 
 
-def write_weights(clone: Path, config: str, file: Path) -> None:
+def write_weights(options: argparse.Namespace) -> None:
     """Official initial weights and noise, so that no part of the network gives zeros."""
     torch.manual_seed(0)
-    model = Official(clone, config).model
+    model = Official(options.official, options.config).model
     with torch.no_grad():
         for parameter in model.parameters():
             parameter += 0.02 * torch.randn_like(parameter)
-    torch.save(model.state_dict(), file)
+    torch.save(model.state_dict(), options.folder / "weights.pt")
 
 
 def measure_side(options: argparse.Namespace) -> dict[str, float]:
@@ -243,15 +241,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=640, help="side of the images (default 640)")
     parser.add_argument("--only", choices=CASES, help="measure only this")
     options = parser.parse_args()
-    if options.job == "weights":
-        write_weights(options.official, options.config, options.folder / "weights.pt")
-        print("{}")
-    elif options.job:
-        print(json.dumps(measure_side(options)))
-    else:
-        with tempfile.TemporaryDirectory() as folder:
-            options.folder = Path(folder)
-            compare(options)
+    run_job(options, write_weights, measure_side, compare)
 
 
 if __name__ == "__main__":

@@ -46,6 +46,24 @@ def run(model, *, lr, drops, steps, warmup, eval_every, batch_size=2):
     )
 
 
+def short_run(model, steps, *, optimizer, data, warmup, log_every, checkpoint_epochs=1):
+    """AdamW with a cosine over a few hundred steps and a moving average, evaluated at the end."""
+    return dict(
+        model=model,
+        data=dict(data, workers=0),
+        optimizer=dict(optimizer, weight_decay=1e-4),
+        schedule=dict(type="cosine", per_step=True, warmup_steps=warmup),
+        train=dict(
+            max_steps=steps,
+            clip_norm=None,
+            ema=0.99,
+            eval_every=1000,
+            log_every=log_every,
+            checkpoint_epochs=checkpoint_epochs,
+        ),
+    )
+
+
 def refiner(teacher_steps, *, steps=200_000, warmup=2000, encoder="resnet101", batch_size=2):
     """MaskRefineNet, trained on the masks of two states of the teacher."""
     return dict(

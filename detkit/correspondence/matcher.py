@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from detkit.correspondence.losses import end_point_error
 from detkit.correspondence.targets import batch_flow
-from detkit.images import load_image
+from detkit.images import image_size, load_image
 from detkit.model import ImageModel, InputRule
 from detkit.ops.correlation import (
     expected_position,
@@ -223,11 +223,6 @@ class Matcher(ImageModel):
             raise RuntimeError("matching needs eval mode: call model.eval() first")
         images = [load_image(image).to(self.device) for image in (source, target)]
         return images, [self.squares(ImageBatch.from_images([image])) for image in images]
-
-
-def image_size(image: Tensor) -> tuple[int, int]:
-    """The (h, w) of an image [3, h, w]."""
-    return int(image.shape[1]), int(image.shape[2])
 
 
 def check_points(points: Any, size: Sequence[int]) -> Tensor:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from detkit.data.coco_file import read_coco_file, select_categories
-from detkit.images import read_image
+from detkit.images import image_size, read_image
 from detkit.ops.rle import decode_mask
 from detkit.registry import register
 from detkit.structures import Annotations, LabelMap
@@ -100,7 +100,7 @@ class CocoDataset:
         path, image_id = self._image_path(index), int(self._image_ids[index])
         try:
             image = read_image(path)
-            height, width = (int(side) for side in image.shape[1:])
+            height, width = image_size(image)
             self._compare_size(index, (height, width))
             objects = np.arange(self._starts[index], self._starts[index + 1])
             boxes = _clip_boxes(self._boxes[objects], height, width)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from detkit.images import image_size
 from detkit.structures import Annotations, Batch
 
 logger = logging.getLogger(__name__)
@@ -87,7 +88,7 @@ class EvaluationView(Dataset):
 
     def resized(self, image: Any, annotations: Any) -> Any:
         """The sample with its image resized."""
-        size = (int(image.shape[1]), int(image.shape[2]))
+        size = image_size(image)
         return self.resize(image), replace(annotations, masks=None, original_size=annotations.original_size or size)
 
 

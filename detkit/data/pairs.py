@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from detkit.data.loading import EvaluationView
-from detkit.images import read_image
+from detkit.images import image_size, read_image
 from detkit.pair_structures import ImagePair, PairAnnotations, PairBatch
 from detkit.structures import LabelMap
 
@@ -130,7 +130,7 @@ class PairDataset:
             counts = " and ".join(f"{len(side.points)} in {side.file}" for side in sides)
             raise ValueError(f"pair {pair} has different numbers of points, {counts}")
         images = [self.read(side) for side in sides]
-        sizes = [(int(image.shape[1]), int(image.shape[2])) for image in images]
+        sizes = [image_size(image) for image in images]
         cleaned = [clean_side(side, size) for side, size in zip(sides, sizes, strict=True)]
         problems = [problem for _, _, of_side in cleaned for problem in of_side]
         if problems and pair not in self._reported:

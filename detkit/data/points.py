@@ -12,7 +12,7 @@ from torch import Tensor
 
 from detkit.data.coco import CocoDataset
 from detkit.data.point_file import Problem, read_points, summary
-from detkit.images import read_image
+from detkit.images import image_size, read_image
 from detkit.registry import register
 from detkit.structures import Annotations
 
@@ -66,7 +66,7 @@ class PointDataset(CocoDataset):
         objects = slice(self._starts[index], self._starts[index + 1])
         try:
             image = read_image(path)
-            height, width = (int(side) for side in image.shape[1:])
+            height, width = image_size(image)
             self._compare_size(index, (height, width))
             self._check_inside(objects, height, width)
         except ValueError as error:

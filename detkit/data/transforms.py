@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from detkit.images import resize_image, resized_size
+from detkit.images import image_size, resize_image, resized_size
 from detkit.registry import register
 from detkit.structures import Annotations
 
@@ -54,7 +54,7 @@ class Resize:
         self.shortest, self.longest, self.multiple = shortest, longest, multiple
 
     def __call__(self, image: Tensor, annotations: Annotations, rng: np.random.Generator) -> Sample:
-        old = (int(image.shape[1]), int(image.shape[2]))
+        old = image_size(image)
         new = resized_size(old, self.shortest, self.longest, self.multiple)
         scale = annotations.boxes.new_tensor([new[1] / old[1], new[0] / old[0]])
         masks, points = annotations.masks, annotations.points
@@ -109,7 +109,7 @@ class DetrAugment:
         _albumentations()
 
     def __call__(self, image: Tensor, annotations: Annotations, rng: np.random.Generator) -> Sample:
-        plan = self._draw_plan((int(image.shape[1]), int(image.shape[2])), rng)
+        plan = self._draw_plan(image_size(image), rng)
         targets = {"bboxes": annotations.boxes.numpy(), "index": np.arange(len(annotations))}
         if annotations.masks is not None and len(annotations):
             targets["masks"] = annotations.masks.numpy().view(np.uint8)

@@ -18,7 +18,8 @@ from detkit.engine.benchmark import benchmark_forward
 from detkit.engine.components import build_evaluation
 from detkit.engine.evaluate import evaluate
 from detkit.engine.runner import train
-from detkit.engine.weights import load_model, write_atomically
+from detkit.engine.weights import load_model
+from detkit.files import write_atomically, write_text
 from detkit.registry import ConfigError
 
 Config = dict[str, Any]
@@ -139,8 +140,8 @@ def write_tables(results: Sequence[dict[str, Any]], out: Path) -> None:
     for row in results:
         cells = [show(row[key]) if key in row else "" for key, _, show in COLUMNS]
         lines.append(f"| {row['name']} | " + " | ".join(cells) + " |")
-    write_atomically(out / "table.md", lambda path: path.write_text("\n".join(lines) + "\n"))
-    write_atomically(out / "table.json", lambda path: path.write_text(json.dumps(list(results), indent=1)))
+    write_text(out / "table.md", "\n".join(lines) + "\n")
+    write_text(out / "table.json", json.dumps(list(results), indent=1))
     from detkit.visualize import plot_ladder
 
     write_atomically(out / "ladder.png", lambda path: plot_ladder(results, path))

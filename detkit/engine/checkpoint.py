@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from detkit.engine.weights import CheckpointError, read_weights, save_weights, write_atomically
+from detkit.engine.weights import CheckpointError, read_weights, save_weights
+from detkit.files import write_atomically
 
 logger = logging.getLogger(__name__)
 

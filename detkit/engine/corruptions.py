@@ -17,7 +17,7 @@ from detkit.data.corruptions import CORRUPTIONS, SEVERITIES, CorruptedPairs, che
 from detkit.engine.components import build_evaluation
 from detkit.engine.distributed import is_main
 from detkit.engine.evaluate import evaluate
-from detkit.files import write_atomically
+from detkit.files import write_atomically, write_text
 
 CLEAN = "clean"
 Cell = tuple[str, int]
@@ -88,7 +88,7 @@ def _open_folder(out: Path, settings: dict[str, Any]) -> dict[Cell, dict[str, fl
             raise ValueError(f"{out} holds figures of other {' and '.join(changed)}: choose another folder")
     elif is_main():
         out.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, lambda temporary: temporary.write_text(json.dumps(settings, indent=1)))
+        write_text(path, json.dumps(settings, indent=1))
     cells = out / "cells.csv"
     if not cells.is_file():
         return {}
@@ -109,7 +109,7 @@ def _write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    write_atomically(path, lambda temporary: temporary.write_text(text.getvalue()))
+    write_text(path, text.getvalue())
 
 
 def summarize(cells: Mapping[Cell, Mapping[str, float]]) -> list[dict[str, Any]]:
@@ -145,7 +145,7 @@ def write_tables(cells: Mapping[Cell, Mapping[str, float]], out: Path) -> None:
     for row in table:
         values = [f"{row[title]:.1f}" for title in titles[1:-1]]
         lines.append(f"| {row['corruption']} | {' | '.join(values)} | {row['ratio']:.3f} |")
-    write_atomically(out / "table.md", lambda path: path.write_text("\n".join(lines) + "\n"))
+    write_text(out / "table.md", "\n".join(lines) + "\n")
     write_atomically(out / "plot.png", lambda path: _plot(table, main, path))
 
 

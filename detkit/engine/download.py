@@ -15,7 +15,7 @@ from pathlib import Path
 
 from detkit.engine.console import Console, format_seconds
 from detkit.engine.distributed import is_main
-from detkit.engine.weights import write_atomically
+from detkit.files import write_atomically
 
 CHUNK = 1 << 18
 TIMEOUT = 30.0  # seconds without a byte

@@ -16,7 +16,8 @@ from torch import Tensor
 from detkit.engine.distributed import all_reduce_sum, is_main, world_size
 from detkit.engine.evaluate import evaluate
 from detkit.engine.random_state import unchanged_random_state
-from detkit.engine.weights import save_weights, write_atomically
+from detkit.engine.weights import save_weights
+from detkit.files import write_text
 from detkit.registry import ConfigError, build
 
 if TYPE_CHECKING:
@@ -126,7 +127,7 @@ class Evaluate(Hook):
     def _write(self, runner: Runner, *, is_best: bool) -> None:
         if is_main():
             results = json.dumps(self.evaluator.results())
-            write_atomically(runner.out / "results.json", lambda path: path.write_text(results))
+            write_text(runner.out / "results.json", results)
             if is_best:
                 save_weights(runner.out / "best.safetensors", runner.trained_model.state_dict(), runner.header())
             runner.console.line(self.evaluator.table())

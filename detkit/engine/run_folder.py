@@ -8,7 +8,7 @@ from typing import Any
 
 from detkit.config import differing_paths, format_config, resolve_config, to_json
 from detkit.engine.distributed import broadcast_object, is_main
-from detkit.engine.weights import write_atomically
+from detkit.files import write_text
 from detkit.registry import ConfigError
 
 # What may change when a run is resumed; everything else is part of what the run is.
@@ -58,8 +58,8 @@ def check_run_folder(config: dict[str, Any], out: str | Path, *, resume: bool = 
 def write_config(config: dict[str, Any], out: Path) -> None:
     """Write config.json and, for reading, config.py into the folder `out`, which is made."""
     out.mkdir(parents=True, exist_ok=True)
-    write_atomically(out / "config.py", lambda path: path.write_text(format_config(config), encoding="utf-8"))
-    write_atomically(out / "config.json", lambda path: path.write_text(to_json(config), encoding="utf-8"))
+    write_text(out / "config.py", format_config(config))
+    write_text(out / "config.json", to_json(config))
 
 
 def _check_folder(config: dict[str, Any], out: Path, resume: bool) -> None:

@@ -6,7 +6,6 @@ import contextlib
 import sys
 import time
 from itertools import islice
-from operator import methodcaller
 from pathlib import Path
 from typing import Any
 
@@ -164,8 +163,7 @@ class Runner:
 
     def _count_objects(self, micro_batches: list[Batch]) -> Tensor:
         """What the losses divide by; the processes also agree here on whether one of them was told to stop."""
-        count = getattr(self.model, "count_objects", methodcaller("count_objects"))  # a model may count something else
-        counts = torch.tensor([sum(map(count, micro_batches)), self._told_to_stop])
+        counts = torch.tensor([sum(map(self.model.count_objects, micro_batches)), self._told_to_stop])
         objects, stops = all_reduce_sum(counts).tolist()
         if stops:
             self.stop_reason = INTERRUPTED

@@ -14,7 +14,7 @@ from detkit.engine.console import format_seconds
 from detkit.engine.distributed import is_main
 from detkit.engine.hooks import Hook
 from detkit.engine.random_state import unchanged_random_state
-from detkit.engine.weights import write_atomically
+from detkit.files import write_atomically, write_text
 from detkit.pair_structures import ImagePair, PairAnnotations
 from detkit.registry import ConfigError
 from detkit.structures import Annotations, LabelMap
@@ -51,7 +51,7 @@ class MetricsFiles(Hook):
     def before_train(self, runner: Runner) -> None:
         rows = read_metrics(self.jsonl) if self.jsonl.exists() else []
         lines = "".join(json.dumps(row) + "\n" for row in rows if row["step"] <= runner.step)
-        write_atomically(self.jsonl, lambda path: path.write_text(lines, encoding="utf-8"))
+        write_text(self.jsonl, lines)
 
     def on_row(self, runner: Runner, row: dict[str, Any]) -> None:
         with self.jsonl.open("a", encoding="utf-8") as file:
@@ -63,7 +63,7 @@ class MetricsFiles(Hook):
         writer = csv.DictWriter(text, list(dict.fromkeys(name for row in rows for name in row)), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-        write_atomically(self.csv, lambda path: path.write_text(text.getvalue(), encoding="utf-8"))
+        write_text(self.csv, text.getvalue())
 
     def after_train(self, runner: Runner) -> None:
         self.after_epoch(runner)

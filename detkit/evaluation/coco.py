@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 import torch.distributed as dist
 
 from detkit.evaluation.backends import BACKENDS, COLUMNS, clean_ground_truth, mean_defined, result_dicts, summarize
+from detkit.files import write_text
 from detkit.registry import register
 from detkit.structures import Annotations, Detections
 
@@ -167,15 +167,8 @@ class CocoEvaluator:
 
     def save_results(self, path: str | Path) -> None:
         """Write `results()` as a COCO results file (JSON), whole or not at all; only rank 0 writes."""
-        if _rank() != 0:
-            return
-        path = Path(path)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            temporary.write_text(json.dumps(self.results()))
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        if _rank() == 0:
+            write_text(path, json.dumps(self.results()))
 
     def table(self, *, per_class: bool = False) -> str:
         """The last figures as text, in percent; "-" where the ground truth has no such object."""

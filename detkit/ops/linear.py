@@ -32,9 +32,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         weight: [out_channels, in_channels].
         bias: [out_channels].
     """
-    if torch.compiler.is_compiling() or torch.jit.is_tracing() or not _onednn_helps(x, weight):
-        return F.linear(x, weight, bias)
-    return _OneDnnLinear.apply(x, weight, bias)
+    return _OneDnnLinear.apply(x, weight, bias) if _onednn_helps(x, weight) else F.linear(x, weight, bias)
 
 
 class Linear(nn.Linear):
@@ -49,15 +47,14 @@ def conv2d(x_bchw: Tensor, weight: Tensor, bias: Tensor | None, conv: nn.Conv2d)
 
     With one thread PyTorch leaves convolutions of 1 x 1 to MKL too, and with more to oneDNN.
     """
-    shape = (conv.padding, conv.stride, conv.dilation, conv.groups)
-    if torch.compiler.is_compiling() or torch.jit.is_tracing() or weight.shape[2:] != (1, 1):
-        return F.conv2d(x_bchw, weight, bias, shape[1], shape[0], *shape[2:])
-    if torch.get_num_threads() > 1 or not _onednn_helps(x_bchw, weight):
-        return F.conv2d(x_bchw, weight, bias, shape[1], shape[0], *shape[2:])
-    return torch.mkldnn_convolution(x_bchw, weight, bias, *shape)
+    if weight.shape[2:] == (1, 1) and torch.get_num_threads() == 1 and _onednn_helps(x_bchw, weight):
+        return torch.mkldnn_convolution(x_bchw, weight, bias, conv.padding, conv.stride, conv.dilation, conv.groups)
+    return F.conv2d(x_bchw, weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups)
 
 
 def _onednn_helps(x: Tensor, weight: Tensor) -> bool:
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():  # what is exported uses portable operators only
+        return False
     on_cpu = ONEDNN and x.device.type == "cpu" and x.dtype == weight.dtype == torch.float32
     return on_cpu and x.numel() * len(weight) >= SMALL and not torch.is_autocast_enabled("cpu")
 

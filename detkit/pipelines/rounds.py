@@ -15,7 +15,6 @@ The method section of the paper is not public; rounds, gate and loss are this pr
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -24,6 +23,7 @@ from typing import Any
 
 from detkit.config import SECTIONS
 from detkit.correspondence.matcher import Matcher
+from detkit.data.coco_file import load_json
 from detkit.data.image_pool import ImagePool, PairImages, check_apart
 from detkit.engine.components import build_model, import_components
 from detkit.engine.distributed import choose_device
@@ -174,7 +174,7 @@ class Rounds:
         write_json(folder / "quality.json", quality)
 
     def _passes_gate(self, number: int, labels: Path) -> bool:
-        quality, gate = read_json(labels / "quality.json"), self.section["gate"]
+        quality, gate = load_json(labels / "quality.json"), self.section["gate"]
         if quality["precision"] is None:
             reason = "no key-point of the held-out pairs lies in a reliable cell, so nothing can be said of them"
         elif quality["precision"] < gate:
@@ -208,12 +208,12 @@ class Rounds:
         return {"made": made, "val": self.teacher["data"]["val"], "test": self.section["test"]}
 
     def _figure(self, folder: Path) -> float:
-        return read_json(folder / "figures.json")["val"][self.metric]
+        return load_json(folder / "figures.json")["val"][self.metric]
 
     @property
     def metric(self) -> str:
         """The figure that decides: `train.best_metric`, by default the evaluator's first."""
-        figures = read_json(self.stages.out / "baseline" / "figures.json")["val"]
+        figures = load_json(self.stages.out / "baseline" / "figures.json")["val"]
         return self._train_option("best_metric") or next(iter(figures))
 
     @property
@@ -252,8 +252,3 @@ class Rounds:
                 except ValueError as error:
                     raise ConfigError(f"rounds.pool: {error}") from error
         return Data(train, val, val if held_out is None else held_out, test, pool)
-
-
-def read_json(path: Path) -> Any:
-    """The content of a file that a stage wrote."""
-    return json.loads(path.read_text(encoding="utf-8"))

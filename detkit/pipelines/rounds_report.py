@@ -13,7 +13,7 @@ from detkit.correspondence.matcher import Matcher
 from detkit.data.coco_file import load_json
 from detkit.data.pairs import PairDataset
 from detkit.engine.weights import load_model
-from detkit.files import write_atomically, write_json
+from detkit.files import write_atomically, write_json, write_text
 
 Row = dict[str, Any]
 POINTS_SHOWN = 12  # key-points of a pair that are drawn at most
@@ -81,7 +81,7 @@ def write_report(
             pictures += ["", f"![{name}]({name}.png)"]
             write_atomically(out / f"{name}.png", partial(sheet.save, format="png"))
     text = "\n".join([format_report(rows, settings, ending), *pictures, ""])
-    write_atomically(out / "report.md", lambda path: path.write_text(text, encoding="utf-8"))
+    write_text(out / "report.md", text)
     return out / "report.md"
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from detkit.config import differing_paths, format_config, to_json
 from detkit.engine.console import format_seconds
-from detkit.files import write_atomically
+from detkit.files import write_text
 from detkit.registry import ConfigError
 
 DONE, BEGUN = "done.json", "begun.json"
@@ -69,12 +69,12 @@ class Stages:
             return folder
         self.say(f"== {title}: {folder}")
         folder.mkdir(parents=True, exist_ok=True)
-        _write(self.out / "config.py", format_config(json.loads(to_json(as_text(self.config)))))
-        _write(folder / BEGUN, json.dumps({"inputs": now}, indent=1))
+        write_text(self.out / "config.py", format_config(json.loads(to_json(as_text(self.config)))))
+        write_text(folder / BEGUN, json.dumps({"inputs": now}, indent=1))
         start = time.monotonic()
         function(folder)
         seconds = time.monotonic() - start
-        _write(folder / DONE, json.dumps({"inputs": now, "seconds": round(seconds, 1)}, indent=1))
+        write_text(folder / DONE, json.dumps({"inputs": now, "seconds": round(seconds, 1)}, indent=1))
         (folder / BEGUN).unlink()
         self.say(f"== {title}: done in {format_seconds(seconds)}")
         return folder
@@ -149,7 +149,3 @@ def _at(value: Any, path: str) -> str:
     for key in path.split("."):
         value = value.get(key) if isinstance(value, dict) else None
     return repr(value)
-
-
-def _write(path: Path, text: str) -> None:
-    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))

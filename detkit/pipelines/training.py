@@ -16,7 +16,7 @@ from detkit.engine.distributed import choose_device
 from detkit.engine.evaluate import autocast
 from detkit.engine.run_folder import MAY_CHANGE
 from detkit.engine.runner import train
-from detkit.files import write_atomically
+from detkit.files import write_text
 from detkit.registry import ConfigError, build, check
 from detkit.structures import LabelMap
 
@@ -119,7 +119,7 @@ def steps_per_epoch(config: dict[str, Any], processes: int) -> int:
 def _torchrun(folder: Path, config: dict[str, Any], processes: int, resume: bool) -> None:
     path = folder.parent / "run.py"
     text = format_config(resolve_config(config))
-    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    write_text(path, text)
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     command = [*launcher, "-m", "detkit.cli", "train", str(path), "--out", str(folder)]
     code = subprocess.run([*command, "--resume"] if resume else command, check=False).returncode

@@ -16,7 +16,9 @@ import torch
 from torch import Tensor
 
 from detkit.engine.console import Console
+from detkit.images import image_size
 from detkit.ops.rle import decode_mask, encode_masks, mask_areas
+from detkit.pointseg.geometry import mask_boxes
 from detkit.structures import LabelMap
 
 Json = dict[str, Any]
@@ -65,7 +67,7 @@ def refine_predictions(refiner: Any, dataset: Any, predictions: Sequence[Json]) 
     refined: list[Json] = []
     for image_id, group in _counted(grouped, "refinement: image"):
         image, _ = dataset[index_of[image_id]]
-        size = int(image.shape[1]), int(image.shape[2])
+        size = image_size(image)
         masks = torch.from_numpy(np.stack([decode_mask(p["segmentation"], *size) for p in group]))
         points = torch.tensor([p["point"] for p in group])
         labels = torch.tensor([label_of[p["category_id"]] for p in group])
@@ -91,15 +93,8 @@ def labels_between(of_data: LabelMap, of_model: LabelMap) -> Tensor:
 
 def boxes_of(masks: Tensor) -> list[list[float]]:
     """x, y, width, height around masks `[n, h, w]`; all 0 for an empty one."""
-    boxes = []
-    for mask in masks.numpy():
-        rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
-        if len(rows) == 0:
-            boxes.append([0.0] * 4)
-            continue
-        corners = columns[0], rows[0], columns[-1] + 1 - columns[0], rows[-1] + 1 - rows[0]
-        boxes.append([float(value) for value in corners])
-    return boxes
+    boxes = mask_boxes(masks)
+    return torch.cat([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], dim=1).tolist()
 
 
 def pseudo_labels(predictions: Sequence[Json]) -> list[Json]:

@@ -13,7 +13,8 @@ from torch import Tensor
 from detkit.data.coco_file import load_json
 from detkit.data.points import PointDataset
 from detkit.engine.weights import read_header
-from detkit.files import write_atomically, write_json
+from detkit.files import write_atomically, write_json, write_text
+from detkit.images import image_size
 from detkit.ops.rle import decode_mask
 from detkit.pipelines.wssis_data import Sources
 from detkit.pipelines.wssis_labels import best_answers
@@ -54,7 +55,7 @@ def write_report(
     sheet = example_sheet(sources, predictions)
     write_atomically(out / "examples.png", lambda path: sheet.save(path, format="png"))
     text = format_report(report)
-    write_atomically(out / "report.md", lambda path: path.write_text(text, encoding="utf-8"))
+    write_text(out / "report.md", text)
     return out / "report.md"
 
 
@@ -125,7 +126,7 @@ def example_sheet(sources: Sources, predictions: Mapping[str, Path]) -> Any:
     rows = []
     for i in _spread([i for i in range(len(dataset)) if dataset.annotation_ids(i)], EXAMPLES):
         image, known = dataset[i]
-        ids, size = dataset.annotation_ids(i), (int(image.shape[1]), int(image.shape[2]))
+        ids, size = dataset.annotation_ids(i), image_size(image)
         options: dict[str, Any] = {"labels": known.labels, "label_map": dataset.label_map, "side": 256}
         row = [draw_points(image, known.points, **options)]
         for masks in found.values():

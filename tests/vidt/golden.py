@@ -13,6 +13,7 @@ import zlib
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
 from detkit.structures import Annotations, ImageBatch
@@ -92,3 +93,13 @@ def assert_matches(matches, arrays: dict[str, np.ndarray], last: int, images: in
             chosen = (matches.stage == stage) & (matches.image == image)
             assert matches.query[chosen].tolist() == arrays[f"{prefix}match_pred_{image}"].tolist()
             assert matches.target[chosen].tolist() == arrays[f"{prefix}match_target_{image}"].tolist()
+
+
+def assert_losses(losses, description):
+    """The weighted terms, and their sum, are those of the golden."""
+    weights = description["weights"]
+    expected = {name: value * weights[name] for name, value in description["losses"].items() if name in weights}
+    assert losses.keys() == expected.keys()
+    for name, value in expected.items():
+        assert losses[name].item() == pytest.approx(value, rel=1e-3), name
+    assert sum(losses.values()).item() == pytest.approx(description["total"], rel=1e-3)

@@ -46,6 +46,17 @@ def official(model: ViDT) -> dict[str, torch.Tensor]:
     return weights | {"transformer.level_embed": torch.zeros(4, 256)}
 
 
+def converted_back(model):
+    """The model that its official state dict converts to, which must be the same to the last weight."""
+    weights = official(model)
+    converted, report = from_official(weights)
+    assert sorted(report.loaded + report.duplicates + report.unused) == sorted(weights)
+    assert converted.state_dict().keys() == model.state_dict().keys()
+    for name, value in model.state_dict().items():
+        assert torch.equal(converted.state_dict()[name], value), name
+    return converted
+
+
 @pytest.mark.parametrize(
     ("variant", "tokens", "layers", "classes", "refine"),
     [("tiny", 33, 2, 91, True), ("small", 300, 1, 11, True), ("base", 5, 0, 91, True), ("nano", 9, 3, 4, False)],
@@ -53,12 +64,7 @@ def official(model: ViDT) -> dict[str, torch.Tensor]:
 def test_the_keys_tell_the_model(variant, tokens, layers, classes, refine):
     torch.manual_seed(0)
     model = ViDT(Swin(variant, num_tokens=tokens), classes, decoder_layers=layers, box_refine=refine).eval()
-    weights = official(model)
-    converted, report = from_official(weights)
-    assert sorted(report.loaded + report.duplicates + report.unused) == sorted(weights)
-    assert converted.state_dict().keys() == model.state_dict().keys()
-    for name, value in model.state_dict().items():
-        assert torch.equal(converted.state_dict()[name], value), name
+    converted = converted_back(model)
     assert [len(s.blocks) for s in converted.backbone.layers] == [len(s.blocks) for s in model.backbone.layers]
     assert converted.backbone.layers[3].blocks[-1].drop_path.rate == model.backbone.layers[3].blocks[-1].drop_path.rate
     assert not converted.training and len(converted.label_map) == classes
@@ -82,12 +88,7 @@ PLUS = dict(fusion=True, mask_vectors=100, vector_hidden_dim=64, iou_aware=True,
 def test_the_keys_tell_the_parts_of_vidt_plus(variant, tokens, layers, options):
     torch.manual_seed(0)
     model = ViDT(Swin(variant, num_tokens=tokens), 91, decoder_layers=layers, **options).eval()
-    weights = official(model)
-    converted, report = from_official(weights)
-    assert sorted(report.loaded + report.duplicates + report.unused) == sorted(weights)
-    assert converted.state_dict().keys() == model.state_dict().keys()
-    for name, value in model.state_dict().items():
-        assert torch.equal(converted.state_dict()[name], value), name
+    converted = converted_back(model)
     assert converted.criterion.foreground_output == 0
 
 

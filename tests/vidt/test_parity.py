@@ -80,12 +80,7 @@ def trained():
 
 def test_loss_terms(trained):
     *_, losses, description, _ = trained
-    weights = description["weights"]
-    expected = {name: value * weights[name] for name, value in description["losses"].items() if name in weights}
-    assert losses.keys() == expected.keys()
-    for name, value in expected.items():
-        assert losses[name].item() == pytest.approx(value, rel=1e-3), name
-    assert sum(losses.values()).item() == pytest.approx(description["total"], rel=1e-3)
+    golden.assert_losses(losses, description)
 
 
 def test_matches_of_every_stage(trained):

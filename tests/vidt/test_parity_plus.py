@@ -76,12 +76,7 @@ def trained():
 
 def test_loss_terms(trained):
     *_, losses, description, _ = trained
-    weights = description["weights"]
-    expected = {name: value * weights[name] for name, value in description["losses"].items() if name in weights}
-    assert losses.keys() == expected.keys()
-    for name, value in expected.items():
-        assert losses[name].item() == pytest.approx(value, rel=1e-3), name
-    assert sum(losses.values()).item() == pytest.approx(description["total"], rel=1e-3)
+    golden.assert_losses(losses, description)
 
 
 def test_the_number_of_objects_given_from_outside_is_the_same_for_one_batch(trained):
