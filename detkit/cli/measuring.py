@@ -14,7 +14,7 @@ def evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", help="a .safetensors checkpoint, or a config whose run is in --run")
     add_set(parser)
     parser.add_argument("--run", type=Path, help="with a config: folder of its run (default: runs/CONFIG_NAME)")
-    parser.add_argument("--out", type=Path, help="write the results here, as COCO json")
+    parser.add_argument("--out", type=Path, help="write the results here, as json (of detectors: COCO results)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
 
 
@@ -24,6 +24,7 @@ def evaluate(options: argparse.Namespace) -> None:
     from detkit.engine.distributed import distributed, is_main
     from detkit.engine.evaluate import evaluate as run
     from detkit.engine.weights import load_model, read_header
+    from detkit.files import write_text
 
     checkpoint, config = find_checkpoint(options)
     config = resolve_config(apply_overrides(config or read_header(checkpoint)["config"], options.set))
@@ -44,7 +45,7 @@ def evaluate(options: argparse.Namespace) -> None:
             print(f"{checkpoint} on {len(dataset)} images")
             print(evaluator.table(per_class=True))
             if options.out:
-                evaluator.save_results(options.out)
+                write_text(options.out, json.dumps(evaluator.results()))
                 print(f"results written to {options.out}")
 
 

@@ -99,8 +99,10 @@ def test_cats_learns_from_a_folder_with_key_points(tmp_path, monkeypatch, capsys
     small += " train.max_steps=2 train.device=cpu train.tensorboard=False train.draw_samples=0"
     run = ["train", str(CONFIGS / "cats_custom.py"), "--out", str(tmp_path / "run"), "--set", *small.split()]
     assert main(run) == 0, capsys.readouterr().err
-    assert main(["evaluate", str(tmp_path / "run" / "last.safetensors")]) == 0
+    found = tmp_path / "found.json"
+    assert main(["evaluate", str(tmp_path / "run" / "last.safetensors"), "--out", str(found)]) == 0
     assert "PCK@0.1" in capsys.readouterr().out
+    assert json.loads(found.read_text())[0].keys() == {"pair_id", "points", "confidence"}
 
 
 def test_images_of_other_splits_stay_out_of_a_pool(tmp_path):
