@@ -2,7 +2,7 @@
 
     PAIRS_ROOT=folder python tools/train.py configs/cats_custom.py --out runs/mine
 
-The folder holds `images`, `keypoints.json`, `pairs_trn.json` and `pairs_val.json`; `detkit.data.keypoint_pairs`
+The folder holds `images`, `keypoints.json`, `pairs_trn.json` and `pairs_val.json`; `detkit.data.pairs.keypoints`
 describes the files. Other places: `--set data.train.annotations=FILE data.train.pairs=FILE data.train.images=FOLDER`,
 and the same for `data.val`. Images without `bbox` need another threshold: `--set evaluator.threshold=bbox-kp`.
 

@@ -3,7 +3,7 @@
     PAIRS_ROOT=pf_willow python tools/match.py configs/match_pf_willow.py
 
 The folder holds `images`, `keypoints.json` and `pairs_trn.json`, `pairs_val.json` and `pairs_test.json`, whose images
-differ; `detkit.data.keypoint_pairs` describes the files. Of the training pairs only 20 are used with their key-points;
+differ; `detkit.data.pairs.keypoints` describes the files. Of the training pairs only 20 are used with their key-points;
 the images of all are the pool. Other 20: `--set data.train.seed=1`. The weights of the backbone are those that timm
 publishes; from a file: `--set model.backbone.pretrained=FILE`.
 """

@@ -3,7 +3,7 @@
     PF_PASCAL_ROOT=PF-PASCAL python tools/match.py configs/match_pfpascal.py
 
 Of the 1001 images of the training pairs, 302 are also in validation pairs and 302 in test pairs; they stay out of the
-pool. A list of other images of the classes (`detkit.data.image_pool.ImageList`) can take its place.
+pool. A list of other images of the classes (`detkit.data.pairs.pool.ImageList`) can take its place.
 
 The paper's method section is not public: rounds, rules and weights are this project's choice.
 """

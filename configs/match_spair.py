@@ -3,7 +3,7 @@
     SPAIR_ROOT=SPair-71k SPAIR_POOL=pool.json python tools/match.py configs/match_spair.py
 
 The pairs of SPair-71k are nearly all that its training images can form, so new pairs need other images of its classes.
-`pool.json` lists them (see `detkit.data.image_pool.ImageList`), for example images of PASCAL VOC 2012 cut out around
+`pool.json` lists them (see `detkit.data.pairs.pool.ImageList`), for example images of PASCAL VOC 2012 cut out around
 their boxes with some margin. Images of the validation and test splits, known by their names, are refused.
 
 The paper's method section is not public: rounds, rules and weights are this project's choice.

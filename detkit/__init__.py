@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
-    from detkit.model import ImageModel
+    from detkit.modeling.image_model import ImageModel
 
 __version__ = "0.1.0"
 
@@ -19,6 +19,6 @@ def load(path: str | Path, device: torch.device | str = "cpu") -> ImageModel:
     Raises:
         ValueError: the file is missing, truncated or not a detkit checkpoint.
     """
-    from detkit.engine.weights import load_model
+    from detkit.checkpoints.weights import load_model
 
     return load_model(path, device)

@@ -1,10 +1,5 @@
-"""Helpers that tests import by name live beside the tests that use them."""
-
-import sys
-from pathlib import Path
+"""What holds for all tests; modules that several of them import are in tests/helpers."""
 
 import torch
 
-for folder in ("vidt", "correspondence"):
-    sys.path.insert(0, str(Path(__file__).parent / folder))
 torch.set_num_threads(1)  # the tests are small; several threads only wait for each other

@@ -6,14 +6,15 @@ import sys
 from pathlib import Path
 
 import pytest
+from paths import ROOT
 from PIL import Image
 
 import detkit
 from detkit.cli import main
 from detkit.config import load_config, resolve_config
-from detkit.pipelines import rounds_config, wssis_config
+from detkit.pipelines.matchme import config as matchme_config
+from detkit.pipelines.wssis import config as wssis_config
 
-ROOT = Path(__file__).parent.parent
 TINY = """
 config = dict(
     model=dict(
@@ -151,7 +152,7 @@ def test_every_config_loads(path):
         names = ("annotation_file", "image_folder", "val", "val_image_folder") if own_data else ()
         assert wssis_config.resolve(wssis_config.override(config, [f"split.{name}=here" for name in names]))
     elif "rounds" in config:
-        assert rounds_config.resolve(config)
+        assert matchme_config.resolve(config)
     else:
         assert resolve_config(config)["model"]["type"]
 
@@ -177,7 +178,7 @@ def test_heavy_packages_are_not_imported_by_models_losses_and_runner():
     heavy = ["cv2", "albumentations", "pycocotools", "timm", "matplotlib", "tensorboard", "torchvision"]
     code = (
         "import sys; sys.modules.update({name: None for name in %r})\n"
-        "from detkit.engine.components import import_components; import_components()\n"
+        "from detkit.runtime.components import import_components; import_components()\n"
         "import detkit.engine.runner, detkit.engine.hooks, detkit.vidt.convert, detkit.cli, detkit.visualize"
     )
     command = [sys.executable, "-c", code % heavy]

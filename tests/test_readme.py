@@ -2,9 +2,8 @@
 
 import os
 import re
-from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
+from paths import ROOT
 
 
 def commands_under(heading):

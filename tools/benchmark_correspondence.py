@@ -61,7 +61,7 @@ def load_side(side: str, clone: Path | None, file: Path) -> Any:
         return lambda source, target: model(target, source)
     from detkit.correspondence.cats import CATs
     from detkit.correspondence.convert import from_official
-    from detkit.correspondence.features import ResNetLayers
+    from detkit.correspondence.features.maps import ResNetLayers
 
     own = from_official(torch.load(file), LAYERS)[0] if clone else CATs(ResNetLayers(101, LAYERS)).eval()
     return own.flow

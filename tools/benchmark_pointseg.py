@@ -27,14 +27,14 @@ from torch import Tensor, nn
 
 from detkit.backbones.fpn import FPN
 from detkit.backbones.resnet import ResNet
+from detkit.modeling.prompted import Prompt
 from detkit.pointseg.convert import from_official, from_official_refine
 from detkit.pointseg.grid import TEACHER_GRIDS, TEACHER_RANGES, GridLevels, Objects, assign
 from detkit.pointseg.heads import SoloOutputs
 from detkit.pointseg.nms import mask_nms, matrix_nms
 from detkit.pointseg.postprocess import SoloPostprocess
-from detkit.pointseg.refine import MaskRefineNet, input_channels
+from detkit.pointseg.refine.network import MaskRefineNet, input_channels
 from detkit.pointseg.solov2 import SOLOv2
-from detkit.prompts import Prompt
 from detkit.structures import Annotations, ImageBatch
 
 NUM_CLASSES, CHANNELS = 80, 256

@@ -35,7 +35,7 @@ from detkit.ops.masks import crop_masks
 from detkit.registry import build
 from detkit.structures import Annotations, ImageBatch
 from detkit.vidt.convert import from_official
-from detkit.vidt.stages import Stages
+from detkit.vidt.outputs import Stages
 
 BACKBONES = dict(nano="swin_nano", tiny="swin_tiny", small="swin_small", base="swin_base_win7_22k")
 FLAGS = ["aux_loss", "with_box_refine", "epff", "iou_aware", "token_label", "with_vector", "masks"]

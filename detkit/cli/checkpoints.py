@@ -25,8 +25,8 @@ def convert_arguments(parser: argparse.ArgumentParser) -> None:
 
 def convert(options: argparse.Namespace) -> None:
     """Convert an official checkpoint of its authors' code."""
-    from detkit.engine.convert import convert_checkpoint, describe
-    from detkit.engine.layouts import layout_of
+    from detkit.checkpoints.convert import convert_checkpoint, describe
+    from detkit.official.layouts import layout_of
 
     names = ("cross_stages", "num_grids", "layers", "sha256", "force")
     arguments = {name: getattr(options, name) for name in names}
@@ -44,7 +44,7 @@ def drop_layers_arguments(parser: argparse.ArgumentParser) -> None:
 
 def drop_layers(options: argparse.Namespace) -> None:
     """Write a checkpoint without its last decoder layers: faster, a little less accurate, not trained again."""
-    from detkit.engine.layer_drop import drop_layers as run
+    from detkit.checkpoints.layer_drop import drop_layers as run
 
     before, after = run(options.source, options.destination, keep=options.keep)
     print(f"{options.destination}: {after / 1e6:.2f} M of {before / 1e6:.2f} M parameters")

@@ -20,8 +20,8 @@ def split_points_arguments(parser: argparse.ArgumentParser) -> None:
 
 def split_points(options: argparse.Namespace) -> None:
     """Split an instances json into a few fully annotated images and many with points only."""
-    from detkit.data.point_file import read_instances, summary
-    from detkit.data.point_split import split_annotations, write_split
+    from detkit.data.points.file import read_instances, summary
+    from detkit.data.points.split import split_annotations, write_split
 
     content = read_instances(options.annotations)
     arguments = dict(percent=options.percent, seed=options.seed, points=options.points, boxes=options.boxes)
@@ -42,7 +42,7 @@ def check_points_arguments(parser: argparse.ArgumentParser) -> None:
 
 def check_points(options: argparse.Namespace) -> int:
     """Count what is in a file of points and list what cannot be used; exit code 1 where there is such."""
-    from detkit.data.point_file import check_points as run
+    from detkit.data.points.file import check_points as run
 
     report = run(options.annotations, options.images)
     print(report.table())

@@ -20,11 +20,11 @@ def evaluate_arguments(parser: argparse.ArgumentParser) -> None:
 
 def evaluate(options: argparse.Namespace) -> None:
     """Evaluate a checkpoint on its validation data, or on the data given with --set data.val.…"""
-    from detkit.engine.components import build_evaluation
-    from detkit.engine.distributed import distributed, is_main
-    from detkit.engine.evaluate import evaluate as run
-    from detkit.engine.weights import load_model, read_header
+    from detkit.checkpoints.weights import load_model, read_header
     from detkit.files import write_text
+    from detkit.runtime.components import build_evaluation
+    from detkit.runtime.evaluate import evaluate as run
+    from detkit.runtime.processes import distributed, is_main
 
     checkpoint, config = find_checkpoint(options)
     config = resolve_config(apply_overrides(config or read_header(checkpoint)["config"], options.set))
@@ -61,10 +61,10 @@ def evaluate_corruptions_arguments(parser: argparse.ArgumentParser) -> None:
 
 def evaluate_corruptions(options: argparse.Namespace) -> None:
     """Evaluate a matcher on corrupted validation images; a stopped evaluation goes on."""
-    from detkit.data.corruptions import CORRUPTIONS
-    from detkit.engine.corruptions import evaluate_corruptions as run
-    from detkit.engine.distributed import distributed, is_main
-    from detkit.engine.weights import load_model, read_header
+    from detkit.checkpoints.weights import load_model, read_header
+    from detkit.data.corruptions.transform import CORRUPTIONS
+    from detkit.runtime.processes import distributed, is_main
+    from detkit.studies.corruptions import evaluate_corruptions as run
 
     checkpoint, config = find_checkpoint(options)
     config = resolve_config(apply_overrides(config or read_header(checkpoint)["config"], options.set))
@@ -89,8 +89,8 @@ def benchmark_arguments(parser: argparse.ArgumentParser) -> None:
 
 def benchmark(options: argparse.Namespace) -> None:
     """Measure images/s, memory, parameters and FLOPs of a config's model, with random weights."""
-    from detkit.engine.benchmark import benchmark_model, build_for_benchmark, count_parameters
-    from detkit.engine.distributed import choose_device
+    from detkit.runtime.processes import choose_device
+    from detkit.studies.benchmark import benchmark_model, build_for_benchmark, count_parameters
 
     config = apply_overrides(load_config(options.config), options.set)
     model = build_for_benchmark(config).to(choose_device(options.device))

@@ -30,9 +30,9 @@ def predict_arguments(parser: argparse.ArgumentParser) -> None:
 
 def predict(options: argparse.Namespace) -> None:
     """Find objects in images, or the points of one image in another; write drawn images and a json."""
-    from detkit.engine.distributed import choose_device
-    from detkit.engine.predict import predict_files
-    from detkit.engine.weights import load_model
+    from detkit.checkpoints.weights import load_model
+    from detkit.inference.images import predict_files
+    from detkit.runtime.processes import choose_device
 
     model = load_model(options.checkpoint, choose_device(options.device))
     if hasattr(model, "match"):
@@ -50,7 +50,7 @@ def predict(options: argparse.Namespace) -> None:
 
 
 def _predict_points(model: Any, options: argparse.Namespace) -> None:
-    from detkit.engine.predict_points import predict_points
+    from detkit.inference.points import predict_points
 
     if len(options.points) != 1:
         raise ValueError(f"a detector takes one file of points, --points got {' '.join(options.points)}")
@@ -61,7 +61,7 @@ def _predict_points(model: Any, options: argparse.Namespace) -> None:
 
 
 def _predict_pair(model: Any, options: argparse.Namespace) -> None:
-    from detkit.engine.predict_pair import GRID, predict_pair
+    from detkit.inference.pairs import GRID, predict_pair
 
     if options.prompt or (options.points and options.grid is not None):
         raise ValueError("a matcher takes either --points x,y x,y ... or --grid N, and no --prompt")

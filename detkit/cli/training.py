@@ -35,7 +35,7 @@ def ablate_arguments(parser: argparse.ArgumentParser) -> None:
 
 def ablate(options: argparse.Namespace) -> None:
     """Train the ladder of ViDT+ components from a ViDT config, one run a row; a stopped ladder goes on."""
-    from detkit.engine.ablate import run_ladder
+    from detkit.studies.ablation import run_ladder
 
     out = options.out or default_out(options.config)
     run_ladder(apply_overrides(load_config(options.config), options.set), out)
@@ -50,8 +50,8 @@ def program_arguments(parser: argparse.ArgumentParser) -> None:
 
 def wssis(options: argparse.Namespace) -> None:
     """Learn instance segmentation from a few masks and many points, in stages; a stopped command goes on."""
-    from detkit.pipelines.wssis import run_wssis
-    from detkit.pipelines.wssis_config import override
+    from detkit.pipelines.wssis.config import override
+    from detkit.pipelines.wssis.program import run_wssis
 
     out = options.out or default_out(options.config)
     config = override(load_config(options.config), options.set)
@@ -60,8 +60,8 @@ def wssis(options: argparse.Namespace) -> None:
 
 def match(options: argparse.Namespace) -> None:
     """Learn to match images from few labelled pairs and many unlabelled ones, in rounds; a stopped command goes on."""
-    from detkit.pipelines.rounds import run_rounds
-    from detkit.pipelines.rounds_config import override
+    from detkit.pipelines.matchme.config import override
+    from detkit.pipelines.matchme.program import run_rounds
 
     out = options.out or default_out(options.config)
     config = override(load_config(options.config), options.set)

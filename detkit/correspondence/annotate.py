@@ -16,7 +16,7 @@ from torch import Tensor
 from detkit.correspondence.matcher import Matcher
 from detkit.correspondence.pseudo import cells_in_box, consistency_margin
 from detkit.ops.correlation import cell_positions
-from detkit.pair_structures import PairBatch
+from detkit.structures import PairBatch
 
 REFERENCE_GRID = 16  # cells along the side for which `absolute` is stated
 

@@ -28,7 +28,7 @@ class CATs(Matcher):
     """The matcher of the paper: correlations of several layers, refined by a transformer.
 
     Args:
-        backbone: gives maps (see `detkit.correspondence.features`) and has `num_channels`.
+        backbone: gives maps (see `detkit.correspondence.features.maps`) and has `num_channels`.
         side, grid: pixels and cells along each side of the square that images are stretched to.
         appearance_dim, depth, heads, mlp_ratio, zero_start: of the `Aggregator`.
         options: of `Matcher`.

@@ -15,11 +15,11 @@ from torch import Tensor
 
 from detkit.backbones.pretrained import count
 from detkit.backbones.resnet import DEPTHS
-from detkit.conversion import ConversionReport, load_completely, without_prefix
 from detkit.correspondence.cats import CATs
 from detkit.correspondence.catspp import CATsPlusPlus
-from detkit.correspondence.features import SPAIR_LAYERS, ResNetLayers
+from detkit.correspondence.features.maps import SPAIR_LAYERS, ResNetLayers
 from detkit.correspondence.matcher import Matcher
+from detkit.official.report import ConversionReport, load_completely, without_prefix
 from detkit.registry import build
 
 HEADS = 6

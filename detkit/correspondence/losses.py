@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from detkit.pair_structures import Flow
+from detkit.structures import Flow
 
 
 def end_point_errors(flow_b2hw: Tensor, other_b2hw: Tensor) -> Tensor:

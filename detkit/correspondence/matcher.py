@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from detkit.correspondence.losses import end_point_error
 from detkit.correspondence.targets import batch_flow
 from detkit.images import image_size, load_image
-from detkit.model import ImageModel, InputRule
+from detkit.modeling.image_model import ImageModel, InputRule
+from detkit.modeling.weight_decay import undecayed_parameters
 from detkit.ops.correlation import (
     expected_position,
     map_to_flow,
@@ -26,9 +27,7 @@ from detkit.ops.correlation import (
     transfer_points,
     warp,
 )
-from detkit.pair_structures import Flow, Matches, PairBatch
-from detkit.structures import ImageBatch, LabelMap
-from detkit.undecayed import undecayed_parameters
+from detkit.structures import Flow, ImageBatch, LabelMap, Matches, PairBatch
 
 
 class Matcher(ImageModel):

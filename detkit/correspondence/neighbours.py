@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from detkit.correspondence.cats import resize_maps
 from detkit.correspondence.matcher import Matcher
 from detkit.ops.correlation import correlate_levels, hard_flow, mutual_filter, probabilities, sample_at
-from detkit.pair_structures import Flow
 from detkit.registry import register
+from detkit.structures import Flow
 
 
 @register
@@ -22,7 +22,7 @@ class NearestNeighbourMatcher(Matcher):
     temperature. The features of a point are those between the cells around it.
 
     Args:
-        backbone: gives maps (see `detkit.correspondence.features`).
+        backbone: gives maps (see `detkit.correspondence.features.maps`).
         side, grid: pixels and cells along each side of the square that images are stretched to.
         mutual: filter the similarities by soft mutual nearest neighbours, as CATs does.
         options: of `Matcher`.

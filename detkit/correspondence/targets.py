@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from detkit.pair_structures import Flow
+from detkit.structures import Flow
 
 
 def sparse_flow(

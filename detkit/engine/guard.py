@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from detkit.engine.distributed import rank, world_size
 from detkit.files import write_atomically
+from detkit.runtime.processes import rank, world_size
 
 # Under this key a saved dataclass names its type.
 TYPE = "type of the dataclass"

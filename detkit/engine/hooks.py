@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from detkit.engine.distributed import all_reduce_sum, is_main, world_size
-from detkit.engine.evaluate import evaluate
-from detkit.engine.random_state import unchanged_random_state
-from detkit.engine.weights import save_weights
+from detkit.checkpoints.weights import save_weights
 from detkit.files import write_text
 from detkit.registry import ConfigError, build
+from detkit.runtime.evaluate import evaluate
+from detkit.runtime.processes import all_reduce_sum, is_main, world_size
+from detkit.runtime.random_state import unchanged_random_state
 
 if TYPE_CHECKING:
     from detkit.engine.runner import Runner

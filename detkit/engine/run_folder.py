@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from detkit.config import differing_paths, format_config, resolve_config, to_json
-from detkit.engine.distributed import broadcast_object, is_main
 from detkit.files import write_text
 from detkit.registry import ConfigError
+from detkit.runtime.processes import broadcast_object, is_main
 
 # What may change when a run is resumed; everything else is part of what the run is.
 MAY_CHANGE = {

@@ -12,10 +12,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from detkit.engine.checkpoint import Checkpoint, latest_checkpoint, save_checkpoint
-from detkit.engine.components import build_datasets, build_loader, build_model, build_schedule, warn_of_crowds
-from detkit.engine.console import Console
-from detkit.engine.distributed import (
+from detkit.checkpoints.resume import Checkpoint, latest_checkpoint, save_checkpoint
+from detkit.checkpoints.transfer import initialize
+from detkit.checkpoints.weights import CheckpointError, load_strictly, make_header
+from detkit.engine.guard import FiniteGuard
+from detkit.engine.hooks import build_hooks
+from detkit.engine.optim import Ema, build_optimizer, set_learning_rate
+from detkit.engine.run_folder import check_run_folder, stored_config, write_config
+from detkit.runtime.components import build_datasets, build_loader, build_model, build_schedule, warn_of_crowds
+from detkit.runtime.console import Console
+from detkit.runtime.evaluate import autocast
+from detkit.runtime.processes import (
     all_gather_object,
     all_reduce_sum,
     distributed,
@@ -24,15 +31,8 @@ from detkit.engine.distributed import (
     replicate,
     world_size,
 )
-from detkit.engine.evaluate import autocast
-from detkit.engine.finetune import initialize
-from detkit.engine.guard import FiniteGuard
-from detkit.engine.hooks import build_hooks
-from detkit.engine.optim import Ema, build_optimizer, set_learning_rate
-from detkit.engine.random_state import random_state, seed_everything, set_random_state
-from detkit.engine.run_folder import check_run_folder, stored_config, write_config
-from detkit.engine.signals import calling_on_stop_signal
-from detkit.engine.weights import CheckpointError, load_strictly, make_header
+from detkit.runtime.random_state import random_state, seed_everything, set_random_state
+from detkit.runtime.signals import calling_on_stop_signal
 from detkit.structures import Batch
 
 INTERRUPTED = "interrupted"

@@ -10,14 +10,13 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from detkit.engine.console import format_seconds
-from detkit.engine.distributed import is_main
 from detkit.engine.hooks import Hook
-from detkit.engine.random_state import unchanged_random_state
 from detkit.files import write_atomically, write_text
-from detkit.pair_structures import ImagePair, PairAnnotations
 from detkit.registry import ConfigError
-from detkit.structures import Annotations, LabelMap
+from detkit.runtime.console import format_seconds
+from detkit.runtime.processes import is_main
+from detkit.runtime.random_state import unchanged_random_state
+from detkit.structures import Annotations, ImagePair, LabelMap, PairAnnotations
 
 if TYPE_CHECKING:
     from PIL.Image import Image

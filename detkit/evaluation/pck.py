@@ -18,8 +18,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from detkit.pair_structures import Matches, PairAnnotations
 from detkit.registry import register
+from detkit.structures import Matches, PairAnnotations
 
 THRESHOLDS = ("img", "bbox", "bbox-kp", "bbox-kp-padded")
 

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from detkit.config import SECTIONS, format_config, resolve_config
-from detkit.engine.components import build_model, build_schedule, import_components
-from detkit.engine.distributed import choose_device
-from detkit.engine.evaluate import autocast
 from detkit.engine.run_folder import MAY_CHANGE
 from detkit.engine.runner import train
 from detkit.files import write_text
 from detkit.registry import ConfigError, build, check
+from detkit.runtime.components import build_model, build_schedule, import_components
+from detkit.runtime.evaluate import autocast
+from detkit.runtime.processes import choose_device
 from detkit.structures import LabelMap
 
 # The part of MAY_CHANGE that decides what comes out of a run.

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from detkit.backbones.fpn import FPN
 from detkit.backbones.pretrained import count
 from detkit.backbones.resnet import DEPTHS, ResNet, detectron_name
-from detkit.coco_classes import COCO_CLASSES
-from detkit.conversion import ConversionReport, load_completely, without_prefix
+from detkit.official.coco_classes import COCO_CLASSES
+from detkit.official.report import ConversionReport, load_completely, without_prefix
 from detkit.pointseg.grid import STUDENT_RANGES, TEACHER_GRIDS, TEACHER_RANGES
 from detkit.pointseg.postprocess import SoloPostprocess
-from detkit.pointseg.refine import MaskRefineNet, input_channels
-from detkit.pointseg.refiner import MaskRefiner
+from detkit.pointseg.refine.model import MaskRefiner
+from detkit.pointseg.refine.network import MaskRefineNet, input_channels
 from detkit.pointseg.solov2 import SOLOv2
 from detkit.registry import build
 from detkit.structures import LabelMap

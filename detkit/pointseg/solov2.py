@@ -12,7 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from detkit.model import InputRule
+from detkit.modeling.image_model import InputRule
+from detkit.modeling.prompted import Prompt, PromptedDetections, PromptedModel
+from detkit.modeling.weight_decay import undecayed_parameters
 from detkit.pointseg import codes
 from detkit.pointseg.candidates import (
     Candidates,
@@ -28,10 +30,8 @@ from detkit.pointseg.grid import STUDENT_GRIDS, STUDENT_RANGES, GridLevels
 from detkit.pointseg.heads import InstanceHead, MaskHead, SoloOutputs
 from detkit.pointseg.losses import SoloCriterion
 from detkit.pointseg.postprocess import SoloPostprocess
-from detkit.prompts import Prompt, PromptedDetections, PromptedModel
 from detkit.registry import register
 from detkit.structures import Annotations, Detections, ImageBatch, LabelMap
-from detkit.undecayed import undecayed_parameters
 
 # Images are padded to a multiple of this.
 UNIT = 32

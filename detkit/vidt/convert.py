@@ -11,11 +11,11 @@ from torch import Tensor
 from detkit.backbones import coat
 from detkit.backbones.pretrained import count
 from detkit.backbones.swin import VARIANTS
-from detkit.coco_classes import raw_coco_label_map
-from detkit.conversion import ConversionReport, load_completely
-from detkit.model import ImageModel
+from detkit.modeling.image_model import ImageModel
+from detkit.official.coco_classes import raw_coco_label_map
+from detkit.official.report import ConversionReport, load_completely
 from detkit.registry import build
-from detkit.vidt import neckless
+from detkit.vidt import without_neck as neckless
 from detkit.vidt.model import ViDT
 
 # The official fusion has always four levels; the coarsest has nothing coarser to be fused with.

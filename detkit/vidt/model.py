@@ -13,20 +13,20 @@ import torch
 from torch import Tensor, nn
 
 from detkit.backbones.layers import resize_mask
-from detkit.model import InputRule
-from detkit.prompts import Prompt, PromptedModel
+from detkit.modeling.image_model import InputRule
+from detkit.modeling.prompted import Prompt, PromptedModel
 from detkit.registry import register
 from detkit.structures import Annotations, Detections, ImageBatch, LabelMap
-from detkit.vidt.criterion import SetCriterion
 from detkit.vidt.decoder import DecoderLayer, Memory, Mlp, inverse_sigmoid
-from detkit.vidt.distil import check_teacher, token_matching_loss
 from detkit.vidt.fusion import PyramidFusion
 from detkit.vidt.heads import class_head, iou_head, per_stage, vector_head
+from detkit.vidt.losses.criterion import SetCriterion
+from detkit.vidt.losses.distillation import check_teacher, token_matching_loss
+from detkit.vidt.losses.token_labels import TokenHead
+from detkit.vidt.outputs import Stages, Tokens
 from detkit.vidt.postprocess import postprocess
 from detkit.vidt.prompts import answer_prompts
 from detkit.vidt.proposals import DensePredictions, ProposalHead
-from detkit.vidt.stages import Stages, Tokens
-from detkit.vidt.tokens import TokenHead
 
 
 def projection(conv: type[nn.Module], channels: int, hidden_dim: int) -> nn.Sequential:

@@ -8,8 +8,8 @@ from detkit.ops.boxes import cxcywh_to_xyxy
 from detkit.ops.masks import BoxMasks
 from detkit.structures import Detections, LabelMap
 from detkit.vidt.masks import decode_masks
+from detkit.vidt.outputs import Stages
 from detkit.vidt.proposals import take
-from detkit.vidt.stages import Stages
 
 
 def postprocess(

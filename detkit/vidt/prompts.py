@@ -16,12 +16,12 @@ import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from detkit.modeling.prompted import Prompt, PromptedDetections
 from detkit.ops.boxes import box_iou, cxcywh_to_xyxy
 from detkit.ops.masks import BoxMasks
-from detkit.prompts import Prompt, PromptedDetections
 from detkit.structures import LabelMap
 from detkit.vidt.masks import decode_masks, soft_masks
-from detkit.vidt.stages import Stages
+from detkit.vidt.outputs import Stages
 
 
 @dataclass

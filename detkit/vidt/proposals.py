@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from detkit.ops.boxes import box_iou, cxcywh_to_xyxy
 from detkit.ops.linear import Linear
 from detkit.vidt.decoder import Memory, Mlp, inverse_sigmoid
-from detkit.vidt.matching import Matches, Targets
+from detkit.vidt.losses.matching import Matches, Targets
 
 CANDIDATES = 4
 DISTINCT_IOU = 0.8

@@ -5,7 +5,7 @@ import torch
 
 from detkit.backbones.pretrained import create_timm_model, import_timm
 from detkit.backbones.vit import ViT
-from detkit.engine.weights import load_model, make_header, save_weights
+from detkit.checkpoints.weights import load_model, make_header, save_weights
 from detkit.structures import Annotations, Batch, LabelMap
 from detkit.vidt.model import ViDT
 

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from goldens import Golden, state_dict
+from matching_golden import Golden, state_dict
 
 from detkit.correspondence.aggregator import Aggregator
 from detkit.correspondence.convert import aggregator_key

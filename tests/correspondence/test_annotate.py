@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from tiny import pair, tiny_cats
+from tiny_matchers import pair, tiny_cats
 
 from detkit.correspondence.annotate import Rules, annotate
 from detkit.correspondence.matcher import Matcher
-from detkit.pair_structures import PairBatch
+from detkit.structures import PairBatch
 
 EVERYTHING = Rules(relative=10, absolute=1000, confidence=0, boxes=False, minimum=1)
 

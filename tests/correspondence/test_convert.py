@@ -3,16 +3,16 @@
 import numpy as np
 import pytest
 import torch
-from goldens import Golden, state_dict
+from matching_golden import Golden, state_dict
 
 import detkit
 from detkit.backbones.resnet import ResNet
+from detkit.checkpoints.weights import read_header
 from detkit.cli import main
 from detkit.correspondence.cats import CATs
 from detkit.correspondence.catspp import CATsPlusPlus
 from detkit.correspondence.convert import BLOCK_PARTS, from_official, pyramid_key
-from detkit.correspondence.features import ResNetLayers
-from detkit.engine.weights import read_header
+from detkit.correspondence.features.maps import ResNetLayers
 
 BLOCK_PARTS_BACK = [(f".{own}.", f".{official}.") for official, own in BLOCK_PARTS.items()]
 

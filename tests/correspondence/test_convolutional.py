@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from goldens import Golden, state_dict
+from matching_golden import Golden, state_dict
 
 from detkit.correspondence.conv4d import Conv4d, NormConv4d, swap_planes, upsample
 from detkit.correspondence.convert import pyramid_key

@@ -1,9 +1,9 @@
 import pytest
 import torch
-from goldens import Golden
+from matching_golden import Golden
 
 from detkit.correspondence.losses import dilate, end_point_error, end_point_errors, labelled, pseudo_flow_loss
-from detkit.pair_structures import Flow
+from detkit.structures import Flow
 
 TOLERANCE = dict(rtol=1e-5, atol=1e-6)
 

@@ -1,21 +1,20 @@
 """The configs of CATs, CATs++ and MatchMe."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
+from paths import CONFIGS
 from PIL import Image
 
 from detkit.cli import main
 from detkit.config import load_config, resolve_config
-from detkit.data.synthetic_pairs import SyntheticPairs
-from detkit.engine.components import build_model, build_schedule, import_components
-from detkit.pipelines.rounds_config import resolve, student_config
+from detkit.data.pairs.synthetic import SyntheticPairs
+from detkit.pipelines.matchme.config import resolve, student_config
 from detkit.registry import build
+from detkit.runtime.components import build_model, build_schedule, import_components
 from detkit.structures import LabelMap
 
-CONFIGS = Path(__file__).parents[2] / "configs"
 PUBLISHED = ["cats_spair", "cats_pfpascal", "catspp_spair", "catspp_pfpascal", "cats_custom"]
 
 

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny import TinyLayers, pair, tiny_cats
+from tiny_matchers import TinyLayers, pair, tiny_cats
 
 from detkit.correspondence.catspp import CATsPlusPlus
-from detkit.correspondence.features import ResNetLayers
+from detkit.correspondence.features.maps import ResNetLayers
+from detkit.correspondence.features.timm_layers import TimmLayers
 from detkit.correspondence.neighbours import NearestNeighbourMatcher
-from detkit.correspondence.timm_layers import TimmLayers
-from detkit.pair_structures import PairBatch
+from detkit.structures import PairBatch
 
 
 @pytest.fixture(autouse=True)

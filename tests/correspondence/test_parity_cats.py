@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from goldens import Golden, state_dict, weight
+from matching_golden import Golden, state_dict, weight
 
 from detkit.correspondence.cats import resize_maps
 from detkit.correspondence.convert import from_official

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from goldens import Golden
+from matching_golden import Golden
 
 from detkit.correspondence.losses import end_point_error, labelled
 from detkit.correspondence.pseudo import PseudoLabels, cells_in_box, consistency_margin, entropy, pseudo_label_loss

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from goldens import Golden
+from matching_golden import Golden
 
 from detkit.correspondence.targets import batch_flow, sparse_flow
 

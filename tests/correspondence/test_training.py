@@ -4,13 +4,13 @@ import json
 
 import pytest
 import torch
-from tiny import tiny_cats
+from tiny_matchers import tiny_cats
 
 import detkit
-from detkit.engine.components import import_components
 from detkit.engine.runner import train
-from detkit.pair_structures import ImagePair
 from detkit.registry import build
+from detkit.runtime.components import import_components
+from detkit.structures import ImagePair
 
 
 def config(**options):

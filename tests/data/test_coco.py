@@ -1,11 +1,11 @@
 import json
 import logging
 import pickle
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from paths import REAL_DATA as REAL
 from PIL import Image
 
 from detkit.data.coco import CocoDataset
@@ -215,9 +215,6 @@ def test_files_that_are_missing_or_not_json(coco_folder):
     path.write_text('{"images": [],\n "annotations": [,]}')
     with pytest.raises(ValueError, match=r"instances\.json is not json: line 2"):
         CocoDataset(path, folder)
-
-
-REAL = Path(__file__).parents[3] / "shared" / "data"
 
 
 @pytest.mark.parametrize(("name", "split", "images"), [("coco_mini", "val", 302), ("pennfudan", "train", 130)])

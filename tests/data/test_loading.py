@@ -9,7 +9,7 @@ from detkit.data.coco import CocoDataset
 from detkit.data.loading import EvaluationView, SampleKeys, TrainingView, eval_loader, train_loader
 from detkit.data.synthetic import SyntheticScenes
 from detkit.data.transforms import RandomFlip
-from detkit.model import InputRule
+from detkit.modeling.image_model import InputRule
 
 SCENES = SyntheticScenes(30, size=48)
 BOX = (1, 10, 5, 20, 30)

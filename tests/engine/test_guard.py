@@ -2,8 +2,7 @@ import pytest
 import torch
 
 from detkit.engine.guard import FiniteGuard, NonFiniteError, load_batches, save_batches
-from detkit.pair_structures import ImagePair, PairAnnotations, PairBatch
-from detkit.structures import Annotations, Batch
+from detkit.structures import Annotations, Batch, ImagePair, PairAnnotations, PairBatch
 
 
 def make_batch():
@@ -57,7 +56,8 @@ def test_batches_of_other_types_come_back_as_they_were(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["os:system", "absent_module:Batch", "detkit.structures:torch", "detkit.model:InputRules"]
+    "name",
+    ["os:system", "absent_module:Batch", "detkit.structures.images:torch", "detkit.modeling.image_model:InputRules"],
 )
 def test_a_file_cannot_name_anything_else(tmp_path, name):
     torch.save({"batches": [{"type of the dataclass": name, "command": "x"}]}, tmp_path / "batches.pt")

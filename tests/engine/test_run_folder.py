@@ -1,5 +1,5 @@
 import pytest
-from toy import toy_config
+from toy_run import toy_config
 
 from detkit.config import load_config
 from detkit.engine.run_folder import check_run_folder, stored_config, write_config

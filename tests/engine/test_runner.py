@@ -3,23 +3,18 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
-from toy import ToyModel, step_before, toy_config
+from toy_run import ToyModel, run_script, step_before, toy_config
 
-from detkit.engine.checkpoint import latest_checkpoint
-from detkit.engine.components import warn_of_crowds
+from detkit.checkpoints.resume import latest_checkpoint
+from detkit.checkpoints.weights import CheckpointError, load_model, read_header
 from detkit.engine.guard import NonFiniteError, load_batches
 from detkit.engine.runner import Runner, train
-from detkit.engine.weights import CheckpointError, load_model, read_header
 from detkit.engine.writers import Curves, read_metrics
 from detkit.registry import ConfigError
-
-HERE = Path(__file__).parent
+from detkit.runtime.components import warn_of_crowds
 
 
 @pytest.fixture(autouse=True)
@@ -35,14 +30,6 @@ def whole(tmp_path_factory):
     out = tmp_path_factory.mktemp("whole") / "run"
     train(toy_config(), out)
     return out
-
-
-def run_script(config, out, *options):
-    path = out.with_suffix(".json")
-    path.write_text(json.dumps(config))
-    environment = os.environ | {"PYTHONPATH": str(HERE.parents[1])}
-    command = [sys.executable, str(HERE / "toy.py"), str(path), str(out), *options]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
 
 
 def same(first, second):

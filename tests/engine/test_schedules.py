@@ -1,12 +1,12 @@
 import json
-from pathlib import Path
 
 import pytest
+from paths import GOLDEN as GOLDEN_FILES
 
 from detkit.engine.schedules import cosine
 from detkit.registry import ConfigError, build
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "vidt" / "schedule_vidt_plus_nano_50ep.json"
+GOLDEN = GOLDEN_FILES / "vidt" / "schedule_vidt_plus_nano_50ep.json"
 
 
 def make(**options):

@@ -1,50 +1,15 @@
 """Two gloo processes with the environment that torchrun gives."""
 
 import json
-import os
 import signal
-import socket
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
-from toy import toy_config
+from toy_run import run_two, toy_config
 
-from detkit.engine.checkpoint import latest_checkpoint
+from detkit.checkpoints.resume import latest_checkpoint
 from detkit.engine.runner import train
 from detkit.engine.writers import read_metrics
-
-HERE = Path(__file__).parent
-
-
-def run_two(config, out, *options):
-    """Start two ranks as torchrun does; their exit codes and what they wrote."""
-    path = out.with_suffix(".json")
-    path.write_text(json.dumps(config))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    shared = {"PYTHONPATH": str(HERE.parents[1]), "OMP_NUM_THREADS": "1", "WORLD_SIZE": "2"}
-    shared |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    command = [sys.executable, str(HERE / "toy.py"), str(path), str(out), *options]
-    ranks = [
-        subprocess.Popen(
-            command,
-            env=os.environ | shared | {"RANK": rank, "LOCAL_RANK": rank},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in "01"
-    ]
-    try:
-        output = "".join(process.communicate(timeout=120)[0] for process in ranks)
-    finally:
-        for process in ranks:
-            process.kill()
-    return [process.returncode for process in ranks], output
 
 
 def small(**changes):

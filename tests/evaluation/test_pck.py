@@ -1,10 +1,9 @@
 import pytest
 import torch
-from goldens import Golden
+from matching_golden import Golden
 
 from detkit.evaluation.pck import PCKEvaluator, correct_points, reference_length
-from detkit.pair_structures import Matches, PairAnnotations
-from detkit.structures import LabelMap
+from detkit.structures import LabelMap, Matches, PairAnnotations
 
 ALPHAS = (0.01, 0.05, 0.1, 0.15)
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from goldens import Golden
+from matching_golden import Golden
 
 from detkit.ops.correlation import (
     correlate_levels,

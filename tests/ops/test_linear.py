@@ -76,7 +76,7 @@ def test_exported_layers_use_the_portable_operator():
 
 
 def test_flops_count_the_same_on_both_paths(monkeypatch):
-    from detkit.engine.benchmark import count_flops
+    from detkit.studies.benchmark import count_flops
 
     ours, x = Linear(256, 384), torch.randn(600, 256)
     fast = count_flops(ours, lambda: ours(x))
@@ -86,7 +86,7 @@ def test_flops_count_the_same_on_both_paths(monkeypatch):
 
 @pytest.mark.parametrize(("size", "stride", "bias"), [(1, 1, True), (1, 2, False), (3, 1, True), (3, 2, False)])
 def test_convolutions_are_those_of_pytorch(size, stride, bias):
-    from detkit.engine.benchmark import count_flops
+    from detkit.studies.benchmark import count_flops
 
     torch.manual_seed(0)
     conv = torch.nn.Conv2d(64, 96, size, stride=stride, padding=2 * (size // 2), dilation=2, bias=bias)

@@ -3,8 +3,8 @@ import copy
 import pytest
 import torch
 
+from detkit.checkpoints.weights import read_header, read_weights
 from detkit.engine.hooks import kept_weights
-from detkit.engine.weights import read_header, read_weights
 from detkit.pipelines.training import run_config, stable_part, train_in, with_epochs
 from detkit.registry import ConfigError
 

@@ -6,8 +6,8 @@ from torch import distributed
 
 from detkit.backbones.pretrained import create_timm_model
 from detkit.data.synthetic import SyntheticScenes
-from detkit.engine.components import build_model
 from detkit.registry import ConfigError
+from detkit.runtime.components import build_model
 from detkit.structures import Batch
 
 HEADS = dict(num_grids=(8, 6, 4, 3, 2), instance_channels=32, instance_convs=1, kernel_channels=32, mask_channels=32)

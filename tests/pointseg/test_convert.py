@@ -2,16 +2,16 @@
 
 import pytest
 import torch
-from wssis_golden import Golden
+from pointseg_golden import Golden
 
 import detkit
 from detkit.backbones.fpn import FPN
 from detkit.backbones.resnet import ResNet
+from detkit.checkpoints.weights import read_header
 from detkit.cli import main
-from detkit.engine.weights import read_header
 from detkit.pointseg.convert import REFINE_NAMES, from_official, rename, solo_key
 from detkit.pointseg.grid import TEACHER_GRIDS, TEACHER_RANGES
-from detkit.pointseg.refiner import MaskRefiner
+from detkit.pointseg.refine.model import MaskRefiner
 from detkit.pointseg.solov2 import SOLOv2
 
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from wssis_golden import Golden
+from pointseg_golden import Golden
 
 from detkit.pointseg import codes
 from detkit.pointseg.geometry import centres_of_mass, extents, mask_boxes, profiles, quarter_masks

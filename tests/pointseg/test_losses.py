@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from wssis_golden import Golden
+from pointseg_golden import Golden
 
 from detkit.pointseg.grid import (
     STUDENT_GRIDS,

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from wssis_golden import Golden
+from pointseg_golden import Golden
 
 from detkit.pointseg.nms import mask_nms, matrix_nms, point_nms, same_class_iou
 

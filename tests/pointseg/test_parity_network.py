@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from wssis_golden import Golden
+from pointseg_golden import Golden
 
 from detkit.pointseg.convert import REFINE_LANDMARKS, from_official, from_official_refine, solo_key
 from detkit.pointseg.grid import TEACHER_GRIDS, TEACHER_RANGES
 from detkit.pointseg.heads import InstanceHead, MaskHead, resize, with_coordinates
-from detkit.pointseg.refine import input_channels
+from detkit.pointseg.refine.network import input_channels
 
 
 def load_head(head: torch.nn.Module, golden: Golden, prefix: str, own_prefix: str) -> None:

@@ -5,10 +5,10 @@ import torch
 from torch import nn
 
 import detkit.pointseg.solov2  # noqa: F401  registers the model
+from detkit.modeling.prompted import Prompt, PromptedDetections
 from detkit.pointseg.candidates import OneImage, point_candidates
 from detkit.pointseg.grid import GridLevels
 from detkit.pointseg.postprocess import SoloPostprocess
-from detkit.prompts import Prompt, PromptedDetections
 from detkit.registry import ConfigError, build, register
 from detkit.structures import Annotations, Batch
 

@@ -1,9 +1,9 @@
 """The numbers of the official ViDT code with a CoaT backbone (golden), within the tolerance that its json states."""
 
-import golden
 import numpy as np
 import pytest
 import torch
+import vidt_golden
 
 from detkit.backbones.coat import SHARED, CoaT, coat_arguments
 from detkit.vidt.convert import from_official
@@ -13,11 +13,11 @@ CLOSE = dict(rtol=1e-3, atol=2e-4)
 
 @pytest.fixture(scope="module")
 def tiny():
-    description, arrays = golden.load("vidt_coat_lite_tiny")
-    model, report = from_official(golden.state_dict(description))
+    description, arrays = vidt_golden.load("vidt_coat_lite_tiny")
+    model, report = from_official(vidt_golden.state_dict(description))
     accounted = [*report.loaded, *report.duplicates, *report.unused]
     assert sorted(accounted) == sorted(description["state_dict"])
-    images = golden.images(description)
+    images = vidt_golden.images(description)
     with torch.no_grad():
         return model, model.backbone(images.images, images.mask), model.forward_stages(images), description, arrays
 
@@ -27,7 +27,7 @@ def test_backbone_features_and_det_tokens(tiny):
     named = {f"backbone_feature_{i}": feature for i, feature in enumerate(found.features)}
     named |= {"backbone_det": found.det.transpose(1, 2), "backbone_det_pos": found.det_pos.transpose(1, 2)}
     for name, tensor in named.items():
-        actual = golden.subsample(tensor, description["arrays"][name])
+        actual = vidt_golden.subsample(tensor, description["arrays"][name])
         np.testing.assert_allclose(actual, arrays[name], **CLOSE, err_msg=name)
 
 
@@ -38,7 +38,7 @@ def test_predictions_of_every_stage(tiny, stage):
     _, _, stages, description, arrays = tiny
     for name, tensor in (("pred_logits", stages.logits[stage]), ("pred_boxes", stages.boxes[stage])):
         name = f"layer{stage}_{name}"
-        actual = golden.subsample(tensor, description["arrays"][name])
+        actual = vidt_golden.subsample(tensor, description["arrays"][name])
         error = np.abs(actual - arrays[name]) / (CLOSE["atol"] + CLOSE["rtol"] * np.abs(arrays[name]))
         assert (error > 1).mean() <= (0.001 if stage == 6 else 0) and error.max() < 2, name
 

@@ -1,13 +1,13 @@
 """The numbers of the official ViDT+ code (goldens), within the tolerances that their json files state."""
 
-import golden
 import numpy as np
 import pytest
 import torch
+import vidt_golden
 
 from detkit.ops.dct import zigzag
 from detkit.vidt.convert import from_official, own_key
-from detkit.vidt.criterion import pad_targets
+from detkit.vidt.losses.criterion import pad_targets
 from detkit.vidt.masks import SIDE, encode_masks
 
 CLOSE = dict(rtol=1e-3, atol=2e-4)
@@ -15,16 +15,16 @@ CLOSE = dict(rtol=1e-3, atol=2e-4)
 
 @pytest.fixture(scope="module", params=["vidt_plus_nano", "vidt_plus_nano_cross23_dec3"])
 def forward(request):
-    description, arrays = golden.load(request.param)
+    description, arrays = vidt_golden.load(request.param)
     cross_stages = description["config"].get("cross_indices", (3,))
-    model, report = from_official(golden.state_dict(description), cross_stages=cross_stages)
+    model, report = from_official(vidt_golden.state_dict(description), cross_stages=cross_stages)
     with torch.no_grad():
-        stages = model.forward_stages(golden.images(description))
+        stages = model.forward_stages(vidt_golden.images(description))
     return model, report, stages, description, arrays
 
 
 def assert_close(tensor, name, description, arrays):
-    actual = golden.subsample(tensor, description["arrays"][name])
+    actual = vidt_golden.subsample(tensor, description["arrays"][name])
     np.testing.assert_allclose(actual, arrays[name], **CLOSE, err_msg=name)
 
 
@@ -36,7 +36,9 @@ def test_every_official_tensor_is_accounted_for(forward):
     assert sum(p.numel() for p in model.parameters()) < description["parameters"]
     stages = len(model.class_embed)
     assert sum(key.startswith("vector_embed.") for key in report.duplicates) == (stages - 1) * 6
-    unread = [key for key, norm in golden.load("criterion_vidt_plus_nano")[0]["gradient_norms"].items() if norm is None]
+    unread = [
+        key for key, norm in vidt_golden.load("criterion_vidt_plus_nano")[0]["gradient_norms"].items() if norm is None
+    ]
     indices = [key for key in keys if key.endswith("relative_position_index")]
     assert sorted(report.unused) == sorted(unread + indices)
 
@@ -65,9 +67,9 @@ def test_token_logits_of_every_level(forward):
 
 @pytest.fixture(scope="module")
 def trained():
-    description, arrays = golden.load("criterion_vidt_plus_nano")
-    model, _ = from_official(golden.state_dict(description))
-    images, annotations = golden.images(description), golden.annotations(description)
+    description, arrays = vidt_golden.load("criterion_vidt_plus_nano")
+    model, _ = from_official(vidt_golden.state_dict(description))
+    images, annotations = vidt_golden.images(description), vidt_golden.annotations(description)
     stages = model.forward_stages(images)
     losses = model.criterion(stages, annotations, images.sizes)
     sum(losses.values()).backward()
@@ -76,7 +78,7 @@ def trained():
 
 def test_loss_terms(trained):
     *_, losses, description, _ = trained
-    golden.assert_losses(losses, description)
+    vidt_golden.assert_losses(losses, description)
 
 
 def test_the_number_of_objects_given_from_outside_is_the_same_for_one_batch(trained):
@@ -90,7 +92,7 @@ def test_the_number_of_objects_given_from_outside_is_the_same_for_one_batch(trai
 def test_matches_of_every_stage(trained):
     model, images, annotations, stages, _, _, arrays = trained
     matches = model.criterion.match(stages, pad_targets(annotations, images.sizes, torch.device("cpu")))
-    golden.assert_matches(matches, arrays, last=len(stages.logits) - 1, images=len(annotations))
+    vidt_golden.assert_matches(matches, arrays, last=len(stages.logits) - 1, images=len(annotations))
 
 
 def test_gradient_norms(trained):
@@ -117,11 +119,11 @@ def test_mask_vectors_of_the_objects(trained):
 
 
 def test_postprocessing():
-    description, arrays = golden.load("postprocess_vidt_plus_nano")
-    model, _ = from_official(golden.state_dict(description))
+    description, arrays = vidt_golden.load("postprocess_vidt_plus_nano")
+    model, _ = from_official(vidt_golden.state_dict(description))
     sizes = [tuple(size) for size in description["original_sizes_hw"]]
     with torch.no_grad():
-        found = model.detect(golden.images(description), sizes)
+        found = model.detect(vidt_golden.images(description), sizes)
     for i, detections in enumerate(found):
         np.testing.assert_allclose(detections.scores, arrays[f"scores_{i}"], **CLOSE)
         np.testing.assert_array_equal(detections.labels, arrays[f"labels_{i}"])

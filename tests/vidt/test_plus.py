@@ -1,14 +1,14 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from test_model import batch, objects, small_vidt
+from small_vidt import batch, objects, small_vidt
 
 from detkit.structures import Annotations, ImageBatch
-from detkit.vidt.criterion import SetCriterion, pad_targets
 from detkit.vidt.decoder import Memory
 from detkit.vidt.fusion import PyramidFusion
+from detkit.vidt.losses.criterion import SetCriterion, pad_targets
+from detkit.vidt.losses.token_labels import first_owner, seen, token_targets
 from detkit.vidt.masks import SIDE, decode_masks, encode_masks
-from detkit.vidt.tokens import first_owner, seen, token_targets
 
 PLUS = dict(fusion=True, mask_vectors=20, iou_aware=True, token_labels=True)
 

@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from test_model import small_vidt
+from small_vidt import small_vidt
 
-from detkit.prompts import Prompt, PromptedDetections
+from detkit.modeling.prompted import Prompt, PromptedDetections
 from detkit.structures import Annotations, LabelMap
 from detkit.vidt.masks import encode_masks
+from detkit.vidt.outputs import Stages
 from detkit.vidt.prompts import answer_prompts
-from detkit.vidt.stages import Stages
 
 SIZE = (100, 200)
 LABELS = LabelMap(("cat", "dog", "hen"), (3, 17, 21))

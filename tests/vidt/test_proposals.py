@@ -1,10 +1,10 @@
 import pytest
 import torch
-from test_model import batch, objects, small_vidt
+from small_vidt import batch, objects, small_vidt
 
 from detkit.structures import Annotations, ImageBatch
-from detkit.vidt.criterion import pad_targets
 from detkit.vidt.decoder import Memory
+from detkit.vidt.losses.criterion import pad_targets
 from detkit.vidt.proposals import DensePredictions, assign_positions, best_distinct, grid_anchors
 
 

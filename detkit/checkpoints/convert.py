@@ -1,0 +1,124 @@
+"""Official checkpoints as detkit checkpoints."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from detkit.checkpoints.download import local_file
+from detkit.checkpoints.folding import fold
+from detkit.checkpoints.resume import UNREADABLE
+from detkit.checkpoints.weights import load_strictly, make_header, save_weights
+from detkit.config import resolve_config
+from detkit.official.layouts import config_around, convert_state_dict
+from detkit.official.report import ConversionReport
+from detkit.runtime.components import build_model
+
+# Besides tensors and plain values, the official files hold the command line of their training and numbers of numpy.
+ALLOWED: tuple[Any, ...] = (
+    argparse.Namespace,
+    np.dtype,
+    *(type(np.dtype(kind)) for kind in ("float64", "float32", "int64", "int32", "bool")),
+    *((np.float64(0).__reduce__()[0], f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
+)
+# Under which key the official files have their state dict.
+ENTRIES = ("model", "state_dict")
+
+
+def convert_checkpoint(
+    source: str | Path,
+    destination: str | Path,
+    *,
+    sha256: str | None = None,
+    force: bool = False,
+    **options: Sequence[int] | None,
+) -> ConversionReport:
+    """Write an official checkpoint as one that `detkit.load` and every command understand.
+
+    Args:
+        source: a file or URL (see `detkit.checkpoints.download.fetch`).
+        destination: the .safetensors file to write.
+        sha256: the checksum that `source` must have.
+        force: replace `destination` if it exists.
+        options: what no key tells, see `detkit.official.layouts.convert_state_dict`.
+
+    Raises:
+        ValueError: `destination` exists or is no .safetensors file, or `source` cannot be had, is no checkpoint or
+            not that of a known model. Nothing is written then.
+    """
+    path = Path(destination)
+    if path.suffix != ".safetensors":
+        raise ValueError(f"{path}: the name of a detkit checkpoint must end in .safetensors")
+    if path.exists() and not force:
+        raise ValueError(f"{path} exists already; replace it with --force, or choose another name")
+    model, report = convert_state_dict(read_official(local_file(source, sha256=sha256)), **options)
+    config = official_config(report.config)
+    rebuilt = build_model(config["model"], model.label_map, model.input_rule.to_dict(), pretrained=False)
+    load_strictly(rebuilt, model.state_dict(), source)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_weights(path, rebuilt.state_dict(), make_header(config, rebuilt, converted_from=str(source)))
+    return report
+
+
+def read_official(path: Path) -> Mapping[str, Tensor]:
+    """The state dict in an official checkpoint: its "model" or "state_dict" entry, or the whole file.
+
+    Only tensors, plain values, numbers of numpy and `argparse.Namespace` are unpickled, so that no file can run code.
+
+    Raises:
+        ValueError: not a torch file, one with other objects in it (they are named), or one without a state dict.
+    """
+    try:
+        with torch.serialization.safe_globals(list(ALLOWED)):
+            stored = torch.load(path, map_location="cpu", weights_only=True)
+    except UNREADABLE as error:
+        raise ValueError(f"{path}: {_why_unreadable(path, error)}") from error
+    found = [stored[name] for name in ENTRIES if isinstance(stored, Mapping) and name in stored]
+    state_dict = found[0] if found else stored
+    if isinstance(state_dict, Mapping) and state_dict and all(isinstance(v, Tensor) for v in state_dict.values()):
+        return state_dict
+    raise ValueError(f"{path}: has no state dict as its {' or '.join(map(repr, ENTRIES))}; {_contents(stored)}")
+
+
+def official_config(model: Mapping[str, Any]) -> dict[str, Any]:
+    """A whole config around a model's, with the data that it was published with at its usual place."""
+    return resolve_config(dict(model=dict(model), **config_around(model)))
+
+
+def describe(report: ConversionReport) -> str:
+    """The report in words, with the modules that were left out."""
+    outcomes = {
+        key: outcome
+        for outcome, keys in (("loaded", report.loaded), ("duplicate", report.duplicates), ("unused", report.unused))
+        for key in keys
+    }
+    unused = [f"  {row.pattern}" for row in fold(outcomes) if row.outcome == "unused"]
+    return "\n".join([str(report) + (":" if unused else ""), *unused])
+
+
+def _why_unreadable(path: Path, error: Exception) -> str:
+    try:
+        others = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    except UNREADABLE:
+        others = []
+    known = {c[1] if isinstance(c, tuple) else f"{c.__module__}.{c.__qualname__}" for c in ALLOWED}
+    if others := sorted(set(others) - known):
+        return (
+            f"holds objects that are not loaded, because unpickling them runs code: {', '.join(others)}; "
+            f"if you trust it, save its state dict alone: "
+            f"torch.save({{'model': torch.load(PATH, weights_only=False)['model']}}, NEW_PATH)"
+        )
+    return f"is truncated or not a torch checkpoint ({str(error).splitlines()[0]})"
+
+
+def _contents(stored: Any) -> str:
+    if not isinstance(stored, Mapping):
+        return f"the file holds {type(stored).__name__}"
+    entries = [f"{key!r} ({type(value).__name__})" for key, value in list(stored.items())[:10]]
+    return f"the file holds {', '.join(entries)}" + (", ..." if len(stored) > 10 else "")

@@ -1,0 +1,108 @@
+"""Checkpoints of a run: pairs of a weight file and the trainer's state, of which a complete one always exists.
+
+A pair is `step_00000120.safetensors` (see `detkit.checkpoints.weights`) and `step_00000120.trainer.pt`; both carry the
+same random `pair` id, so that two halves of different saves are never taken for one.
+"""
+
+from __future__ import annotations
+
+import logging
+import pickle
+import uuid
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from detkit.checkpoints.weights import CheckpointError, read_weights, save_weights
+from detkit.files import write_atomically
+
+logger = logging.getLogger(__name__)
+
+TRAINER_SUFFIX = ".trainer.pt"
+UNREADABLE = (OSError, RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError)
+
+
+class Checkpoint(NamedTuple):
+    """A pair that was read completely."""
+
+    path: Path
+    weights: dict[str, Tensor]
+    header: dict[str, Any]
+    trainer: dict[str, Any]
+
+
+def save_checkpoint(
+    folder: str | Path, step: int, weights: dict[str, Tensor], header: dict[str, Any], trainer: dict[str, Any]
+) -> Path:
+    """Write the pair of `step`, then delete all but it and the newest one before it.
+
+    However the process ends while this runs, the pairs that were complete before it can still be read.
+
+    Args:
+        trainer: tensors, numbers, strings, lists and dicts only (it is read with `weights_only=True`).
+
+    Returns:
+        The path of the weight file.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"step_{step:08d}.safetensors"
+    pair = uuid.uuid4().hex
+    save_weights(path, weights, {**header, "step": step, "pair": pair})
+    state = {**trainer, "step": step, "pair": pair}
+    write_atomically(_trainer_path(path), lambda temporary: torch.save(state, temporary))
+    _delete_others(folder, path)
+    return path
+
+
+def latest_checkpoint(folder: str | Path) -> Checkpoint | None:
+    """Read the newest complete pair; None where there is no checkpoint at all. Broken pairs are reported.
+
+    Raises:
+        CheckpointError: there are checkpoints, but none is complete and readable.
+    """
+    paths = sorted(Path(folder).glob("step_*.safetensors"), reverse=True)
+    for path in paths:
+        try:
+            return read_checkpoint(path)
+        except CheckpointError as error:
+            logger.warning("checkpoint passed over: %s", error)
+    if paths:
+        raise CheckpointError(f"none of the {len(paths)} checkpoints in {folder} is complete and readable")
+    return None
+
+
+def read_checkpoint(path: str | Path) -> Checkpoint:
+    """Read the weight file `path` and the trainer's state beside it.
+
+    Raises:
+        CheckpointError: one of the two is missing, truncated or belongs to another save.
+    """
+    path = Path(path)
+    weights, header = read_weights(path)
+    trainer_path = _trainer_path(path)
+    if not trainer_path.is_file():
+        raise CheckpointError(f"{path}: {trainer_path.name} is missing beside it")
+    try:
+        trainer = torch.load(trainer_path, map_location="cpu", weights_only=True)
+        pair = trainer["pair"]
+    except UNREADABLE as error:
+        raise CheckpointError(f"{trainer_path}: is truncated or not a trainer's state ({error})") from error
+    if pair != header.get("pair"):
+        raise CheckpointError(f"{path}: {trainer_path.name} beside it belongs to another save")
+    return Checkpoint(path, weights, header, trainer)
+
+
+def _trainer_path(path: Path) -> Path:
+    return path.with_name(path.name.removesuffix(".safetensors") + TRAINER_SUFFIX)
+
+
+def _delete_others(folder: Path, newest: Path) -> None:
+    """Delete temporary files that a killed process left, pairs after `newest` (of before a resume) and old pairs."""
+    before = [p for p in folder.glob("step_*.safetensors") if p.name < newest.name and _trainer_path(p).exists()]
+    kept = {path for weights in (newest, *sorted(before)[-1:]) for path in (weights, _trainer_path(weights))}
+    for path in [*folder.glob("step_*"), *folder.glob(".step_*.tmp")]:
+        if path not in kept:
+            path.unlink(missing_ok=True)

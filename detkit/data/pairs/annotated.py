@@ -1,0 +1,193 @@
+"""Pairs that a matcher has annotated, and their mixture with labelled ones."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from detkit.data.coco_file import load_json
+from detkit.data.loading import SampleKeys, TrainingView
+from detkit.data.pairs.dataset import PairDataset, PairSample, Side
+from detkit.data.pairs.pool import ImagePool
+from detkit.registry import register
+from detkit.structures import PairAnnotations, PairBatch
+
+MOST = 0.9999  # the weight of a machine's point at most; 1 is that of a label, which losses treat otherwise (`trim`)
+_KEYS = {"pseudo": ("source", "target", "points"), "densified": ("pair", "points")}
+
+
+def write_points(path: str | Path, pairs: Sequence[dict[str, Any]], *, info: dict[str, Any]) -> None:
+    """Write machine annotations as json: "info" and "pairs".
+
+    Args:
+        pairs: each with `points`, a list of [source x, source y, target x, target y, confidence]; and either `source`
+            and `target`, [number in the pool, file name], or `pair`, the id of a labelled pair.
+    """
+    lines = ",\n".join(json.dumps(pair) for pair in pairs)
+    text = f'{{"info": {json.dumps(info)},\n"pairs": [\n{lines}\n]}}\n'
+    Path(path).write_text(text, encoding="utf-8")
+
+
+def _read_points(path: Path, kind: str) -> list[dict[str, Any]]:
+    content = load_json(path)
+    pairs = content.get("pairs") if isinstance(content, dict) else None
+    if not isinstance(pairs, list) or any(key not in pair for pair in pairs for key in _KEYS[kind]):
+        raise ValueError(f'{path}: is no file of {kind} pairs: "pairs" must be a list of {", ".join(_KEYS[kind])}')
+    if any(len(point) != 5 for pair in pairs for point in pair["points"]):
+        raise ValueError(f"{path}: a point must be source x, source y, target x, target y, confidence")
+    return pairs
+
+
+def _points(pair: dict[str, Any]) -> np.ndarray:
+    points = np.array(pair["points"], np.float64).reshape(-1, 5)
+    points[:, 4] = points[:, 4].clip(max=MOST)
+    return points
+
+
+@register
+class PseudoPairs(PairDataset):
+    """Pairs of a pool of images with the matches that a machine found; the confidence is the weight of a point.
+
+    Args:
+        file: see `write_points`; pairs without points are left out.
+        pool: the images, as when the file was written.
+        direction, limit, seed: see `PairDataset`.
+
+    Raises:
+        ValueError: not such a file, one that was written for another pool, or one without any points.
+    """
+
+    def __init__(self, file: str | Path, pool: ImagePool, **options: Any):
+        self.file, self.pool = Path(file), pool
+        self._pairs = [pair for pair in _read_points(self.file, "pseudo") if pair["points"]]
+        if not self._pairs:
+            raise ValueError(f"{self.file}: no pair has points")
+        for pair in self._pairs:
+            for number, name in (pair["source"], pair["target"]):
+                if number >= len(pool) or pool.sides[number].file.name != name:
+                    raise ValueError(f"{self.file}: image {number}, {name}, is another one in the pool")
+        super().__init__(pool.label_map, [pool.labels[pair["source"][0]] for pair in self._pairs], **options)
+
+    def sides(self, pair: int) -> tuple[Side, Side]:
+        entry, points = self._pairs[pair], _points(self._pairs[pair])
+        source, target = (
+            replace(self.pool.sides[entry[name][0]], points=points[:, columns])
+            for name, columns in (("source", slice(0, 2)), ("target", slice(2, 4)))
+        )
+        return source, target
+
+    def read(self, side: Side) -> torch.Tensor:
+        return self.pool.read(side)
+
+    def __getitem__(self, index: int) -> PairSample:
+        images, known = super().__getitem__(index)
+        weights = _points(self._pairs[self.image_ids[index]])[:, 4]
+        if len(weights) != len(known):
+            raise ValueError(f"{self.file}: pair {self.image_ids[index]} ({known.name}) has points outside of an image")
+        return images, replace(known, weights=torch.from_numpy(weights).float())
+
+
+@register
+class DensifiedPairs(PairDataset):
+    """Labelled pairs with further points that a machine found, weighted by their confidence.
+
+    Args:
+        pairs: the labelled pairs, whose own points weigh 1.
+        file: see `write_points`; pairs that it does not name have their own points only.
+
+    Raises:
+        ValueError: not such a file, or it names pairs that there are not.
+    """
+
+    def __init__(self, pairs: PairDataset, file: str | Path):
+        self.pairs, self.label_map = pairs, pairs.label_map
+        self.image_ids, self.labels = pairs.image_ids, pairs.labels
+        self._more = {pair["pair"]: _points(pair) for pair in _read_points(Path(file), "densified")}
+        if unknown := sorted(self._more.keys() - set(self.image_ids)):
+            raise ValueError(f"{file}: names pairs that the labelled ones do not have: {unknown[:10]}")
+
+    def sides(self, pair: int) -> tuple[Side, Side]:
+        return self.pairs.sides(pair)
+
+    def read(self, side: Side) -> torch.Tensor:
+        return self.pairs.read(side)
+
+    def __getitem__(self, index: int) -> PairSample:
+        images, known = self.pairs[index]
+        more = torch.from_numpy(self._more.get(self.image_ids[index], np.zeros((0, 5)))).float()
+        return images, replace(
+            known,
+            source_points=torch.cat([known.source_points, more[:, 0:2]]),
+            target_points=torch.cat([known.target_points, more[:, 2:4]]),
+            weights=torch.cat([torch.ones(len(known)), more[:, 4]]),
+        )
+
+
+class MixedKeys(SampleKeys):
+    """Labelled and machine-annotated samples in turn, each kind in random order."""
+
+    def order(self) -> np.ndarray:
+        order = np.arange(self.length)
+        if self.shuffle:
+            rng = np.random.default_rng((self.seed, self.epoch))
+            order[0::2], order[1::2] = rng.permutation(order[0::2]), rng.permutation(order[1::2])
+        return order
+
+
+class MixedView(TrainingView):
+    """Samples of `MixedPairs`, with the weights of machine annotations rising over the first epochs."""
+
+    def __getitem__(self, key: int) -> Any:
+        images, known = super().__getitem__(key)
+        assert isinstance(known, PairAnnotations)
+        if known.pair_id is None or known.pair_id % 2 == 0 or known.weights is None:
+            return images, known
+        weight = self.dataset.weight * min(1.0, (key // len(self.dataset) + 1) / (self.dataset.ramp + 1))
+        return images, replace(known, weights=known.weights * weight)
+
+
+@register
+class MixedPairs:
+    """Labelled pairs at even numbers, machine-annotated ones at odd numbers: half and half in each batch.
+
+    An epoch is as long as twice the longer of the two; the shorter comes round several times.
+
+    Args:
+        labelled, pseudo: the two datasets, of the same classes.
+        weight: what the confidence of a machine annotation is multiplied with to be its weight; a point of a labelled
+            pair weighs 1.
+        ramp: epochs in which this rises from nearly 0 to `weight`; 0 is at once.
+
+    Raises:
+        ValueError: the classes differ, or a number is out of its range.
+    """
+
+    collate = staticmethod(PairBatch.collate)
+    training_view = MixedView
+    sample_keys = MixedKeys
+
+    def __init__(self, labelled: PairDataset, pseudo: PairDataset, *, weight: float = 1.0, ramp: int = 0):
+        if labelled.label_map != pseudo.label_map:
+            raise ValueError(
+                f"the classes of labelled and pseudo pairs differ: {labelled.label_map} and {pseudo.label_map}"
+            )
+        if not 0 < weight <= 1 or ramp < 0:
+            raise ValueError(f"weight must lie in 0..1 and above 0, ramp be at least 0, got {weight} and {ramp}")
+        self.parts, self.weight, self.ramp = (labelled, pseudo), weight, ramp
+        self.label_map = labelled.label_map
+        self.image_ids = list(range(2 * max(len(labelled), len(pseudo))))
+
+    def __len__(self) -> int:
+        return len(self.image_ids)
+
+    def __getitem__(self, index: int) -> PairSample:
+        """The sample; its id is its number here."""
+        part = self.parts[index % 2]
+        images, known = part[index // 2 % len(part)]
+        return images, replace(known, pair_id=index)

@@ -1,0 +1,60 @@
+"""Changes of colour and sharpness of the images of a pair, each for itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from detkit.data.pairs.transforms import IMAGES, View, ViewTransform
+from detkit.data.transforms import check_probability, import_albumentations
+from detkit.registry import register, suggest
+
+# The changes and their arguments in albumentations: the defaults of the version that the official code was written for.
+CHANGES: dict[str, dict[str, Any]] = {
+    "ToGray": {},
+    "Posterize": dict(num_bits=4),
+    "Equalize": {},
+    "Sharpen": dict(alpha=(0.2, 0.5), lightness=(0.5, 1.0)),
+    "RandomBrightnessContrast": dict(brightness_limit=0.2, contrast_limit=0.2),
+    "Solarize": dict(threshold_range=(0.5, 0.5)),
+    "ColorJitter": dict(brightness=0.2, contrast=0.2, saturation=0.2, hue=0.2),
+    "Blur": dict(blur_limit=(3, 7)),
+}
+CATS = ("ToGray", "Posterize", "Equalize", "Sharpen", "RandomBrightnessContrast", "Solarize", "ColorJitter")
+STRONG = tuple("Blur" if name == "Sharpen" else name for name in CATS)
+
+
+@register
+class PairColour(ViewTransform):
+    """The colour augmentation of CATs (arXiv 2106.02520): each change with its own probability, in a fixed order.
+
+    Args:
+        probability: of each change, for each image.
+        changes: which; `STRONG` is the list of SemiMatch (arXiv 2203.16038) with a blur for the sharpening.
+        images: see `ViewTransform`.
+
+    Raises:
+        ValueError: an unknown change.
+        ImportError: albumentations is not installed.
+    """
+
+    def __init__(self, probability: float = 0.2, *, changes: Sequence[str] = CATS, images: Sequence[str] = IMAGES):
+        super().__init__(images)
+        self.probability = check_probability("probability", probability)
+        for name in changes:
+            if name not in CHANGES:
+                raise ValueError(f"unknown change {name!r}{suggest(name, CHANGES)}")
+        module = import_albumentations("PairColour")
+        self.changes = [getattr(module, name)(p=1, **CHANGES[name]) for name in changes]
+
+    def change(self, view: View, rng: np.random.Generator) -> View:
+        image = np.ascontiguousarray(view.image.permute(1, 2, 0).numpy())
+        for change in self.changes:
+            if rng.random() < self.probability:
+                change.set_random_seed(int(rng.integers(1 << 31)))
+                image = change(image=image)["image"]
+        return replace(view, image=torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))))

@@ -1,0 +1,180 @@
+"""What datasets of image pairs with common key-points share.
+
+The protocol is that of detection datasets (`label_map`, `image_ids`, `__len__`, `__getitem__`), with
+`(ImagePair, PairAnnotations)` as samples; `collate` and `evaluation_view` tell the loaders what to do with them.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from detkit.data.loading import EvaluationView
+from detkit.images import image_size, read_image
+from detkit.structures import ImagePair, LabelMap, PairAnnotations, PairBatch
+
+logger = logging.getLogger(__name__)
+
+PairSample = tuple[ImagePair, PairAnnotations]
+DIRECTIONS = ("source_to_target", "target_to_source")
+
+
+@dataclass(frozen=True)
+class Side:
+    """One image of a pair.
+
+    Attributes:
+        file: where it comes from.
+        points: [n, 2], the common points.
+        box: [4] of the object, or None.
+        size: its (h, w) as the annotations state it, or None.
+        mirrored: the image is to be turned left to right; points and box are those of the turned image.
+    """
+
+    file: Path
+    points: np.ndarray
+    box: np.ndarray | None
+    size: tuple[int, int] | None = None
+    mirrored: bool = False
+
+    def __post_init__(self):
+        if self.points.ndim != 2 or self.points.shape[1] != 2:
+            raise ValueError(f"{self.file}: points have shape {self.points.shape}, expected [n, 2]")
+        if self.box is not None and self.box.shape != (4,):
+            raise ValueError(f"{self.file}: a box has 4 numbers, got {self.box.tolist()}")
+
+
+def read_side(side: Side) -> Tensor:
+    """The image of a side from its file, uint8 [3, h, w].
+
+    Raises:
+        ValueError: it cannot be read, or has another size than its annotations say.
+    """
+    image = read_image(side.file)
+    if side.size is not None and tuple(image.shape[1:]) != tuple(side.size):
+        raise ValueError(
+            f"{side.file} has {image.shape[2]} x {image.shape[1]} pixels, its annotations are for {side.size[1]} x "
+            f"{side.size[0]}"
+        )
+    return image.flip(2) if side.mirrored else image
+
+
+class PairEvaluationView(EvaluationView):
+    """Pairs by index with both images resized, and with annotations in pixels of the images as stored."""
+
+    def resized(self, image: ImagePair, annotations: PairAnnotations) -> PairSample:
+        return ImagePair(self.resize(image.source), self.resize(image.target)), annotations
+
+
+class PairDataset:
+    """What datasets of pairs share; a subclass gives `sides(index)`.
+
+    Points outside of their image do not count, and boxes whose corners are exchanged are put right, both with a
+    warning when the pair is read.
+
+    Args:
+        label_map: the classes of the pairs.
+        labels: class of each pair, contiguous from 0.
+        direction: "source_to_target", the standard, or "target_to_source", which exchanges the images: so the CATs
+            family is evaluated.
+        limit: keep so many pairs, drawn at random by `seed`, in their order; None keeps all.
+    """
+
+    collate = staticmethod(PairBatch.collate)
+    evaluation_view = PairEvaluationView
+
+    def __init__(
+        self,
+        label_map: LabelMap,
+        labels: Sequence[int],
+        *,
+        direction: str = "source_to_target",
+        limit: int | None = None,
+        seed: int = 0,
+    ):
+        if direction not in DIRECTIONS:
+            raise ValueError(f"direction must be one of {', '.join(DIRECTIONS)}, got {direction!r}")
+        if limit is not None and not 1 <= limit <= len(labels):
+            raise ValueError(f"limit must lie in 1..{len(labels)}, the number of pairs, got {limit}")
+        kept = np.random.default_rng(seed).permutation(len(labels))[:limit]
+        self.label_map, self.direction = label_map, direction
+        self.image_ids: list[int] = np.sort(kept).tolist()
+        self.labels = [int(labels[i]) for i in self.image_ids]
+        self._reported: set[int] = set()
+
+    def __len__(self) -> int:
+        return len(self.image_ids)
+
+    def sides(self, pair: int) -> tuple[Side, Side]:
+        """Source and target of a pair, by its number in the whole list."""
+        raise TypeError(f"{type(self).__name__} defines no sides")
+
+    def read(self, side: Side) -> Tensor:
+        """The image of a side, uint8 [3, h, w]; see `read_side`."""
+        return read_side(side)
+
+    def __getitem__(self, index: int) -> PairSample:
+        """The two images and what they have in common; a pair's id is its number in the whole list."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"pair {index} of {len(self)}")
+        pair = self.image_ids[index]
+        sides = self.sides(pair)
+        if len(sides[0].points) != len(sides[1].points):
+            counts = " and ".join(f"{len(side.points)} in {side.file}" for side in sides)
+            raise ValueError(f"pair {pair} has different numbers of points, {counts}")
+        images = [self.read(side) for side in sides]
+        sizes = [image_size(image) for image in images]
+        cleaned = [clean_side(side, size) for side, size in zip(sides, sizes, strict=True)]
+        problems = [problem for _, _, of_side in cleaned for problem in of_side]
+        if problems and pair not in self._reported:
+            self._reported.add(pair)
+            logger.warning("pair %d: %s", pair, "; ".join(problems))
+        inside = cleaned[0][0] & cleaned[1][0]
+        source_points, target_points = (torch.from_numpy(side.points[inside]).float() for side in sides)
+        source_box, target_box = (box if box is None else torch.from_numpy(box).float() for _, box, _ in cleaned)
+        annotations = PairAnnotations(
+            source_points,
+            target_points,
+            source_box,
+            target_box,
+            label=self.labels[index],
+            pair_id=pair,
+            source_size=sizes[0],
+            target_size=sizes[1],
+            name=" -> ".join(side.file.name for side in sides),
+        )
+        if self.direction == "target_to_source":
+            return ImagePair(images[1], images[0]), annotations.swap()
+        return ImagePair(*images), annotations
+
+
+def clean_side(side: Side, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray | None, list[str]]:
+    """Check one image of a pair against its (h, w).
+
+    Returns:
+        Which points lie inside (on the border counts), the box with its corners in order or None where it is empty,
+        and what was wrong.
+    """
+    inside = np.asarray(((side.points >= 0) & (side.points <= (size[1], size[0]))).all(axis=1))
+    problems = []
+    if not inside.all():
+        places = ", ".join(f"({x:g}, {y:g})" for x, y in side.points[~inside][:5])
+        problems.append(
+            f"{(~inside).sum()} points lie outside of {side.file} with {size[1]} x {size[0]} pixels and do not count: "
+            f"{places}"
+        )
+    if side.box is None:
+        return inside, None, problems
+    low, high = np.minimum(side.box[:2], side.box[2:]), np.maximum(side.box[:2], side.box[2:])
+    if (side.box[2:] < side.box[:2]).any():
+        problems.append(f"the box {side.box.tolist()} of {side.file} has its corners exchanged; they are put right")
+    if not (high > low).all():  # NaN too
+        problems.append(f"the box {side.box.tolist()} of {side.file} is empty and does not count")
+        return inside, None, problems
+    return inside, np.concatenate([low, high]), problems

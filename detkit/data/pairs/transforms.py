@@ -1,0 +1,225 @@
+"""Training transforms of image pairs: callables `transform(pair, annotations, rng) -> (pair, annotations)`.
+
+Images are uint8 [3, h, w]. All randomness comes from `rng`. Points and boxes follow the pixels exactly; a point that
+leaves its image goes from both images, with its weight.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from detkit.data.pairs.dataset import PairSample
+from detkit.data.transforms import check_probability
+from detkit.images import resize_image
+from detkit.registry import register
+from detkit.structures import ImagePair, PairAnnotations
+
+IMAGES = ("source", "target")
+
+
+@dataclass(frozen=True)
+class View:
+    """One image of a pair, uint8 [3, h, w], with its points [n, 2] and the box [4] of its object, or None."""
+
+    image: Tensor
+    points: Tensor
+    box: Tensor | None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """The (h, w) of the image."""
+        return int(self.image.shape[1]), int(self.image.shape[2])
+
+    def object_box(self) -> Tensor | None:
+        """x1 y1 x2 y2 of the object within the image: its box or else that of its points; None without either."""
+        box = self.box
+        if box is None and len(self.points):
+            box = torch.cat([self.points.amin(0), self.points.amax(0)])
+        return None if box is None else clip_box(box, self.size)
+
+
+def clip_box(box: Tensor, size: tuple[int, int]) -> Tensor:
+    """The part of a box that lies in an image of `size` (h, w)."""
+    return box.clamp(min=0).minimum(box.new_tensor([size[1], size[0]] * 2))
+
+
+def split_pair(pair: ImagePair, known: PairAnnotations) -> tuple[View, View]:
+    """Source and target of a pair."""
+    source = View(pair.source, known.source_points, known.source_box)
+    return source, View(pair.target, known.target_points, known.target_box)
+
+
+def join_pair(source: View, target: View, known: PairAnnotations) -> PairSample:
+    """A pair of changed images, with the points that lie inside of both (the border counts)."""
+    inside = [
+        ((view.points >= 0) & (view.points <= view.points.new_tensor([view.size[1], view.size[0]]))).all(1)
+        for view in (source, target)
+    ]
+    keep = inside[0] & inside[1]
+    moved = replace(
+        known,
+        source_points=source.points[keep],
+        target_points=target.points[keep],
+        source_box=source.box,
+        target_box=target.box,
+        weights=None if known.weights is None else known.weights[keep],
+        source_size=source.size,
+        target_size=target.size,
+    )
+    return ImagePair(source.image, target.image), moved
+
+
+class ViewTransform:
+    """A transform of the two images of a pair, each for itself; a subclass gives `change(view, rng)`.
+
+    Args:
+        images: which of "source" and "target" it may change.
+    """
+
+    def __init__(self, images: Sequence[str] = IMAGES):
+        if isinstance(images, str) or not images or set(images) - set(IMAGES):
+            raise ValueError(f'images must be a list of "source" and "target", got {images!r}')
+        self.images = tuple(images)
+
+    def change(self, view: View, rng: np.random.Generator) -> View:
+        """The changed view."""
+        raise TypeError(f"{type(self).__name__} defines no change")
+
+    def __call__(self, pair: ImagePair, annotations: PairAnnotations, rng: np.random.Generator) -> PairSample:
+        views = zip(IMAGES, split_pair(pair, annotations), strict=True)
+        source, target = (self.change(view, rng) if name in self.images else view for name, view in views)
+        return join_pair(source, target, annotations)
+
+
+@register
+class RandomObjectCrop(ViewTransform):
+    """Crop an image at random such that the object stays whole (CATs, arXiv 2106.02520).
+
+    Each edge of the crop lies between the object's box and the edge of the image. Without a box, that around the points
+    counts; without points too, nothing is cropped. Unlike in the official code, whose points stop at the edge of the
+    crop, points outside of it (beyond the box) are dropped.
+
+    Args:
+        probability: for each image.
+        images: see `ViewTransform`.
+    """
+
+    def __init__(self, probability: float = 0.5, *, images: Sequence[str] = IMAGES):
+        super().__init__(images)
+        self.probability = check_probability("probability", probability)
+
+    def change(self, view: View, rng: np.random.Generator) -> View:
+        box = view.object_box()
+        if rng.random() >= self.probability or box is None:
+            return view
+        height, width = view.size
+        x1, x2 = _draw_edges(float(box[0]), float(box[2]), width, rng)
+        y1, y2 = _draw_edges(float(box[1]), float(box[3]), height, rng)
+        offset = box.new_tensor([x1, y1])
+        moved = None if view.box is None else clip_box(view.box - offset.repeat(2), (y2 - y1, x2 - x1))
+        return View(view.image[:, y1:y2, x1:x2].contiguous(), view.points - offset, moved)
+
+
+def _draw_edges(low: float, high: float, side: int, rng: np.random.Generator) -> tuple[int, int]:
+    """First and end pixel of a crop of 0 .. `side` around `low` .. `high`, at least one pixel."""
+    first = min(int(low), side - 1)
+    return int(rng.integers(first + 1)), int(rng.integers(max(math.ceil(high), first + 1), side + 1))
+
+
+@register
+class KeyOut(ViewTransform):
+    """Black squares over key-points (SemiMatch, arXiv 2203.16038).
+
+    Args:
+        probability: for each key-point.
+        size: smallest and largest side of a square as shares of the longer side of the object's box (or of the box
+            around the points).
+        images: see `ViewTransform`; SemiMatch covers points of the target.
+    """
+
+    def __init__(
+        self,
+        probability: float = 0.2,
+        *,
+        size: Sequence[float] = (0.03, 0.1),
+        images: Sequence[str] = ("target",),
+    ):
+        super().__init__(images)
+        if len(size) != 2 or not 0 < size[0] <= size[1]:
+            raise ValueError(f"size must be two numbers above 0 in order, got {size!r}")
+        self.probability, self.size = check_probability("probability", probability), (size[0], size[1])
+
+    def change(self, view: View, rng: np.random.Generator) -> View:
+        box = view.object_box()
+        if box is None:
+            return view
+        longer, image = float((box[2:] - box[:2]).max()), view.image.clone()
+        for point in view.points:
+            if rng.random() >= self.probability:
+                continue
+            half = longer * rng.uniform(self.size[0], self.size[1]) / 2
+            (x1, y1), (x2, y2) = (bound.round().int().clamp(min=0).tolist() for bound in (point - half, point + half))
+            image[:, y1 : max(y2, y1 + 1), x1 : max(x2, x1 + 1)] = 0
+        return replace(view, image=image)
+
+
+@register
+class RandomPairFlip:
+    """Mirror both images of a pair left and right; x becomes width - x.
+
+    Both are mirrored, so the points correspond as before and left and right key-points need not be exchanged.
+    """
+
+    def __init__(self, probability: float = 0.5):
+        self.probability = check_probability("probability", probability)
+
+    def __call__(self, pair: ImagePair, annotations: PairAnnotations, rng: np.random.Generator) -> PairSample:
+        if rng.random() >= self.probability:
+            return pair, annotations
+        source, target = (mirror(view) for view in split_pair(pair, annotations))
+        return join_pair(source, target, annotations)
+
+
+def mirror(view: View) -> View:
+    """The view turned left to right."""
+    width = view.size[1]
+    points = torch.stack([width - view.points[:, 0], view.points[:, 1]], dim=1)
+    box = view.box
+    if box is not None:
+        box = torch.stack([width - box[2], box[1], width - box[0], box[3]])
+    return View(view.image.flip(2), points, box)
+
+
+@register
+class PairSwap:
+    """Exchange source and target with the given probability."""
+
+    def __init__(self, probability: float = 0.5):
+        self.probability = check_probability("probability", probability)
+
+    def __call__(self, pair: ImagePair, annotations: PairAnnotations, rng: np.random.Generator) -> PairSample:
+        if rng.random() >= self.probability:
+            return pair, annotations
+        return ImagePair(pair.target, pair.source), annotations.swap()
+
+
+@register
+class PairResize(ViewTransform):
+    """Stretch both images to a square of `side` pixels, as matchers do, so that less has to leave the data workers."""
+
+    def __init__(self, side: int):
+        super().__init__()
+        if side < 1:
+            raise ValueError(f"side must be a number of pixels, got {side!r}")
+        self.side = side
+
+    def change(self, view: View, rng: np.random.Generator) -> View:
+        scale = view.points.new_tensor([self.side / view.size[1], self.side / view.size[0]])
+        box = None if view.box is None else view.box * scale.repeat(2)
+        return View(resize_image(view.image, (self.side, self.side)), view.points * scale, box)

@@ -1,0 +1,166 @@
+"""Random smooth warps of the images of a pair, with exact points.
+
+Places are x y in -1..1 over an image, whose outer edges lie at -1 and 1.
+
+Shape letters: n places, k control points.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from detkit.data.pairs.transforms import IMAGES, View, ViewTransform, clip_box
+from detkit.data.transforms import check_probability
+from detkit.ops.splines import control_points, spline_basis, spline_weights
+from detkit.registry import register
+
+CONTROL = 3  # control points along each side
+STEP = 1e-4  # of differences
+LEAST_AREA = 0.1  # by which a warp may shrink an area before it counts as folded, relative to its affine part
+CONVERGED = 1e-9  # the largest last step of an inversion
+SOLVED = 1e-6  # the largest error of an inverted place
+
+
+@dataclass(frozen=True)
+class Warp:
+    """Where each place of the result is fetched from: a thin-plate spline, then an affine map.
+
+    Attributes:
+        matrix: [2, 2] and shift: [2], the affine map.
+        moved: [k, 2], what the spline makes of a square grid of control points.
+    """
+
+    matrix: Tensor
+    shift: Tensor
+    moved: Tensor
+
+    def float(self) -> Warp:
+        """The same in single precision."""
+        return Warp(self.matrix.float(), self.shift.float(), self.moved.float())
+
+    @cached_property
+    def _spline(self) -> tuple[Tensor, Tensor]:
+        """The control points of the spline and its weights."""
+        fixed = control_points(CONTROL, self.moved)
+        return fixed, spline_weights(fixed, self.moved[None])[0]
+
+    def fetched_from(self, places_n2: Tensor) -> Tensor:
+        """Places in the image of places in the result, `[n, 2]`."""
+        fixed, weights = self._spline
+        return spline_basis(places_n2, fixed) @ weights @ self.matrix.T + self.shift
+
+    def derivative(self, places_n2: Tensor) -> Tensor:
+        """How `fetched_from` changes with x and y, `[n, 2, 2]` (last: x, y of the result)."""
+        steps = torch.eye(2, dtype=places_n2.dtype) * STEP
+        change = [self.fetched_from(places_n2 + step) - self.fetched_from(places_n2 - step) for step in steps]
+        return torch.stack(change, dim=2) / (2 * STEP)
+
+    def folds(self) -> bool:
+        """Whether it turns over some part of the image, or nearly so."""
+        area = torch.linalg.det(self.derivative(control_points(17, self.moved)))
+        return bool((area < LEAST_AREA * torch.linalg.det(self.matrix)).any())
+
+    def appears_at(self, places_n2: Tensor) -> tuple[Tensor, Tensor]:
+        """Places in the result of places in the image, `[n, 2]`, by Newton's method; and for which it found one."""
+        start = 1.5 * control_points(49, self.moved)
+        found = start[torch.cdist(places_n2, self.fetched_from(start)).argmin(1)]
+        for _ in range(20):
+            error = self.fetched_from(found) - places_n2
+            if (error.abs() < SOLVED).all():
+                break
+            step = torch.linalg.solve_ex(self.derivative(found), error[..., None]).result[..., 0]
+            found = found - step.clamp(-0.25, 0.25)
+        error = (self.fetched_from(found) - places_n2).abs().amax(1)
+        return found, error < SOLVED
+
+
+@register
+class RandomPairWarp(ViewTransform):
+    """Warp an image at random: turned, sheared, scaled, shifted and bent (as in SemiMatch, arXiv 2203.16038).
+
+    What comes from outside of the image is black. Points go where their pixels go; points that leave the image are
+    dropped. A box becomes the one around what its inside becomes. A bend that would fold the image is weakened, so
+    that each pixel appears at one place at most.
+
+    Args:
+        probability: for each image.
+        rotation, shear: largest angles in degrees.
+        scale: the factor of what is fetched lies within 1 - scale .. 1 + scale.
+        shift, bend: how far the image and, besides, each of nine control points move at most, as shares of half the
+            image.
+        images: see `ViewTransform`; SemiMatch warps the target.
+    """
+
+    def __init__(
+        self,
+        probability: float = 0.5,
+        *,
+        rotation: float = 15,
+        shear: float = 30,
+        scale: float = 0.25,
+        shift: float = 0.25,
+        bend: float = 0.4,
+        images: Sequence[str] = IMAGES,
+    ):
+        super().__init__(images)
+        limits = dict(rotation=180, shear=80, scale=0.9, shift=1, bend=1)
+        given = dict(rotation=rotation, shear=shear, scale=scale, shift=shift, bend=bend)
+        for name, value in given.items():
+            if not 0 <= value <= limits[name]:
+                raise ValueError(f"{name} must lie in 0..{limits[name]}, got {value}")
+        self.probability = check_probability("probability", probability)
+        self.rotation, self.shear = math.radians(rotation), math.radians(shear)
+        self.scale, self.shift, self.bend = scale, shift, bend
+
+    def change(self, view: View, rng: np.random.Generator) -> View:
+        return view if rng.random() >= self.probability else warp_view(view, self.draw(rng))
+
+    def draw(self, rng: np.random.Generator) -> Warp:
+        """A random warp that folds nothing."""
+        angle, shear = rng.uniform(-1, 1) * self.rotation, rng.uniform(-1, 1) * self.shear
+        cos, sin = math.cos(angle), math.sin(angle)
+        turn, slant = np.array([[cos, -sin], [sin, cos]]), np.array([[1, math.tan(shear)], [0, 1]])
+        matrix = torch.from_numpy(turn @ slant @ np.diag(1 + self.scale * rng.uniform(-1, 1, 2)))
+        shift = torch.from_numpy(self.shift * rng.uniform(-1, 1, 2))
+        bend = torch.from_numpy(self.bend * rng.uniform(-1, 1, (CONTROL**2, 2)))
+        fixed = control_points(CONTROL, bend)
+        while (warp := Warp(matrix, shift, fixed + bend)).folds():
+            bend = bend * 0.8
+        return warp
+
+
+def warp_view(view: View, warp: Warp) -> View:
+    """The image, its points and its box after a warp; points that cannot be seen any more lie outside of the image."""
+    height, width = view.size
+    y, x = (2 * (torch.arange(side) + 0.5) / side - 1 for side in view.size)
+    places = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1)
+    grid = warp.float().fetched_from(places.view(-1, 2)).view(1, height, width, 2)
+    image = F.grid_sample(view.image[None].float(), grid, align_corners=False)[0].round_().to(torch.uint8)
+    points, found = move(view.points, warp, view.size)
+    points = torch.where(found[:, None], points, -1)
+    return View(image, points, None if view.box is None else move_box(view.box, warp, view.size))
+
+
+def move(points_n2: Tensor, warp: Warp, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Points in pixels of an image of `size` (h, w) after the warp, and which of them have such a place."""
+    half = torch.tensor([size[1], size[0]], dtype=torch.float64) / 2
+    moved, found = warp.appears_at(points_n2.double() / half - 1)
+    return ((moved + 1) * half).to(points_n2), found
+
+
+def move_box(box: Tensor, warp: Warp, size: tuple[int, int]) -> Tensor | None:
+    """The box around what the inside of a box becomes, within the image; None where nothing of it is left."""
+    share = (control_points(9, box) + 1) / 2
+    moved, found = move(box[:2] + share * (box[2:] - box[:2]), warp, size)
+    if not found.any():
+        return None
+    around = clip_box(torch.cat([moved[found].amin(0), moved[found].amax(0)]), size)
+    return around if (around[2:] > around[:2]).all() else None

@@ -1,0 +1,82 @@
+"""Matching the points of an image file in another."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from detkit.files import write_json
+from detkit.images import load_image
+from detkit.structures import Matches
+
+GRID = 8
+
+
+def predict_pair(
+    model: Any, paths: Sequence[Path], out: Path, *, points: Any = None, grid: int = GRID, min_confidence: float = 0.0
+) -> Matches:
+    """Find points of the first image in the second.
+
+    Writes `matches.jpg` (both images with lines between matching points), `warped.png` (the first image rearranged to
+    fit the second) and `matches.json`: the two files and a list of `{"source": [x, y], "target": [x, y],
+    "confidence"}` in pixels of each, after its EXIF rotation.
+
+    Args:
+        model: a matcher.
+        paths: the source and the target.
+        points: [n, 2] x y in pixels of the source; by default the centres of `grid` x `grid` equal parts of it.
+        min_confidence: matches below are left out.
+
+    Returns:
+        The matches written.
+
+    Raises:
+        ValueError: not two image files, a grid of less than 1, or points outside of the source.
+    """
+    if len(paths) != 2 or any(path.is_dir() for path in paths):
+        raise ValueError(f"a matcher takes two image files, source and target, not {', '.join(map(str, paths))}")
+    from detkit.visualize import draw_matches
+
+    source, target = (load_image(path) for path in paths)
+    asked = grid_points(source, grid) if points is None else torch.tensor(points, dtype=torch.float32)
+    matches = model.match(source, target, asked).cpu()
+    kept = matches.confidence >= min_confidence
+    asked, matches = asked[kept], Matches(matches.points[kept], matches.confidence[kept])
+    out.mkdir(parents=True, exist_ok=True)
+    drawn = draw_matches(source, target, asked, matches.points, confidence=matches.confidence)
+    drawn.save(out / "matches.jpg", quality=90)
+    _save_image(model.warp(source, target), out / "warped.png")
+    write_json(out / "matches.json", _record(paths, asked, matches))
+    return matches
+
+
+def grid_points(image: Tensor, grid: int) -> Tensor:
+    """The centres of `grid` x `grid` equal parts of an image `[3, h, w]`: `[grid^2, 2]` x y, row by row."""
+    if grid < 1:
+        raise ValueError(f"the grid needs at least 1 point along each side, got {grid}")
+    height, width = image.shape[1:]
+    steps = (torch.arange(grid) + 0.5) / grid
+    return torch.cartesian_prod(steps, steps).flip(1) * torch.tensor([width, height])
+
+
+def _save_image(image: Tensor, path: Path) -> None:
+    from PIL import Image
+
+    Image.fromarray(image.cpu().permute(1, 2, 0).numpy()).save(path)
+
+
+def _record(paths: Sequence[Path], asked: Tensor, matches: Matches) -> dict[str, Any]:
+    columns = (asked.tolist(), matches.points.tolist(), matches.confidence.tolist())
+    found = [
+        {"source": _rounded(a), "target": _rounded(b), "confidence": round(c, 4)}
+        for a, b, c in zip(*columns, strict=True)
+    ]
+    return {"source": str(paths[0]), "target": str(paths[1]), "matches": found}
+
+
+def _rounded(point: list[float]) -> list[float]:
+    return [round(value, 2) for value in point]

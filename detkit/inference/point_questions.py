@@ -1,0 +1,135 @@
+"""What a file of points asks of image files."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from detkit.data.points.file import read_points, summary
+from detkit.structures import LabelMap
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Question:
+    """The points of one image, and the annotations that they come from.
+
+    Attributes:
+        image_id: in the file of points; None for an image that it does not know.
+        annotation_ids, labels, points: [n] ids, classes and x y in pixels of the image as stored.
+        boxes: [n] x1 y1 x2 y2, or empty.
+    """
+
+    image_id: int | None = None
+    annotation_ids: list[int] = field(default_factory=list)
+    labels: list[int] = field(default_factory=list)
+    points: list[list[float]] = field(default_factory=list)
+    boxes: list[list[float]] = field(default_factory=list)
+
+    def check_inside(self, image: Tensor) -> None:
+        """Raise a ValueError with the ids of annotations whose points lie outside of an image `[3, h, w]`."""
+        height, width = image.shape[1:]
+        pairs = zip(self.annotation_ids, self.points, strict=True)
+        outside = [i for i, (x, y) in pairs if not (0 <= x <= width and 0 <= y <= height)]
+        if outside:
+            raise ValueError(f"the points of annotations {some(outside)} lie outside its {width} x {height} pixels")
+
+
+@dataclass
+class Questions:
+    """Those of all images: by file, and the number of points of images that are not among the files."""
+
+    of_file: dict[Path, Question]
+    missing: dict[str, int]
+
+
+def read_questions(points_file: Path, files: Sequence[Path], label_map: LabelMap, *, with_boxes: bool) -> Questions:
+    """What a file of points asks of image files. Images are matched by the end of their path.
+
+    Raises:
+        ValueError: the file cannot be used or has no points for any of the files, an image of it stands for several
+            files, an annotation has no box though `with_boxes` asks for it, or a class that the model does not know.
+    """
+    content, problems = read_points(points_file)
+    if problems:
+        logger.warning("%s: left out %d unusable annotations: %s", points_file, len(problems), summary(problems))
+    annotations = sorted(content["annotations"], key=lambda a: a["image_id"])
+    labels = labels_of(annotations, content["categories"], label_map)
+    if with_boxes and (lost := [a["id"] for a in annotations if "bbox" not in a]):
+        raise ValueError(f"{points_file}: the prompt needs boxes; {len(lost)} annotations have no bbox: {some(lost)}")
+    names = {image["id"]: image["file_name"] for image in content["images"]}
+    file_of = match_files(names, files)
+    found = Questions({file: Question(image_id) for image_id, file in file_of.items()}, {})
+    for image_id, group in groupby(annotations, key=lambda a: a["image_id"]):
+        points = list(group)
+        if image_id in file_of:
+            found.of_file[file_of[image_id]] = _question(image_id, points, labels, with_boxes)
+        else:
+            found.missing[names[image_id]] = len(points)
+    if not any(question.points for question in found.of_file.values()):
+        raise ValueError(f"{points_file} has no points for any of the {len(files)} images given: {some(files)}")
+    return found
+
+
+def _question(image_id: int, points: Sequence[dict], labels: Mapping[int, int], with_boxes: bool) -> Question:
+    return Question(
+        image_id,
+        [a["id"] for a in points],
+        [labels[a["category_id"]] for a in points],
+        [a["point"] for a in points],
+        [[x, y, x + w, y + h] for x, y, w, h in (a["bbox"] for a in points)] if with_boxes else [],
+    )
+
+
+def match_files(names: Mapping[int, str], files: Iterable[Path]) -> dict[int, Path]:
+    """The file of each image id whose `file_name` is the end of the file's path.
+
+    Raises:
+        ValueError: several files have the same end, or several images are one file.
+    """
+    by_end: dict[tuple[str, ...], list[Path]] = {}
+    for file in dict.fromkeys(files):
+        parts = file.resolve().parts
+        for start in range(len(parts)):
+            by_end.setdefault(parts[start:], []).append(file)
+    found: dict[int, Path] = {}
+    for image_id, name in names.items():
+        matching = by_end.get(Path(name).parts, [])
+        if len(matching) > 1:
+            raise ValueError(f"image {image_id} ({name}) is ambiguous: {some(matching)}")
+        if matching:
+            if matching[0] in found.values():
+                raise ValueError(f"{matching[0]} stands for several images of the file of points, one of them {name}")
+            found[image_id] = matching[0]
+    return found
+
+
+def labels_of(annotations: Sequence[dict], categories: Sequence[dict], label_map: LabelMap) -> dict[int, int]:
+    """The model's label of each category: by its name, or by its id where the model's classes are only numbered.
+
+    Raises:
+        ValueError: the model does not know the category of an annotation; with its id.
+    """
+    known = {name: label for label, name in enumerate(label_map.names) if name is not None}
+    names = {category["id"]: category["name"] for category in categories}
+    found = {i: known.get(name, known.get(f"class_{i}")) for i, name in names.items()}
+    unknown = [a for a in annotations if found[a["category_id"]] is None]
+    if unknown:
+        shown = some(f"annotation {a['id']} is of class {names[a['category_id']]!r}" for a in unknown)
+        raise ValueError(
+            f"the model does not know the classes of {len(unknown)} points: {shown}; it knows {some(known)}"
+        )
+    return {i: label for i, label in found.items() if label is not None}
+
+
+def some(values: Iterable[Any]) -> str:
+    """The first ten of them."""
+    shown = list(map(str, values))
+    return ", ".join(shown[:10]) + (", ..." if len(shown) > 10 else "")

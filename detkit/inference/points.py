@@ -1,0 +1,119 @@
+"""Asking a detector for the objects at points that a file gives."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from detkit.files import write_json
+from detkit.images import read_image
+from detkit.inference.images import Answer, Summary, above, answer_files, find_images
+from detkit.inference.point_questions import Question, read_questions, some
+from detkit.modeling.image_model import ImageModel
+from detkit.modeling.prompted import NEEDED, PromptedDetections, PromptedModel
+
+
+@dataclass
+class PointSummary(Summary):
+    """What became of the points.
+
+    Attributes:
+        asked: the number of points in the images that were used.
+        unanswered: how many of them got no object.
+        without_points: the images that the file has no points for: nothing is asked, so nothing is found.
+        missing: the number of points of each image in the file that is not among the images given.
+    """
+
+    asked: int = 0
+    unanswered: int = 0
+    without_points: list[Path] = field(default_factory=list)
+    missing: dict[str, int] = field(default_factory=dict)
+
+    def lines(self) -> list[str]:
+        """For the user."""
+        text = [f"{self.objects} objects for {self.asked} points in {self.images} images"]
+        if self.unanswered:
+            text.append(f'{self.unanswered} points have no answer: see "unanswered" in predictions.json')
+        if self.without_points:
+            text.append(f"{len(self.without_points)} images have no points: {some(self.without_points)}")
+        if self.missing:
+            points = f"{sum(self.missing.values())} points"
+            text.append(f"{points} are of {len(self.missing)} images that were not given: {some(self.missing)}")
+        return text
+
+
+def predict_points(
+    model: ImageModel,
+    paths: Sequence[Path],
+    points_file: Path,
+    out: Path,
+    *,
+    prompt: str = "point",
+    min_score: float = 0.0,
+) -> PointSummary:
+    """Find the objects at the points of a file (see `detkit.data.points.file`), whose images are among `paths`.
+
+    Images are matched by the end of their path and taken as stored, without regard to an EXIF rotation.
+
+    Writes one drawn image for each file, with its points (a cross for one without an answer); `predictions.json` as
+    `predict_files` does, with "image_id", the ids of the "unanswered" annotations, and for each object "point" and
+    "annotation_id"; and `results.json`, the same objects as COCO results.
+
+    Args:
+        prompt: "point"; "point_with_size", which uses the boxes of the annotations; or "class", which uses the classes
+            alone, so that no object belongs to a point.
+        min_score: objects that score lower are left out.
+
+    Raises:
+        ValueError: the model takes no prompts; the file cannot be used, no image of it is among `paths`, or one stands
+            for several; an annotation lacks a box that the prompt needs or is of a class that the model does not know.
+    """
+    if not isinstance(model, PromptedModel):
+        raise ValueError(f"a {type(model).__name__} cannot be asked for points: it takes no prompts")
+    if prompt not in NEEDED:
+        raise ValueError(f"prompt {prompt!r} does not use points: choose from {', '.join(NEEDED)}")
+    files = find_images(paths)
+    questions = read_questions(points_file, files, model.label_map, with_boxes=prompt == "point_with_size")
+    of_file = {file: questions.of_file.get(file, Question()) for file in files}
+    summary = PointSummary(missing=questions.missing)
+    summary.without_points = [file for file, question in of_file.items() if not question.points]
+
+    def read(file: Path) -> Tensor:
+        image = read_image(file)
+        try:
+            of_file[file].check_inside(image)
+        except ValueError as error:
+            raise ValueError(f"{file} is left out: {error}") from error
+        return image
+
+    def find(file: Path, image: Tensor) -> Answer:
+        answer = _ask(model, image, of_file[file], prompt, min_score)
+        summary.asked += len(of_file[file].points)
+        summary.unanswered += len(answer.more["unanswered"])
+        return answer
+
+    write_json(out / "results.json", answer_files(files, out, summary, find, read=read))
+    return summary
+
+
+def _ask(model: PromptedModel, image: Tensor, question: Question, prompt: str, min_score: float) -> Answer:
+    from detkit.visualize import draw_detections, draw_points
+
+    if question.image_id is None or not question.points:
+        return Answer([], [], draw_points(image, []), dict(image_id=question.image_id, unanswered=[]))
+    given: dict[str, Any] = {name: getattr(question, name) for name in NEEDED[prompt]}
+    found = above(model.predict(image, prompt=prompt, **given)[0], min_score)
+    assert isinstance(found, PromptedDetections) and found.owners is not None
+    owners, by_point = set(found.owners.tolist()), prompt != "class"
+    answered = [number in owners or not by_point for number in range(len(question.points))]
+    labels = torch.tensor(question.labels, dtype=torch.int64)
+    drawn = draw_detections(image, found)
+    drawn = draw_points(drawn, question.points, labels, label_map=model.label_map, answered=answered)
+    results = found.to_coco(question.image_id, question.annotation_ids)
+    lost = [i for i, has_answer in zip(question.annotation_ids, answered, strict=True) if not has_answer]
+    return Answer(results, found.names(), drawn, dict(image_id=question.image_id, unanswered=lost))

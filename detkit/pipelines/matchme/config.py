@@ -1,0 +1,155 @@
+"""The config of MatchMe training: that of an ordinary run, which trains the teacher, and the section `rounds`."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from detkit.config import REQUIRED, SECTIONS, apply_overrides, check_options, resolve_config
+from detkit.correspondence.annotate import Rules
+from detkit.registry import ConfigError
+
+# The options of the section with their defaults.
+ROUNDS: dict[str, Any] = dict(
+    pool=REQUIRED,  # the images without labels, see `detkit.data.pairs.pool`
+    pairs=2000,  # of them that are annotated in each round, at most
+    rounds=3,  # at most
+    min_gain=0.003,  # a round that gains less of the figure `train.best_metric` is the last
+    annotate={},  # which matches are reliable: options of `detkit.correspondence.annotate.Rules`
+    held_out=None,  # labelled pairs on which the annotations are judged; by default data.val
+    gate=0.7,  # the least share of correct annotations there; below it the rounds end
+    alpha=0.1,  # how far, in reference lengths of the evaluator, a correct annotation may be off
+    test=None,  # pairs on which every matcher is measured and nothing is decided
+    baseline=None,  # a model that needs no training; by default nearest neighbours of the features of `model`
+    student={},  # what is different from the teacher's config: nested dicts, lists as a whole
+    weight=1.0,  # of annotations beside labels, times their confidence
+    ramp=0,  # epochs over which this weight rises
+    densify=False,  # let the matcher add points to the labelled pairs too
+    control=False,  # train a student without annotations as well, for comparison
+    same_names=False,  # take files of the same name for the same image when pool and held-out pairs are compared
+    seed=None,  # of the choice of pairs; by default train.seed
+    pictures=6,  # pairs that the report shows
+)
+# The least value of options that must be whole numbers, and the range of those that must be numbers.
+WHOLE = dict(pairs=2, rounds=1, ramp=0, pictures=0, seed=0)
+RANGES = dict(gate=(0, 1), alpha=(0, math.inf), weight=(0, 1), min_gain=(-math.inf, math.inf))
+SWITCHES = ("densify", "control", "same_names")
+
+
+def resolve(config: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The checked and complete config of the teacher's run, and the section `rounds`.
+
+    Raises:
+        ConfigError: an unknown or missing option, or a number out of its range.
+    """
+    section = _filled(config.get("rounds"))
+    run = {key: value for key, value in config.items() if key != "rounds"}
+    if not isinstance(run.get("data"), dict) or run["data"].get("val") is None:
+        raise ConfigError("data.val: is missing; the rounds are compared on it")
+    run = _steps_or_epochs(run)
+    section["seed"] = (
+        run["train"].get("seed", SECTIONS["train"]["seed"]) if section["seed"] is None else section["seed"]
+    )
+    _check_values(section)
+    rules(section)
+    student_config(run, section, run["data"]["train"], number=0)
+    if section["baseline"] is None:
+        section["baseline"] = _nearest_neighbours(run["model"])
+    return run, section
+
+
+def _check_values(section: dict[str, Any]) -> None:
+    for name, minimum in WHOLE.items():
+        if type(section[name]) is not int or section[name] < minimum:
+            raise ConfigError(f"rounds.{name}: must be a whole number of at least {minimum}, got {section[name]!r}")
+    for name, (low, high) in RANGES.items():
+        if type(section[name]) not in (int, float) or not low <= section[name] <= high:
+            raise ConfigError(f"rounds.{name}: must be a number in {low}..{high}, got {section[name]!r}")
+    if section["weight"] == 0:
+        raise ConfigError("rounds.weight: must be above 0; rounds.control=True trains without annotations")
+    for name in SWITCHES:
+        if type(section[name]) is not bool:
+            raise ConfigError(f"rounds.{name}: must be True or False, got {section[name]!r}")
+    for name in ("annotate", "student"):
+        if not isinstance(section[name], dict):
+            raise ConfigError(f"rounds.{name}: must be a dict of options, got {section[name]!r}")
+
+
+def rules(section: dict[str, Any]) -> Rules:
+    """The rules of annotation of the section.
+
+    Raises:
+        ConfigError: unknown rules, or numbers out of their range.
+    """
+    options = section["annotate"]
+    check_options(options, vars(Rules()), "rounds.annotate")
+    try:
+        return Rules(**options)
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"rounds.annotate: {error}") from error
+
+
+def override(config: dict[str, Any], settings: Sequence[str]) -> dict[str, Any]:
+    """A copy of `config` with `"a.b=value"` settings applied; options of `rounds` need not stand in it.
+
+    Raises:
+        ConfigError: as `detkit.config.apply_overrides`.
+    """
+    defaults = {key: copy.deepcopy(value) for key, value in ROUNDS.items() if value is not REQUIRED}
+    return apply_overrides({**config, "rounds": {**defaults, **config.get("rounds", {})}}, settings)
+
+
+def student_config(
+    run: dict[str, Any], section: dict[str, Any], train_data: dict[str, Any], *, number: int
+) -> dict[str, Any]:
+    """The run of student `number` (0: the control) on `train_data`.
+
+    Its seed is that of the teacher + 1 + `number`, so that each begins with weights of its own.
+
+    Raises:
+        ConfigError: `rounds.student` names datasets.
+    """
+    change = section["student"]
+    if {"train", "val"} & change.get("data", {}).keys():
+        raise ConfigError("rounds.student.data: the datasets are those of the rounds; leave train and val out")
+    seed = run["train"].get("seed", SECTIONS["train"]["seed"]) + 1 + number
+    return _steps_or_epochs(merge(run, merge(change, {"data": {"train": train_data}, "train": {"seed": seed}})))
+
+
+def merge(config: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
+    """`config` with the values of `change`; dicts in both are merged, unless that of `change` has a "type"."""
+    merged = dict(config)
+    for key, value in change.items():
+        both = isinstance(value, dict) and isinstance(config.get(key), dict) and "type" not in value
+        merged[key] = merge(config[key], value) if both else value
+    return merged
+
+
+def _filled(section: Any) -> dict[str, Any]:
+    if section is None:
+        raise ConfigError("config: section 'rounds' is missing; to train a matcher once, use detkit train")
+    check_options(section, ROUNDS, "rounds")
+    missing = [key for key, default in ROUNDS.items() if default is REQUIRED and section.get(key) is None]
+    if missing:
+        raise ConfigError(f"rounds: option {missing[0]!r} is missing")
+    return {**copy.deepcopy(ROUNDS), **section}
+
+
+def _steps_or_epochs(run: dict[str, Any]) -> dict[str, Any]:
+    """The run, checked; epochs that follow from `train.max_steps` stay out."""
+    train = run.get("train", {})
+    if "epochs" not in train and train.get("max_steps") is not None:
+        resolve_config({**run, "train": {**train, "epochs": 1}})
+    else:
+        resolve_config(run)
+    return run
+
+
+def _nearest_neighbours(model: dict[str, Any]) -> dict[str, Any]:
+    """The matcher without training that sees what `model` sees."""
+    if "backbone" not in model:
+        raise ConfigError("rounds.baseline: the model has no backbone to compare with; state a model of its own")
+    kept: dict[str, Any] = {key: model[key] for key in ("backbone", "side", "grid", "input_rule") if key in model}
+    return {"type": "NearestNeighbourMatcher", **kept}

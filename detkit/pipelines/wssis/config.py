@@ -1,0 +1,198 @@
+"""The config of PointWSSIS: where the data comes from, and the runs of the stages.
+
+    config = dict(
+        data=dict(...),     # or split=dict(...), or scenes=dict(...)
+        teacher=dict(...), refine=dict(...), pseudo=dict(...), student=dict(...), bound=True,
+    )
+
+`teacher`, `student` and `refine` are configs of ordinary runs (see `detkit.config`), whose training and validation
+data the stages fill in. `train.epochs` may be left out where `train.max_steps` is given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from detkit.config import REQUIRED, apply_overrides, check_keys, check_options
+from detkit.modeling.prompted import NEEDED
+from detkit.pointseg.refine.crops import SIZE
+from detkit.registry import ConfigError
+
+SOURCES = ("data", "split", "scenes")
+RUNS = ("teacher", "refine", "student")
+# The options of each section with their defaults.
+SECTIONS: dict[str, dict[str, Any]] = {
+    # Points that somebody has clicked, and a few images with masks.
+    "data": dict(
+        strong=REQUIRED,  # COCO instances json of the images with masks
+        weak=REQUIRED,  # json of the images with points, see `detkit.data.points.dataset`
+        image_folder=REQUIRED,  # where the file names of both begin
+        truth=None,  # json of the weak images with the masks of their points under the same ids, to measure with
+        val=None,  # COCO instances json to validate on
+        val_image_folder=None,  # by default image_folder
+    ),
+    # A dataset with masks, of which a part is reduced to points.
+    "split": dict(
+        annotation_file=REQUIRED,
+        image_folder=REQUIRED,
+        percent=REQUIRED,  # of the images, that keep their masks
+        seed=None,  # of the choice, by default that of the whole config
+        points="centre",  # "centre" of mass, a "random" pixel, or "given" in the file
+        boxes=False,  # whether weak annotations keep their boxes, for the prompt "point_with_size"
+        val=None,
+        val_image_folder=None,
+    ),
+    # Generated scenes, of which a part is reduced to points.
+    "scenes": dict(
+        images=1000,
+        val_images=200,
+        percent=5,
+        seed=None,
+        points="centre",
+        boxes=False,
+        options={},  # of `SyntheticScenes`
+    ),
+    "pseudo": dict(
+        prompt="point",  # of the teacher on the weak images
+        refine_prompt="point_with_size",  # of the teacher on the strong images, whose masks the refiner starts from
+        batch_size=1,  # images that the teacher sees together
+        device="auto",
+        students=("raw", "refined"),  # on which labels students are trained
+    ),
+}
+# What the section `refine` has besides a run: steps of the teacher whose masks the refiner learns from, and options of
+# `RefineCrops`.
+REFINE = ("teacher_steps", "crops")
+RUN_KEYS = ("model", "data", "optimizer", "schedule", "train", "evaluator")
+DEFAULTS = dict(
+    seed=0,  # of all choices and trainings that state none
+    bound=False,  # whether a student is trained on the true masks of all images, for comparison
+)
+TOP_LEVEL = (*SOURCES, *RUNS, "pseudo", *DEFAULTS)
+
+
+def resolve(config: dict[str, Any]) -> dict[str, Any]:
+    """The complete config, checked, with every section; those that are not used are None.
+
+    Raises:
+        ConfigError: an unknown or missing option, or no single source of data; the message begins with its path.
+    """
+    check_options(config, TOP_LEVEL, "config")
+    given = [name for name in SOURCES if config.get(name) is not None]
+    if len(given) != 1:
+        raise ConfigError(
+            f"config: needs one of the sections {', '.join(SOURCES)}, got {' and '.join(given) or 'none'}"
+        )
+    resolved = {**dict.fromkeys(TOP_LEVEL), **DEFAULTS, **config}
+    for name in (given[0], "pseudo"):
+        resolved[name] = _filled(config.get(name, {}), name)
+        if "seed" in resolved[name] and resolved[name]["seed"] is None:
+            resolved[name]["seed"] = resolved["seed"]
+    for name in RUNS:
+        if resolved[name] is None and name != "refine":
+            raise ConfigError(f"config: section {name!r} is missing")
+        if resolved[name] is not None:
+            resolved[name] = _run(resolved[name], name, resolved["seed"])
+    _check_refine(resolved)
+    _check_values(resolved)
+    return resolved
+
+
+def override(config: dict[str, Any], settings: Sequence[str]) -> dict[str, Any]:
+    """A copy of `config` with `"a.b=value"` settings applied, see `detkit.config.apply_overrides`.
+
+    Inside of a run, options with defaults can be set that the config does not mention.
+
+    Raises:
+        ConfigError: as `apply_overrides`.
+    """
+    for setting in settings:
+        name, dot, rest = setting.strip().partition(".")
+        if name in RUNS and dot and isinstance(config.get(name), dict):
+            try:
+                config = {**config, name: apply_overrides(config[name], [rest])}
+            except ConfigError as error:
+                raise ConfigError(f"{name}: {error}") from error
+        elif name in SECTIONS and dot and "=" in rest and "." not in rest.partition("=")[0]:
+            section = {**dict.fromkeys(SECTIONS[name]), **(config.get(name) or {})}
+            changed = apply_overrides({name: section}, [setting])[name]
+            key = rest.partition("=")[0].strip()
+            config = {**config, name: {**(config.get(name) or {}), key: changed[key]}}
+        else:
+            config = apply_overrides({**DEFAULTS, **config}, [setting])
+    return config
+
+
+def _filled(section: Any, name: str) -> dict[str, Any]:
+    options = SECTIONS[name]
+    check_options(section, options, name)
+    missing = [key for key, default in options.items() if default is REQUIRED and section.get(key) is None]
+    if missing:
+        raise ConfigError(f"{name}: option {missing[0]!r} is missing")
+    return {**options, **section}
+
+
+def _run(section: Any, name: str, seed: int) -> dict[str, Any]:
+    """A run's section with its seed, and with a mark for the epochs that are counted later."""
+    check_options(section, (*RUN_KEYS, *(REFINE if name == "refine" else ())), name)
+    data, train = section.get("data", {}), section.get("train", {})
+    for key in ("train", "val"):
+        if isinstance(data, dict) and key in data:
+            raise ConfigError(f"{name}.data.{key}: the stages fill it in; leave it out")
+    run = {key: value for key, value in section.items() if key not in REFINE}
+    try:
+        check_keys({**run, "data": {"train": None, **data}, "train": {"epochs": 1, **train}})
+    except ConfigError as error:
+        raise ConfigError(f"{name}: {error}") from error
+    if "epochs" not in train and train.get("max_steps") is None:
+        raise ConfigError(f"{name}.train: needs epochs or max_steps")
+    return {**section, "data": data, "train": {"seed": seed, **train}}
+
+
+def _check_refine(config: dict[str, Any]) -> None:
+    refine = config["refine"]
+    if refine is None:
+        return
+    refine.setdefault("crops", {})
+    steps, train = refine.get("teacher_steps"), config["teacher"]["train"]
+    if not isinstance(steps, (list, tuple)) or not steps or not all(type(s) is int and s >= 1 for s in steps):
+        raise ConfigError(f"refine.teacher_steps: must be a list of steps of the teacher, got {steps!r}")
+    last = train.get("max_steps")
+    if last is not None and max(steps) > last:
+        raise ConfigError(f"refine.teacher_steps: {max(steps)} is beyond teacher.train.max_steps, {last}")
+    crops, model = refine["crops"], refine["model"]
+    if isinstance(crops, dict) and isinstance(model, dict) and model.get("type") == "MaskRefiner":
+        one, other = crops.get("size", SIZE), model.get("size", SIZE)
+        if one != other:
+            raise ConfigError(f"refine.crops.size: is {one}, but refine.model.size is {other}; give both the same")
+    if train.get("keep_steps"):
+        raise ConfigError("teacher.train.keep_steps: follows from refine.teacher_steps; leave it out")
+
+
+def _check_pseudo(config: dict[str, Any]) -> None:
+    pseudo, prompts = config["pseudo"], [name for name, needed in NEEDED.items() if "points" in needed]
+    for key in ("prompt", "refine_prompt"):
+        if pseudo[key] not in prompts:
+            raise ConfigError(f"pseudo.{key}: must be one of {', '.join(prompts)}, got {pseudo[key]!r}")
+    source = next(name for name in SOURCES if config[name] is not None)
+    if pseudo["prompt"] == "point_with_size" and not config[source].get("boxes", True):
+        raise ConfigError(f"pseudo.prompt: 'point_with_size' needs boxes; set {source}.boxes=True, or choose 'point'")
+    if type(pseudo["batch_size"]) is not int or pseudo["batch_size"] < 1:
+        raise ConfigError(f"pseudo.batch_size: must be a whole number of at least 1, got {pseudo['batch_size']!r}")
+    students = pseudo["students"]
+    is_list = isinstance(students, (list, tuple)) and all(kind in ("raw", "refined") for kind in students)
+    if not is_list or len(set(students)) < len(students):
+        raise ConfigError(f"pseudo.students: must be a list of 'raw' and 'refined', got {students!r}")
+    if list(students) == ["refined"] and config["refine"] is None:
+        raise ConfigError("pseudo.students: 'refined' needs the section refine")
+
+
+def _check_values(config: dict[str, Any]) -> None:
+    _check_pseudo(config)
+    if type(config["seed"]) is not int or config["seed"] < 0:
+        raise ConfigError(f"seed: must be a whole number of at least 0, got {config['seed']!r}")
+    if type(config["bound"]) is not bool:
+        raise ConfigError(f"bound: must be True or False, got {config['bound']!r}")
+    if config["bound"] and config["data"] is not None and config["data"]["truth"] is None:
+        raise ConfigError("bound: needs the true masks of the weak images (data.truth)")

@@ -1,0 +1,193 @@
+"""The first stage of PointWSSIS: strong and weak annotations as files, from wherever they come."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import Counter
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from detkit.data.coco_file import load_json, read_coco_file
+from detkit.data.export import export_scenes
+from detkit.data.points.file import Problem, read_points, summary
+from detkit.data.points.split import point_of, split_annotations, write_split
+from detkit.evaluation.backends import clean_ground_truth
+from detkit.files import write_json
+from detkit.pipelines.training import coco_data
+
+logger = logging.getLogger(__name__)
+
+DRAWN = ("percent", "seed", "points", "boxes")  # what decides a split
+
+
+@dataclass
+class Sources:
+    """The files that all later stages read.
+
+    Attributes:
+        strong: COCO instances json whose annotations also have points.
+        weak: json of points.
+        truth: json of the weak images with masks, under the ids of the points, or None.
+        val: COCO instances json, or None.
+    """
+
+    image_folder: Path
+    strong: Path
+    weak: Path
+    truth: Path | None = None
+    val: Path | None = None
+    val_image_folder: Path | None = None
+
+    @classmethod
+    def read(cls, folder: Path) -> Sources:
+        """Of a complete data stage."""
+        stored = load_json(folder / "sources.json")
+        paths: Any = {name: None if path is None else folder / path for name, path in stored.items()}
+        return cls(**paths)
+
+    def write(self, folder: Path) -> None:
+        """Store the paths, those below `folder` relative to it, so that it can be moved."""
+        stored = {name: None if path is None else _relative(path, folder) for name, path in asdict(self).items()}
+        write_json(folder / "sources.json", stored)
+
+    def val_data(self) -> dict[str, Any] | None:
+        """The config of the validation dataset."""
+        if self.val is None:
+            return None
+        return coco_data(self.val, self.val_image_folder or self.image_folder, drop_empty=False)
+
+
+def make_data(section: dict[str, Any], folder: Path) -> None:
+    """Write the sources into `folder`, from the one section of `data`, `split` and `scenes` that is given.
+
+    Raises:
+        ValueError: something is wrong with the files; the message names the file and the ids.
+    """
+    ((kind, options),) = section.items()
+    sources = {"data": _given, "split": _split, "scenes": _scenes}[kind](options, folder)
+    check_sources(sources)
+    sources.write(folder)
+
+
+def _given(options: dict[str, Any], folder: Path) -> Sources:
+    strong = folder / "strong.json"
+    try:
+        content = with_points(read_coco_file(Path(options["strong"])))
+    except ValueError as error:
+        raise ValueError(f"data.strong: {options['strong']}: {error}") from error
+    write_json(strong, content)
+    _warn_of_unseen(content, read_points(options["weak"])[0])
+    truth, val, val_folder = (_optional(options[name]) for name in ("truth", "val", "val_image_folder"))
+    return Sources(Path(options["image_folder"]), strong, Path(options["weak"]), truth, val, val_folder)
+
+
+def _split(options: dict[str, Any], folder: Path) -> Sources:
+    content = read_coco_file(Path(options["annotation_file"]))
+    drawn = {name: options[name] for name in DRAWN}
+    split = split_annotations(content, **drawn)
+    if split.problems:
+        logger.warning("%s: left out %s", options["annotation_file"], summary(split.problems))
+    files = write_split(split, folder, force=True)
+    val, val_folder = (_optional(options[name]) for name in ("val", "val_image_folder"))
+    return Sources(Path(options["image_folder"]), files["strong"], files["weak"], files["truth"], val, val_folder)
+
+
+def _scenes(options: dict[str, Any], folder: Path) -> Sources:
+    lengths = {"train": options["images"], "val": options["val_images"]}
+    files = export_scenes(folder, **lengths, seed=options["seed"], force=True, **options["options"])
+    drawn = {name: options[name] for name in DRAWN}
+    images = {"image_folder": folder / "images" / "train", "val_image_folder": folder / "images" / "val"}
+    return _split({"annotation_file": files["train"], "val": files.get("val"), **images, **drawn}, folder)
+
+
+def with_points(content: dict[str, Any]) -> dict[str, Any]:
+    """A COCO json whose annotations all have a point: the centre of the mask where none is given.
+
+    Raises:
+        ValueError: an annotation without point whose mask is missing, broken or empty.
+    """
+    images, problems, annotations = {image["id"]: image for image in content["images"]}, [], []
+    for annotation in content["annotations"]:
+        if "point" not in annotation and not annotation.get("iscrowd"):
+            point, reason = point_of(annotation, images[annotation["image_id"]], "centre")
+            if reason is not None:
+                problems.append(Problem(annotation["id"], annotation["image_id"], reason))
+            annotation = {**annotation, "point": point}
+        annotations.append(annotation)
+    if problems:
+        raise ValueError(f"annotations without a point or a mask; take them out: {summary(problems)}")
+    return {**content, "annotations": annotations}
+
+
+def _warn_of_unseen(strong: dict[str, Any], weak: dict[str, Any]) -> None:
+    shown, wanted = ({a.get("category_id") for a in content["annotations"]} for content in (strong, weak))
+    unseen = [c["name"] for c in strong["categories"] if c["id"] in wanted - shown]
+    if unseen:
+        logger.warning("no strong label shows the classes %s: expect no masks of them", ", ".join(unseen))
+
+
+def check_sources(sources: Sources) -> None:
+    """Check that the files fit each other and the images.
+
+    Raises:
+        ValueError: other categories, images in both files, missing image files, or points without truth.
+    """
+    strong, weak = read_coco_file(sources.strong), read_points(sources.weak)[0]
+    others = {path: read_coco_file(path) for path in (sources.truth, sources.val) if path is not None}
+    for path, content in {sources.weak: weak, **others}.items():
+        if differences := _differences(content, strong):
+            raise ValueError(f"{path}: its categories differ from those of {sources.strong}: {differences}")
+    _check_images(strong, weak, sources.image_folder)
+    for path, content, what in ((sources.strong, strong, "objects"), (sources.weak, weak, "points")):
+        if all(a.get("iscrowd") for a in content["annotations"]):
+            raise ValueError(f"{path}: has no {what}")
+    if sources.truth is not None:
+        _check_truth(others[sources.truth], weak, sources.truth)
+
+
+def _check_truth(truth: dict[str, Any], weak: dict[str, Any], path: Path) -> None:
+    """Each point must have a mask under its id, of its class in its image."""
+    known, points = ({a["id"]: a for a in content["annotations"]} for content in (truth, weak))
+    lost = points.keys() - known.keys()
+    if lost:
+        raise ValueError(f"{path}: has no masks for {len(lost)} points: {sorted(lost)[:10]}")
+    for key in ("image_id", "category_id"):
+        other = [i for i, point in points.items() if known[i][key] != point[key]]
+        if other:
+            raise ValueError(f"{path}: {len(other)} annotations have another {key} than their points: {other[:10]}")
+    try:
+        clean_ground_truth(truth, with_masks=True)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def _check_images(strong: dict[str, Any], weak: dict[str, Any], folder: Path) -> None:
+    names = [image["file_name"] for content in (strong, weak) for image in content["images"]]
+    ids = [image["id"] for content in (strong, weak) for image in content["images"]]
+    for what, values in (("image ids", ids), ("file names", names)):
+        twice = [str(value) for value, count in Counter(values).items() if count > 1]
+        if twice:
+            raise ValueError(f"{len(twice)} {what} are both strong and weak: {', '.join(twice[:10])}")
+    if not folder.is_dir():
+        raise ValueError(f"image folder {folder} does not exist")
+    missing = [name for name in names if not (folder / name).is_file()]
+    if missing:
+        raise ValueError(f"{len(missing)} of {len(names)} images are not in {folder}: {', '.join(missing[:10])}")
+
+
+def _differences(content: dict[str, Any], other: dict[str, Any]) -> str:
+    """The categories that only one of two files has, in any order."""
+    one, two = ({(c["id"], c["name"]) for c in part["categories"]} for part in (content, other))
+    return ", ".join(f"{name!r} (id {i})" for i, name in sorted(one ^ two)[:10])
+
+
+def _optional(path: str | Path | None) -> Path | None:
+    return None if path is None else Path(path)
+
+
+def _relative(path: Path, folder: Path) -> str:
+    path = Path(os.path.abspath(path))
+    inside = path.is_relative_to(os.path.abspath(folder))
+    return str(path.relative_to(os.path.abspath(folder)) if inside else path)

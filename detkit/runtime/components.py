@@ -1,0 +1,191 @@
+"""From the parts of a config to objects."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+from typing import Any
+
+from torch import nn
+from torch.utils.data import DataLoader
+
+from detkit.data.loading import train_loader
+from detkit.engine.schedules import Schedule
+from detkit.modeling.image_model import InputRule
+from detkit.registry import ConfigError, build
+from detkit.runtime.processes import rank, world_size
+from detkit.runtime.signals import shielded
+from detkit.structures import LabelMap
+
+logger = logging.getLogger(__name__)
+
+MODULES = (
+    "detkit.backbones.coat",
+    "detkit.backbones.fpn",
+    "detkit.backbones.resnet",
+    "detkit.backbones.swin",
+    "detkit.backbones.timm_features",
+    "detkit.backbones.vit",
+    "detkit.vidt.model",
+    "detkit.pointseg.refine.data",
+    "detkit.pointseg.refine.model",
+    "detkit.pointseg.schedules",
+    "detkit.pointseg.solov2",
+    "detkit.vidt.without_neck",
+    "detkit.correspondence.cats",
+    "detkit.correspondence.catspp",
+    "detkit.correspondence.features.conv_layers",
+    "detkit.correspondence.features.maps",
+    "detkit.correspondence.neighbours",
+    "detkit.correspondence.features.timm_layers",
+    "detkit.data.coco",
+    "detkit.data.corruptions.transform",
+    "detkit.data.pairs.pool",
+    "detkit.data.pairs.keypoints",
+    "detkit.data.pairs.colour",
+    "detkit.data.pairs.folders",
+    "detkit.data.pairs.transforms",
+    "detkit.data.pairs.warp",
+    "detkit.data.points.dataset",
+    "detkit.data.pairs.annotated",
+    "detkit.data.synthetic",
+    "detkit.data.pairs.synthetic",
+    "detkit.data.transforms",
+    "detkit.evaluation.coco",
+    "detkit.evaluation.pck",
+    "detkit.evaluation.refined_masks",
+)
+
+
+def import_components() -> None:
+    """Import the modules of detkit whose classes configs can name, so that they register themselves."""
+    for module in MODULES:
+        importlib.import_module(module)
+
+
+def build_model(
+    config: dict[str, Any],
+    label_map: LabelMap,
+    input_rule: dict[str, Any] | None = None,
+    *,
+    pretrained: bool = True,
+) -> nn.Module:
+    """Build the model of a config for the classes of `label_map`.
+
+    Args:
+        config: the "model" section; its `num_classes` may be left out.
+        input_rule: the fields of an `InputRule` that replaces the model's own.
+        pretrained: False leaves out every argument that only training needs (`pretrained`, `teacher`), where all
+            weights are loaded afterwards.
+
+    Raises:
+        ConfigError: a `num_classes` that contradicts the label map, or see `detkit.registry.build`.
+    """
+    import_components()
+    stated = config.get("num_classes", len(label_map))
+    if stated != len(label_map):
+        raise ConfigError(f"model.num_classes: is {stated}, but the data has {len(label_map)} classes; leave it out")
+    arguments = {key: value for key, value in config.items() if key != "num_classes"}
+    if not pretrained:
+        arguments = _without_keys(arguments, ("pretrained", "teacher"))
+    model = build(arguments, path="model", num_classes=len(label_map))
+    model.label_map = label_map
+    if input_rule is not None:
+        fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in input_rule.items()}
+        model.input_rule = InputRule(**fields)
+    return model
+
+
+def build_datasets(config: dict[str, Any]) -> tuple[Any, Any]:
+    """The training and the validation dataset (None without one) of the "data" section.
+
+    Raises:
+        ConfigError: no training images, or classes that differ between the two.
+    """
+    import_components()
+    train = build(config["train"], path="data.train")
+    if len(train) == 0:
+        raise ConfigError("data.train: the dataset has no images")
+    if config["val"] is None:
+        return train, None
+    val = build(config["val"], path="data.val")
+    if val.label_map != train.label_map:
+        raise ConfigError(
+            f"data.val: its classes differ from those of data.train: {val.label_map} and {train.label_map}"
+        )
+    return train, val
+
+
+def build_evaluation(config: dict[str, Any], label_map: LabelMap) -> tuple[Any, Any]:
+    """The validation dataset and the evaluator of a whole config, for a model whose outputs mean `label_map`.
+
+    Raises:
+        ConfigError: no validation data, or none of its categories is known to the model.
+    """
+    import_components()
+    if config["data"]["val"] is None:
+        raise ConfigError("data.val: is missing, there is nothing to evaluate on")
+    dataset = build(config["data"]["val"], path="data.val")
+    unknown = set(dataset.label_map.category_ids) - set(label_map.category_ids)
+    if len(unknown) == len(dataset.label_map):
+        raise ConfigError(
+            f"data.val: none of its category ids {sorted(unknown)} is among those of the model, "
+            f"{sorted(label_map.category_ids)}"
+        )
+    if unknown:
+        logger.warning("data.val: the model does not know the category ids %s", sorted(unknown))
+    _check_names(label_map, dataset.label_map)
+    return dataset, build(config["evaluator"], path="evaluator", dataset=dataset)
+
+
+def _check_names(of_model: LabelMap, of_data: LabelMap) -> None:
+    """One category id must not be two classes; a model whose outputs have no names is taken at its ids."""
+    known = dict(zip(of_model.category_ids, of_model.names, strict=True))
+    pairs = zip(of_data.category_ids, of_data.names, strict=True)
+    clashes = [f"{i} is {known[i]!r} in the model, {name!r} in the data" for i, name in pairs if _clash(known, i, name)]
+    if clashes:
+        raise ConfigError(f"data.val: category ids mean different classes: {'; '.join(clashes[:5])}")
+
+
+def _clash(known: dict[int, str | None], category_id: int, name: str | None) -> bool:
+    own = known.get(category_id)
+    return own is not None and own != f"class_{category_id}" and own != name
+
+
+def warn_of_crowds(model: nn.Module, dataset: Any) -> None:
+    """Warn where images have more objects than the model has det tokens, each of which finds at most one."""
+    tokens = getattr(getattr(model, "backbone", None), "num_tokens", None)
+    most = getattr(dataset, "max_objects_per_image", None)
+    if tokens is not None and most is not None and most > tokens:
+        logger.warning(
+            "an image of data.train has %d objects, but the model finds at most %d: set model.backbone.num_tokens",
+            most,
+            tokens,
+        )
+
+
+def build_loader(config: dict[str, Any], dataset: Any, *, seed: int) -> DataLoader:
+    """The training loader of this process by the "data" section.
+
+    Raises:
+        ConfigError: a wrong transform, or a batch size that the dataset cannot fill.
+    """
+    transforms = [build(transform, path=f"data.transforms.{i}") for i, transform in enumerate(config["transforms"])]
+    options = {name: config[name] for name in ("batch_size", "workers", "skip_broken")}
+    try:
+        loader = train_loader(dataset, transforms, seed=seed, rank=rank(), world_size=world_size(), **options)
+    except ValueError as error:
+        raise ConfigError(f"data: {error}") from error
+    return shielded(loader)
+
+
+def build_schedule(config: dict[str, Any], steps_per_epoch: int) -> Schedule:
+    """The learning-rate schedule of a whole config."""
+    run = {"lr": config["optimizer"]["lr"], "epochs": config["train"]["epochs"], "steps_per_epoch": steps_per_epoch}
+    return build(config["schedule"], path="schedule", **run)
+
+
+def _without_keys(value: Any, keys: tuple[str, ...]) -> Any:
+    if isinstance(value, dict):
+        return {name: _without_keys(item, keys) for name, item in value.items() if name not in keys}
+    return [_without_keys(item, keys) for item in value] if isinstance(value, (list, tuple)) else value

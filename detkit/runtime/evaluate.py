@@ -1,0 +1,80 @@
+"""Running a model over a dataset and an evaluator over what it finds."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import nn
+
+from detkit.data.loading import eval_loader
+from detkit.registry import ConfigError
+from detkit.runtime.console import Console
+from detkit.runtime.processes import is_main, rank, world_size
+from detkit.runtime.signals import shielded
+
+PRECISIONS = ("auto", "bf16", "fp32")
+
+
+def autocast(precision: str, device: torch.device) -> AbstractContextManager:
+    """The context to run a model in: "auto" (bf16 on cuda, fp32 elsewhere), "bf16" or "fp32".
+
+    Raises:
+        ConfigError: another name, or bf16 on a GPU that cannot do it.
+    """
+    if precision not in PRECISIONS:
+        raise ConfigError(f"train.precision: {precision!r} is not one of {', '.join(PRECISIONS)}")
+    if device.type == "cuda" and precision == "bf16" and not torch.cuda.is_bf16_supported():
+        raise ConfigError(f"train.precision: {torch.cuda.get_device_name(device)} cannot compute in bf16; use fp32")
+    wanted = precision == "bf16" or (
+        precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    )
+    return torch.autocast(device.type, torch.bfloat16) if wanted else nullcontext()
+
+
+@torch.no_grad()
+def evaluate(
+    model: nn.Module,
+    dataset: Any,
+    evaluator: Any,
+    *,
+    batch_size: int = 1,
+    workers: int = 0,
+    precision: str = "auto",
+    skip_broken: bool = True,
+    progress: bool = True,
+) -> dict[str, float]:
+    """Evaluate `model`, where it is, on `dataset`; with several processes each takes a part of the images.
+
+    Args:
+        evaluator: is reset, fed with every batch, and computes the figures.
+        precision: see `autocast`.
+        skip_broken: report images that cannot be read and count them as without detections, instead of raising.
+        progress: show a bar if the output is a terminal.
+
+    Returns:
+        The figures, the same in every process. The model is in eval mode afterwards.
+    """
+    model.eval()
+    evaluator.reset()
+    device = next(model.parameters()).device
+    loader = eval_loader(
+        dataset,
+        model.input_rule.resize,
+        batch_size=batch_size,
+        workers=workers,
+        rank=rank(),
+        world_size=world_size(),
+        skip_broken=skip_broken,
+    )
+    shielded(loader)
+    console = Console(sys.stderr if is_main() and progress else None)
+    for number, batch in enumerate(loader, 1):
+        with autocast(precision, device):
+            predictions = model(batch.to(device, non_blocking=True))
+        evaluator.update([found.cpu() for found in predictions], batch.annotations)
+        console.progress(number / len(loader), f"evaluation {number}/{len(loader)}")
+    console.clear()
+    return evaluator.compute()

@@ -1,0 +1,224 @@
+"""The training objective of ViDT (arXiv 2110.03921, appendix A) and ViDT+ (arXiv 2204.07962).
+
+Matched focal, L1 and GIoU terms at every stage; with ViDT+ also the masks and the IoU of the matched boxes, and the
+classes of the positions of the maps.
+
+Shape letters: s stages, b images, q queries, t objects (padded), k classes, m matched pairs of a stage.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from detkit.ops.boxes import box_iou, cxcywh_to_xyxy, generalized_iou, xyxy_to_cxcywh
+from detkit.registry import register
+from detkit.structures import Annotations
+from detkit.vidt.losses.matching import Matches, Targets, match, matching_cost
+from detkit.vidt.losses.token_labels import dice_loss, token_targets
+from detkit.vidt.masks import check_masks, encode_masks
+from detkit.vidt.outputs import Stages
+from detkit.vidt.proposals import DensePredictions, assign_positions
+
+
+def sigmoid_focal_loss(logits: Tensor, targets: Tensor, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:
+    """Focal loss (arXiv 1708.02002) of independent classifiers, element by element; targets are 0 or 1."""
+    prob = logits.sigmoid()
+    cross_entropy = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+    missed = prob * (1 - targets) + (1 - prob) * targets
+    balance = alpha * targets + (1 - alpha) * (1 - targets)
+    return balance * missed**gamma * cross_entropy
+
+
+def pad_targets(annotations: Sequence[Annotations], sizes: Sequence[tuple[int, int]], device: torch.device) -> Targets:
+    """Objects of a batch as one padded table; boxes become relative to the image sizes (h, w)."""
+    counts = [len(a) for a in annotations]
+    labels = torch.zeros(len(counts), max(counts, default=0), dtype=torch.int64, device=device)
+    boxes = torch.zeros(*labels.shape, 4, device=device)
+    for i, (objects, (h, w)) in enumerate(zip(annotations, sizes, strict=True)):
+        scale = torch.tensor([w, h, w, h], dtype=torch.float32, device=device)
+        labels[i, : counts[i]] = objects.labels.to(device)
+        boxes[i, : counts[i]] = xyxy_to_cxcywh(objects.boxes.to(device).float()) / scale
+    return Targets(labels, boxes, counts)
+
+
+def pick(x_sbqc: Tensor, matches: Matches) -> Tensor:
+    """The predictions of the matched pairs, in float32."""
+    return x_sbqc[matches.stage, matches.image, matches.query].float()
+
+
+def sum_stages(values_m: Tensor, stages: Stages) -> Tensor:
+    """Sums `[s]` of matched pairs, of which every stage has the same number, in order."""
+    return values_m.view(len(stages.boxes), -1).sum(1)
+
+
+def per_stage(terms: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Terms `[s]` as one term for each stage; the last stage has the plain name."""
+    return {
+        name if stage == len(term) - 1 else f"{name}_{stage}": value
+        for name, term in terms.items()
+        for stage, value in enumerate(term.unbind())
+    }
+
+
+@register
+class SetCriterion:
+    """Weighted loss terms of `Stages` against annotations; those terms whose predictions the stages have.
+
+    The last stage's terms are `loss_ce`, `loss_bbox`, `loss_giou`, `loss_iouaware` and `loss_vector`; those of stage i
+    end in `_i`. Each is summed over queries or matched pairs and divided by the number of objects. `loss_token_focal`
+    and `loss_token_dice` are summed over the levels and divided by the number of objects. All arithmetic is float32.
+
+    `loss_vector` is the mean over matched pairs and coefficients. Where the number of objects is given from outside, to
+    make up for gradient accumulation or several processes, it takes the place of the number of pairs; the two differ
+    only where an image has more objects than queries.
+
+    Args:
+        class_weight: weight of the focal loss, and of the class cost in matching.
+        box_weight: the same of the L1 distance of relative cxcywh boxes.
+        giou_weight: the same of 1 - GIoU.
+        iou_weight: weight of the cross entropy between the predicted and the actual IoU of box and object. The actual
+            IoU is not a constant: this term moves the boxes too.
+        vector_weight: weight of the L1 distance of mask vectors.
+        token_weight: weight of both the focal and the Dice loss of token labels.
+        foreground_output: a class output that no label uses and whose token labels are "any object". The official
+            code trains on raw COCO ids, which begin at 1, and uses output 0 so. None, the default: there is no such
+            output, and label 0 is a class like any other.
+        positives: positions that each object claims in the dense predictions of a model with proposals; their terms
+            end in `_dense` and are divided by `positives` too.
+    """
+
+    def __init__(
+        self,
+        *,
+        class_weight: float = 2.0,
+        box_weight: float = 5.0,
+        giou_weight: float = 2.0,
+        iou_weight: float = 2.0,
+        vector_weight: float = 3.0,
+        token_weight: float = 2.0,
+        foreground_output: int | None = None,
+        positives: int = 8,
+    ):
+        self.class_weight, self.box_weight, self.giou_weight = class_weight, box_weight, giou_weight
+        self.iou_weight, self.vector_weight, self.token_weight = iou_weight, vector_weight, token_weight
+        self.foreground_output = foreground_output
+        self.positives = positives
+
+    def __call__(
+        self,
+        stages: Stages,
+        annotations: Sequence[Annotations],
+        sizes: Sequence[tuple[int, int]],
+        num_objects: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        """Loss terms for images of `sizes` (h, w), over `num_objects` (default: those in the batch, at least 1).
+
+        Raises:
+            ValueError: masks or token labels are predicted, but objects have no masks.
+        """
+        device = stages.logits.device
+        annotations = [objects.to(device) for objects in annotations]
+        if stages.vectors is not None or stages.token_logits is not None:
+            check_masks(annotations, sizes)
+        targets = pad_targets(annotations, sizes, device)
+        with torch.autocast(device.type, enabled=False):
+            matches = self.match(stages, targets)
+            vector_losses = self.vector_losses(stages, annotations, sizes, matches, num_objects)
+            if num_objects is None:
+                num_objects = torch.tensor(float(max(1, sum(targets.counts))), device=device)
+            terms = self.terms(stages, targets, matches)
+            losses = per_stage({name: term / num_objects for name, term in terms.items()})
+            token_losses = self.token_losses(stages.token_logits, annotations, sizes, num_objects)
+            return losses | vector_losses | token_losses | self.dense_losses(stages.dense, targets, num_objects)
+
+    def terms(self, stages: Stages, targets: Targets, matches: Matches) -> dict[str, Tensor]:
+        """Weighted, summed terms of each stage, `[s]`."""
+        l1, giou = self.box_losses(stages, targets, matches)
+        terms = {
+            "loss_ce": self.class_weight * self.class_loss(stages, targets, matches),
+            "loss_bbox": self.box_weight * l1,
+            "loss_giou": self.giou_weight * giou,
+        }
+        if stages.ious is not None:
+            terms["loss_iouaware"] = self.iou_weight * self.iou_loss(stages.ious, stages, targets, matches)
+        return terms
+
+    def dense_losses(self, dense: DensePredictions | None, targets: Targets, num_objects: Tensor) -> dict[str, Tensor]:
+        """The same terms of dense predictions."""
+        if dense is None:
+            return {}
+        stage = Stages(dense.logits[None], dense.boxes[None])
+        cost = matching_cost(stage.logits, stage.boxes, targets, **self.costs)[0]
+        matches = assign_positions(dense, targets, cost, self.positives)
+        terms = self.terms(stage, targets, matches)
+        return {f"{name}_dense": term[0] / (num_objects * self.positives) for name, term in terms.items()}
+
+    @property
+    def costs(self) -> dict[str, float]:
+        """The weights of `matching_cost`, equal to those of the loss terms."""
+        return dict(class_cost=self.class_weight, box_cost=self.box_weight, giou_cost=self.giou_weight)
+
+    def match(self, stages: Stages, targets: Targets) -> Matches:
+        return match(matching_cost(stages.logits, stages.boxes, targets, **self.costs), targets.counts)
+
+    def class_loss(self, stages: Stages, targets: Targets, matches: Matches) -> Tensor:
+        """Summed focal loss of each stage, `[s]`."""
+        logits = stages.logits.float()
+        wanted = torch.zeros_like(logits)
+        labels = targets.labels[matches.image, matches.target]
+        wanted[matches.stage, matches.image, matches.query, labels] = 1
+        return sigmoid_focal_loss(logits, wanted).sum((1, 2, 3))
+
+    def box_losses(self, stages: Stages, targets: Targets, matches: Matches) -> tuple[Tensor, Tensor]:
+        """Summed L1 distance and 1 - GIoU of the matched pairs of each stage, both `[s]`."""
+        predicted, wanted = pick(stages.boxes, matches), targets.boxes[matches.image, matches.target]
+        l1 = (predicted - wanted).abs().sum(-1)
+        giou = 1 - generalized_iou(cxcywh_to_xyxy(predicted), cxcywh_to_xyxy(wanted))
+        return sum_stages(l1, stages), sum_stages(giou, stages)
+
+    def iou_loss(self, ious_sbq1: Tensor, stages: Stages, targets: Targets, matches: Matches) -> Tensor:
+        """Summed cross entropy of the IoU that each matched query predicts and that it has, `[s]`."""
+        predicted, wanted = pick(stages.boxes, matches), targets.boxes[matches.image, matches.target]
+        iou = box_iou(cxcywh_to_xyxy(predicted), cxcywh_to_xyxy(wanted))
+        logits = pick(ious_sbq1, matches)[:, 0]
+        return sum_stages(F.binary_cross_entropy_with_logits(logits, iou, reduction="none"), stages)
+
+    def vector_losses(
+        self,
+        stages: Stages,
+        annotations: Sequence[Annotations],
+        sizes: Sequence[tuple[int, int]],
+        matches: Matches,
+        num_objects: Tensor | None,
+    ) -> dict[str, Tensor]:
+        """Weighted mean L1 distance of the mask vectors of each stage."""
+        if stages.vectors is None:
+            return {}
+        wanted = encode_masks(annotations, sizes, stages.vectors.shape[-1])[matches.image, matches.target]
+        distance = (pick(stages.vectors, matches) - wanted).abs().mean(-1)
+        pairs = max(1, len(distance) // len(stages.vectors)) if num_objects is None else num_objects
+        return per_stage({"loss_vector": self.vector_weight * sum_stages(distance, stages) / pairs})
+
+    def token_losses(
+        self,
+        token_logits: Sequence[Tensor] | None,
+        annotations: Sequence[Annotations],
+        sizes: Sequence[tuple[int, int]],
+        num_objects: Tensor,
+    ) -> dict[str, Tensor]:
+        """Weighted focal loss, averaged over the positions of a level, and Dice loss of token labels."""
+        if token_logits is None:
+            return {}
+        frame = max(h for h, _ in sizes), max(w for _, w in sizes)
+        shapes = [(level.shape[1], level.shape[2]) for level in token_logits]
+        targets = token_targets(annotations, frame, shapes, token_logits[0].shape[-1], self.foreground_output)
+        focal = dice = torch.zeros((), device=num_objects.device)
+        for logits, (h, w), target in zip(token_logits, shapes, targets, strict=True):
+            focal = focal + sigmoid_focal_loss(logits.float(), target).sum() / (h * w)
+            dice = dice + dice_loss(logits.float(), target).sum()
+        scale = self.token_weight / num_objects
+        return {"loss_token_focal": focal * scale, "loss_token_dice": dice * scale}

@@ -1,0 +1,142 @@
+"""ViDT without neck: the det tokens of the backbone are the predictions (arXiv 2110.03921, section 4, "w.o. Neck").
+
+Its objective is DETR's (arXiv 2005.12872): a softmax over the classes and "no object", matched once.
+
+Shape letters: b images, n det tokens, k classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from detkit.modeling.image_model import ImageModel, InputRule
+from detkit.ops.boxes import cxcywh_to_xyxy, generalized_iou
+from detkit.registry import register
+from detkit.structures import Annotations, Detections, ImageBatch, LabelMap
+from detkit.vidt.decoder import Mlp
+from detkit.vidt.losses.criterion import pad_targets
+from detkit.vidt.losses.matching import Matches, Targets, match
+from detkit.vidt.model import projection
+from detkit.vidt.outputs import Stages
+
+CLASS_COST, BOX_WEIGHT, GIOU_WEIGHT = 2.0, 5.0, 2.0
+NO_OBJECT_WEIGHT = 0.1
+
+
+@register
+class ViDTWithoutNeck(ImageModel):
+    """A backbone with [DET] tokens and two small heads.
+
+    Args:
+        backbone: gives `DetFeatures`; of them only the det tokens are used.
+        num_classes: classes; the classifier has one output more, "no object", as its last.
+        hidden_dim: channels of the heads.
+        input_rule: arguments of `InputRule`.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        num_classes: int,
+        *,
+        hidden_dim: int = 256,
+        input_rule: Mapping[str, Any] | None = None,
+    ):
+        super().__init__(LabelMap.numbered(num_classes), InputRule(**(input_rule or {})))
+        self.backbone = backbone
+        self.input_proj = projection(nn.Conv1d, backbone.det_channels, hidden_dim)
+        self.class_embed = Mlp(hidden_dim, hidden_dim, num_classes + 1)
+        self.bbox_embed = Mlp(hidden_dim, hidden_dim, 4)
+        for head in (self.class_embed, self.bbox_embed):
+            head.layers[-1].reset_parameters()
+
+    def forward_stages(self, images: ImageBatch) -> Stages:
+        """One stage; its logits have "no object" as last output and mean a softmax."""
+        found = self.backbone(images.images, images.mask)
+        det = self.input_proj(found.det.transpose(1, 2)).transpose(1, 2)
+        if self.training:  # the last patches count for nothing, yet every parameter needs a gradient on every rank
+            det = det + 0 * found.features[-1].mean()
+        boxes = self.bbox_embed(det).float().sigmoid()
+        return Stages(self.class_embed(det)[None], boxes[None])
+
+    def losses(
+        self, images: ImageBatch, annotations: Sequence[Annotations], num_objects: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """Weighted loss terms; boxes of the annotations in pixels of the unpadded `images`."""
+        stages = self.forward_stages(images)
+        with torch.autocast(stages.logits.device.type, enabled=False):
+            predicted = Softmax(stages.logits[0].float(), stages.boxes[0])
+            return softmax_losses(predicted, pad_targets(annotations, images.sizes, stages.boxes.device), num_objects)
+
+    def postprocess(self, stages: Stages, original_sizes: Sequence[tuple[int, int]]) -> list[Detections]:
+        """One detection for each det token: its best class other than "no object", best first."""
+        scores, labels = stages.logits[-1].float().softmax(-1)[..., :-1].max(-1)
+        scores, order = scores.sort(dim=1, descending=True)
+        scale = stages.boxes.new_tensor([(w, h, w, h) for h, w in original_sizes])
+        boxes = cxcywh_to_xyxy(stages.boxes[-1].float()) * scale[:, None]
+        boxes = boxes.gather(1, order[..., None].expand(-1, -1, 4))
+        images = zip(boxes, scores, labels.gather(1, order), strict=True)
+        return [Detections(*image, label_map=self.label_map) for image in images]
+
+    def detect(self, images: ImageBatch, original_sizes: Sequence[tuple[int, int]]) -> list[Detections]:
+        return self.postprocess(self.forward_stages(images), original_sizes)
+
+
+def model_arguments(weights: Mapping[str, Tensor]) -> dict[str, Any]:
+    """The config, besides the backbone, that fits official weights; their last output is "no object"."""
+    outputs, hidden_dim = weights["class_embed.layers.2.weight"].shape
+    return dict(type=ViDTWithoutNeck.__name__, num_classes=outputs - 1, hidden_dim=hidden_dim)
+
+
+@dataclass
+class Softmax:
+    """Predictions of one stage: logits [b, n, k + 1], the last one for "no object"; boxes [b, n, 4] (cxcywh)."""
+
+    logits: Tensor
+    boxes: Tensor
+
+    @torch.no_grad()
+    def match(self, targets: Targets) -> Matches:
+        """The cheapest one-to-one assignment by class probability, L1 distance and GIoU."""
+        labels = targets.labels[:, None].expand(-1, self.boxes.shape[1], -1)
+        cost_class = -self.logits.softmax(-1).gather(-1, labels)
+        predicted, wanted = self.boxes[:, :, None], targets.boxes[:, None]
+        cost_box = (predicted - wanted).abs().sum(-1)
+        cost_giou = -generalized_iou(cxcywh_to_xyxy(predicted), cxcywh_to_xyxy(wanted))
+        cost = CLASS_COST * cost_class + BOX_WEIGHT * cost_box + GIOU_WEIGHT * cost_giou
+        return match(cost[None], targets.counts)
+
+
+def softmax_losses(predicted: Softmax, targets: Targets, num_objects: Tensor | None = None) -> dict[str, Tensor]:
+    """DETR's terms: weighted mean cross-entropy, and L1 and 1 - GIoU summed over pairs and divided by the objects.
+
+    With `num_objects` (the objects of the whole optimizer step, for each process), the cross-entropy of this batch
+    counts in proportion to the objects that it holds, so that accumulated batches act together as one.
+    """
+    matches = predicted.match(targets)
+    own = max(1, sum(targets.counts))
+    total = predicted.boxes.new_tensor(float(own)) if num_objects is None else num_objects
+    wanted = predicted.boxes[matches.image, matches.query], targets.boxes[matches.image, matches.target]
+    l1 = (wanted[0] - wanted[1]).abs().sum()
+    giou = 1 - generalized_iou(*map(cxcywh_to_xyxy, wanted))
+    return {
+        "loss_ce": _cross_entropy(predicted.logits, targets, matches) * own / total,
+        "loss_bbox": BOX_WEIGHT * l1 / total,
+        "loss_giou": GIOU_WEIGHT * giou.sum() / total,
+    }
+
+
+def _cross_entropy(logits: Tensor, targets: Targets, matches: Matches) -> Tensor:
+    """Mean over all det tokens; those without object weigh `NO_OBJECT_WEIGHT`."""
+    no_object = logits.shape[-1] - 1
+    classes = torch.full(logits.shape[:2], no_object, dtype=torch.int64, device=logits.device)
+    classes[matches.image, matches.query] = targets.labels[matches.image, matches.target]
+    weight = logits.new_ones(no_object + 1)
+    weight[no_object] = NO_OBJECT_WEIGHT
+    return F.cross_entropy(logits.transpose(1, 2), classes, weight)

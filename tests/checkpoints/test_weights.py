@@ -1,0 +1,95 @@
+import json
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from toy_run import ToyModel, toy_config
+
+from detkit.checkpoints.weights import CheckpointError, load_model, make_header, read_header, read_weights, save_weights
+from detkit.config import resolve_config
+from detkit.registry import ConfigError
+from detkit.runtime.components import build_model
+from detkit.structures import LabelMap
+
+LABELS = LabelMap(("cat", None, "dog"), (3, 5, 7))
+
+
+@pytest.fixture
+def saved(tmp_path):
+    config = resolve_config(toy_config(model=dict(type="ToyModel", pretrained=None, dropout=0.3)))
+    model = build_model(config["model"], LABELS)
+    config["model"]["pretrained"] = "weights-that-are-gone.pth"
+    path = tmp_path / "model.safetensors"
+    save_weights(path, model.state_dict(), make_header(config, model, metrics={"AP": 0.5}, step=7))
+    return model, path
+
+
+def test_a_file_rebuilds_its_model(saved):
+    model, path = saved
+    loaded = load_model(path)
+    assert isinstance(loaded, ToyModel) and not loaded.training
+    assert loaded.dropout.p == 0.3 and loaded.label_map == LABELS and loaded.input_rule == model.input_rule
+    for (name, expected), (other, tensor) in zip(model.state_dict().items(), loaded.state_dict().items(), strict=True):
+        assert name == other and torch.equal(expected, tensor)
+    assert loaded.heads[0].weight is loaded.heads[1].weight
+
+
+def test_the_header_describes_the_file(saved):
+    header = read_header(saved[1])
+    assert header["metrics"] == {"AP": 0.5} and header["step"] == 7 and header["schema"] == 1
+    assert header["label_map"] == LABELS.to_dict() and header["config"]["model"]["type"] == "ToyModel"
+    assert set(header["versions"]) == {"detkit", "torch", "python"}
+    assert header["aliases"] == {"heads.1.weight": "heads.0.weight", "heads.1.bias": "heads.0.bias"}
+
+
+def test_views_and_empty_tensors_survive(tmp_path):
+    base = torch.arange(6.0).reshape(2, 3)
+    weights = {"base": base, "same": base, "part": base[1], "turned": base.t(), "flat": base.view(-1)}
+    weights |= {"none": torch.zeros(0, 3), "also_none": torch.zeros(0, 3)}
+    save_weights(tmp_path / "a.safetensors", weights, {})
+    read, header = read_weights(tmp_path / "a.safetensors")
+    assert header["aliases"] == {"same": "base"}
+    assert read.keys() == weights.keys() and all(torch.equal(read[name], weights[name]) for name in weights)
+
+
+def test_bad_files(saved, tmp_path):
+    _, path = saved
+    with pytest.raises(CheckpointError, match="does not exist"):
+        load_model(tmp_path / "absent.safetensors")
+    content = path.read_bytes()
+    for cut in (0, 5, 500, len(content) - 1):
+        (tmp_path / "cut.safetensors").write_bytes(content[:cut])
+        with pytest.raises(CheckpointError, match=r"cut.safetensors: is truncated or not a safetensors file"):
+            load_model(tmp_path / "cut.safetensors")
+    save_file({"a": torch.zeros(1)}, tmp_path / "foreign.safetensors")
+    with pytest.raises(CheckpointError, match="not a detkit checkpoint"):
+        load_model(tmp_path / "foreign.safetensors")
+    save_file({"a": torch.zeros(1)}, tmp_path / "new.safetensors", {"detkit": json.dumps({"schema": 99})})
+    with pytest.raises(CheckpointError, match="schema 99, this detkit reads up to 1"):
+        load_model(tmp_path / "new.safetensors")
+
+
+def test_weights_that_do_not_fit_are_listed(saved, tmp_path):
+    weights, header = read_weights(saved[1])
+    del weights["heads.0.bias"]
+    weights |= {"extra": torch.zeros(1), "backbone.0.bias": torch.zeros(3)}
+    save_weights(tmp_path / "bad.safetensors", weights, header)
+    with pytest.raises(CheckpointError) as error:
+        load_model(tmp_path / "bad.safetensors")
+    for text in ("missing: heads.0.bias", "unexpected: extra", "backbone.0.bias: (3,) in the file, (8,) in the model"):
+        assert text in str(error.value)
+
+
+def test_a_failed_write_leaves_the_old_file(saved, monkeypatch):
+    _, path = saved
+    before = path.read_bytes()
+    monkeypatch.setattr("detkit.files._sync", lambda path, access: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        save_weights(path, {"a": torch.zeros(1)}, {})
+    assert path.read_bytes() == before and list(path.parent.iterdir()) == [path]
+
+
+def test_number_of_classes_must_agree():
+    assert len(build_model(dict(type="ToyModel", num_classes=3), LABELS).label_map) == 3
+    with pytest.raises(ConfigError, match=r"model\.num_classes: is 80, but the data has 3 classes"):
+        build_model(dict(type="ToyModel", num_classes=80), LABELS)
