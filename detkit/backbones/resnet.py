@@ -222,6 +222,18 @@ def convert_resnet(state_dict: Mapping[str, Tensor]) -> tuple[dict[str, Tensor],
     return weights, left_out
 
 
+def resnet_depth(blocks: int) -> int:
+    """Which ResNet of bottlenecks, 50 or 101, has `blocks` blocks in its third stage.
+
+    Raises:
+        ValueError: neither has.
+    """
+    for depth, stages in DEPTHS.items():
+        if stages[2] == blocks:
+            return depth
+    raise ValueError(f"there is no ResNet-50 or ResNet-101 with {blocks} blocks in its third stage")
+
+
 def detectron_name(key: str) -> str:
     """Our name of a parameter of Detectron's ResNet; stage 1 is `res2` there."""
     for pattern, name in DETECTRON_NAMES:

@@ -9,17 +9,21 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from detkit.checkpoints.download import local_file
 from detkit.checkpoints.folding import fold
 from detkit.checkpoints.resume import UNREADABLE
 from detkit.checkpoints.weights import load_strictly, make_header, save_weights
 from detkit.config import resolve_config
-from detkit.official.layouts import config_around, convert_state_dict
-from detkit.official.report import ConversionReport
+from detkit.correspondence.convert import LAYOUTS as CORRESPONDENCE
+from detkit.official.layouts import Layout, find_layout
+from detkit.official.report import ConversionReport, without_prefix
+from detkit.pointseg.convert import LAYOUTS as POINTSEG
 from detkit.runtime.components import build_model
+from detkit.vidt.convert import LAYOUTS as VIDT
 
+LAYOUTS = (*VIDT, *POINTSEG, *CORRESPONDENCE)
 # Besides tensors and plain values, the official files hold the command line of their training and numbers of numpy.
 ALLOWED: tuple[Any, ...] = (
     argparse.Namespace,
@@ -46,7 +50,7 @@ def convert_checkpoint(
         destination: the .safetensors file to write.
         sha256: the checksum that `source` must have.
         force: replace `destination` if it exists.
-        options: what no key tells, see `detkit.official.layouts.convert_state_dict`.
+        options: what no key tells, see `convert_state_dict`.
 
     Raises:
         ValueError: `destination` exists or is no .safetensors file, or `source` cannot be had, is no checkpoint or
@@ -86,9 +90,33 @@ def read_official(path: Path) -> Mapping[str, Tensor]:
     raise ValueError(f"{path}: has no state dict as its {' or '.join(map(repr, ENTRIES))}; {_contents(stored)}")
 
 
+def convert_state_dict(state_dict: Mapping[str, Tensor], **options: Any) -> tuple[nn.Module, ConversionReport]:
+    """The model of an official state dict, of whatever kind, and a report.
+
+    Args:
+        options: what no key tells: `cross_stages` of ViDT, `num_grids` of SOLOv2, `layers` of CATs. None leaves it to
+            the default.
+
+    Raises:
+        ValueError: an unknown or incomplete state dict, or an option for another kind.
+    """
+    layout = find_layout(state_dict, LAYOUTS)
+    options = {name: value for name, value in options.items() if value is not None}
+    for name in options:
+        if name not in layout.options:
+            owners = " and ".join(other.name for other in LAYOUTS if name in other.options) or "no model"
+            raise ValueError(f"{name} is for {owners}; this is a checkpoint of {layout.name}")
+    return layout.convert(without_prefix(state_dict), **options)
+
+
+def layout_of(model: Mapping[str, Any]) -> Layout:
+    """The layout whose conversion gives such a model section of a config."""
+    return next(layout for layout in LAYOUTS if model["type"] in layout.types)
+
+
 def official_config(model: Mapping[str, Any]) -> dict[str, Any]:
     """A whole config around a model's, with the data that it was published with at its usual place."""
-    return resolve_config(dict(model=dict(model), **config_around(model)))
+    return resolve_config(dict(model=dict(model), **layout_of(model).config(model)))
 
 
 def describe(report: ConversionReport) -> str:

@@ -25,8 +25,7 @@ def convert_arguments(parser: argparse.ArgumentParser) -> None:
 
 def convert(options: argparse.Namespace) -> None:
     """Convert an official checkpoint of its authors' code."""
-    from detkit.checkpoints.convert import convert_checkpoint, describe
-    from detkit.official.layouts import layout_of
+    from detkit.checkpoints.convert import convert_checkpoint, describe, layout_of
 
     names = ("cross_stages", "num_grids", "layers", "sha256", "force")
     arguments = {name: getattr(options, name) for name in names}

@@ -14,15 +14,20 @@ import torch
 from torch import Tensor
 
 from detkit.backbones.pretrained import count
-from detkit.backbones.resnet import DEPTHS
+from detkit.backbones.resnet import DEPTHS, resnet_depth
 from detkit.correspondence.cats import CATs
 from detkit.correspondence.catspp import CATsPlusPlus
 from detkit.correspondence.features.maps import SPAIR_LAYERS, ResNetLayers
 from detkit.correspondence.matcher import Matcher
+from detkit.official.layouts import Layout
 from detkit.official.report import ConversionReport, load_completely, without_prefix
 from detkit.registry import build
+from detkit.structures import LabelMap
 
 HEADS = 6
+# Most categories of a benchmark of matching; their ids count from 1.
+PAIR_CATEGORIES = 20
+PAIR_PLACES = "data.val.root=FOLDER"  # where the data of the evaluation lies
 STRIDE = 16
 BLOCK_PARTS = {
     "norm1": "across_cells.norm",
@@ -156,11 +161,7 @@ def catspp_config(official: Mapping[str, Tensor]) -> dict[str, Any]:
 
 
 def _resnet_depth(official: Mapping[str, Tensor], prefix: str) -> int:
-    blocks = count(re.escape(prefix) + r"layer3\.(\d+)\.", official)
-    for depth in (50, 101):
-        if blocks == DEPTHS[depth][2]:
-            return depth
-    raise ValueError(f"the backbone has {blocks} blocks in its third stage; only ResNet-50 and ResNet-101 are known")
+    return resnet_depth(count(re.escape(prefix) + r"layer3\.(\d+)\.", official))
 
 
 def _load(
@@ -186,3 +187,37 @@ def _is_cut(name: str, kept: Sequence[int]) -> bool:
     """Whether a parameter is one of a block that the backbone did not keep."""
     found = re.match(r"backbone\.body\.layer(\d)\.(\d+)\.", name)
     return found is not None and int(found[2]) >= kept[int(found[1]) - 1]
+
+
+def _with_benchmark_classes(state_dict: Mapping[str, Tensor], **options: Any) -> tuple[Matcher, ConversionReport]:
+    """As `from_official`, with class ids of any benchmark: a matcher does not use them, its evaluation checks them."""
+    model, report = from_official(state_dict, **options)
+    numbers = range(1, PAIR_CATEGORIES + 1)
+    model.label_map = LabelMap(tuple(f"class_{i}" for i in numbers), tuple(numbers))
+    return model, report
+
+
+def _config(model: Mapping[str, Any]) -> dict[str, Any]:
+    train, val = (dict(type="SPair71k", root="data/SPair-71k", split=split) for split in ("trn", "test"))
+    return dict(
+        data=dict(train=train, val=dict(val, direction="target_to_source"), batch_size=32),
+        train=dict(epochs=100, clip_norm=None),
+        evaluator=dict(type="PCKEvaluator"),
+    )
+
+
+LAYOUTS = tuple(
+    Layout(
+        name=name,
+        types=(model.__name__,),
+        landmarks=landmarks,
+        convert=_with_benchmark_classes,
+        options=options,
+        config=_config,
+        places=PAIR_PLACES,
+    )
+    for name, model, landmarks, options in (
+        ("CATs", CATs, ("proj.0.weight", "x_normal"), ("layers",)),
+        ("CATs++", CATsPlusPlus, ("hpn_learner.x_normal",), ()),
+    )
+)

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from detkit.backbones.fpn import FPN
 from detkit.backbones.pretrained import count
-from detkit.backbones.resnet import DEPTHS, ResNet, detectron_name
+from detkit.backbones.resnet import ResNet, detectron_name, resnet_depth
 from detkit.official.coco_classes import COCO_CLASSES
+from detkit.official.layouts import COCO_PLACES, Layout, coco_detection, coco_split
 from detkit.official.report import ConversionReport, load_completely, without_prefix
 from detkit.pointseg.grid import STUDENT_RANGES, TEACHER_GRIDS, TEACHER_RANGES
 from detkit.pointseg.postprocess import SoloPostprocess
@@ -134,18 +135,6 @@ def solo_config(
     )
 
 
-def resnet_depth(blocks: int) -> int:
-    """Which ResNet has so many blocks in its third stage.
-
-    Raises:
-        ValueError: neither that of 50 nor that of 101 layers.
-    """
-    for depth in (50, 101):
-        if DEPTHS[depth][2] == blocks:
-            return depth
-    raise ValueError(f"cannot convert: no ResNet of 50 or 101 layers, its third stage has {blocks} blocks")
-
-
 def solo_key(official: str) -> str:
     """Our name of a parameter of the official SOLOv2."""
     if official.startswith("backbone.bottom_up."):
@@ -193,3 +182,37 @@ def load(
         report.loaded.append(key)
     load_completely(model, weights)
     return report
+
+
+def _refiner_config(model: Mapping[str, Any]) -> dict[str, Any]:
+    train, val = (
+        coco_split(split) | dict(type="RefineCrops", predictions=[f"predictions_{split}.json"])
+        for split in ("train", "val")
+    )
+    return dict(
+        data=dict(train=train, val=val, batch_size=16),
+        train=dict(epochs=50, clip_norm=None),
+        evaluator=dict(type="RefineEvaluator"),
+    )
+
+
+LAYOUTS = (
+    Layout(
+        name="SOLOv2",
+        types=(SOLOv2.__name__,),
+        landmarks=SOLO_LANDMARKS,
+        convert=from_official,
+        options=("num_grids",),
+        config=lambda model: coco_detection(("segm",)),
+        places=COCO_PLACES,
+    ),
+    Layout(
+        name="MaskRefineNet",
+        types=(MaskRefiner.__name__,),
+        landmarks=REFINE_LANDMARKS,
+        convert=from_official_refiner,
+        options=(),
+        config=_refiner_config,
+        places=f"\"data.val.predictions=['JSON']\" {COCO_PLACES}",
+    ),
+)

@@ -13,10 +13,12 @@ from detkit.backbones.pretrained import count
 from detkit.backbones.swin import VARIANTS
 from detkit.modeling.image_model import ImageModel
 from detkit.official.coco_classes import raw_coco_label_map
+from detkit.official.layouts import COCO_PLACES, Layout, coco_detection
 from detkit.official.report import ConversionReport, load_completely
 from detkit.registry import build
-from detkit.vidt import without_neck as neckless
+from detkit.vidt import without_neck
 from detkit.vidt.model import ViDT
+from detkit.vidt.without_neck import ViDTWithoutNeck
 
 # The official fusion has always four levels; the coarsest has nothing coarser to be fused with.
 NEVER_USED = re.compile(
@@ -81,7 +83,7 @@ def from_official(
     if missing := [key for key in expected if key not in state_dict]:
         raise ValueError(f"not an official ViDT state dict: it has no {' and no '.join(missing)}")
     weights, report = own_weights(state_dict, ("input_proj.0.weight",) if not has_neck else OVER_TOKENS)
-    arguments = model_arguments(weights, state_dict) if has_neck else neckless.model_arguments(weights)
+    arguments = model_arguments(weights, state_dict) if has_neck else without_neck.model_arguments(weights)
     report.config = dict(arguments, backbone=backbone_config(weights, cross_stages))
     model = build(report.config, path="model")
     load_completely(model, weights)
@@ -170,3 +172,20 @@ def model_arguments(weights: Mapping[str, Tensor], official: Mapping[str, Tensor
         arguments["points"] = len(weights["decoder.0.cross_attn.attention_weights.bias"]) // (HEADS * levels)
         arguments["ffn_dim"] = len(weights["decoder.0.linear1.bias"])
     return arguments
+
+
+def _config(model: Mapping[str, Any]) -> dict[str, Any]:
+    return coco_detection(("bbox", "segm") if model.get("mask_vectors") else ("bbox",))
+
+
+LAYOUTS = (
+    Layout(
+        name="ViDT",
+        types=(ViDT.__name__, ViDTWithoutNeck.__name__),
+        landmarks=("backbone.det_token",),
+        convert=from_official,
+        options=("cross_stages",),
+        config=_config,
+        places=COCO_PLACES,
+    ),
+)
