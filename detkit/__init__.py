@@ -3,22 +3,42 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 if TYPE_CHECKING:
     import torch
 
-    from detkit.modeling.image_model import ImageModel
+    from detkit.modeling.base import Model
+
+    M = TypeVar("M", bound=Model)
 
 __version__ = "0.1.0"
 
 
-def load(path: str | Path, device: torch.device | str = "cpu") -> ImageModel:
+@overload
+def load(path: str | Path, device: torch.device | str = "cpu") -> Model: ...
+@overload
+def load(path: str | Path, device: torch.device | str = "cpu", *, kind: type[M]) -> M: ...
+
+
+def load(path: str | Path, device: torch.device | str = "cpu", *, kind: Any = None) -> Any:
     """The model that a detkit checkpoint (.safetensors) describes, with its weights, in eval mode.
 
+    Args:
+        path: the checkpoint.
+        device: where the model goes, such as "cuda".
+        kind: the class that the model must be of, for example `detkit.modeling.image_model.ImageModel`; a type checker
+            then knows the methods of what is returned. None takes any.
+
+    Returns:
+        An `ImageModel` with `predict`, a `Matcher` with `match`, or a `MaskRefiner` with `refine`.
+
     Raises:
-        ValueError: the file is missing, truncated or not a detkit checkpoint.
+        ValueError: the file is missing, truncated or not a detkit checkpoint, or holds a model of another kind.
     """
     from detkit.checkpoints.weights import load_model
 
-    return load_model(path, device)
+    model = load_model(path, device)
+    if kind is not None and not isinstance(model, kind):
+        raise ValueError(f"{path}: holds a {type(model).__name__}, which is no {kind.__name__}")
+    return model

@@ -29,6 +29,11 @@ def detections(boxes, scores=None, labels=None, masks=None, label_map=LABELS):
     return Detections(boxes, scores, labels, masks, label_map)
 
 
+def compare(image, found, annotations):
+    truth = Detections.of_annotations(annotations, LABELS)
+    return draw_comparison(image, found, truth, annotations.points)
+
+
 def where_color(picture, color):
     """y and x of the pixels of one colour."""
     return np.nonzero((np.asarray(picture) == color).all(axis=2))
@@ -99,7 +104,9 @@ def test_odd_boxes_and_labels_without_names_are_drawn():
 
 def test_comparison_shows_prediction_left_and_truth_right():
     truth = Annotations(torch.tensor([[50.0, 40.0, 150.0, 100.0]]), torch.tensor([1]))
-    picture = draw_comparison(GREY, detections([[50, 40, 150, 100]], labels=[0]), truth, LABELS)
+    picture = draw_comparison(
+        GREY, detections([[50, 40, 150, 100]], labels=[0]), Detections.of_annotations(truth, LABELS), truth.points
+    )
     assert picture.width >= 400
     assert picture.height > 120
     assert where_color(picture, class_color(3))[1].max() < picture.width / 2
@@ -108,7 +115,7 @@ def test_comparison_shows_prediction_left_and_truth_right():
 
 def test_comparison_of_a_tiny_image_without_objects():
     truth = Annotations(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
-    picture = draw_comparison(GREY[:16, :16], detections([]), truth, LABELS)
+    picture = compare(GREY[:16, :16], detections([]), truth)
     assert picture.width > 100  # room for the captions
 
 
@@ -116,7 +123,7 @@ def test_comparison_shows_the_points_of_the_truth():
     truth = Annotations(
         torch.tensor([[50.0, 40.0, 150.0, 100.0]]), torch.tensor([1]), points=torch.tensor([[90.0, 70]])
     )
-    picture = draw_comparison(GREY, detections([]), truth, LABELS)
+    picture = compare(GREY, detections([]), truth)
     pixels, top = np.asarray(picture), picture.height - 240
     assert tuple(pixels[top + 140, picture.width - 400 + 180]) == class_color(17)
 
@@ -125,7 +132,7 @@ def test_comparison_shows_the_points_of_the_truth():
 def test_points_have_the_colour_of_their_class_and_stand_out(size):
     image = np.full((size[1], size[0], 3), class_color(3), dtype=np.uint8)  # on their own colour
     points = [[size[0] / 2, size[1] / 2], [size[0], size[1]]]
-    picture = draw_points(image, points, [0, 1], label_map=LABELS)
+    picture = draw_points(image, points, [0, 1], category_ids=LABELS.category_ids)
     pixels = np.asarray(picture)
     assert picture.size == size
     assert tuple(pixels[size[1] // 2, size[0] // 2]) == class_color(3)

@@ -27,7 +27,6 @@ from torch import Tensor, nn
 
 from detkit.backbones.fpn import FPN
 from detkit.backbones.resnet import ResNet
-from detkit.modeling.prompted import Prompt
 from detkit.pointseg.convert import from_official, from_official_refine
 from detkit.pointseg.grid import TEACHER_GRIDS, TEACHER_RANGES, GridLevels, Objects, assign
 from detkit.pointseg.heads import SoloOutputs
@@ -35,7 +34,7 @@ from detkit.pointseg.nms import mask_nms, matrix_nms
 from detkit.pointseg.postprocess import SoloPostprocess
 from detkit.pointseg.refine.network import MaskRefineNet, input_channels
 from detkit.pointseg.solov2 import SOLOv2
-from detkit.structures import Annotations, ImageBatch
+from detkit.structures import Annotations, ImageBatch, Prompt
 
 NUM_CLASSES, CHANNELS = 80, 256
 # Candidates of an image before the suppression; side of MaskRefineNet's crops.

@@ -4,25 +4,22 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from detkit.checkpoints.download import local_file
 from detkit.checkpoints.folding import fold
 from detkit.checkpoints.weights import read_weights
-from detkit.modeling.image_model import InputRule
+from detkit.modeling.base import InputRule, Model
 from detkit.registry import ConfigError
 from detkit.runtime.components import build_model
 from detkit.runtime.processes import broadcast_object, is_main
 from detkit.runtime.random_state import unchanged_random_state
 from detkit.structures import LabelMap
-
-if TYPE_CHECKING:
-    from detkit.engine.runner import Runner
 
 logger = logging.getLogger(__name__)
 
@@ -73,35 +70,33 @@ class Transfer:
         return "\n".join([*lines, f"  tensors: {sums}", f"  classes: {classes}"])
 
 
-def initialize(runner: Runner) -> None:
-    """Give a new run's model the weights that `train.init_from` names, and print what became of them.
+def initialize(model: Model, config: dict[str, Any], source: Any, *, say: Callable[[str], Any]) -> None:
+    """Give a new run's model the weights that `train.init_from` names, and say what became of them.
+
+    Args:
+        model: built by `config`, the "model" section.
+        source: a checkpoint: a file or a URL.
+        say: takes the table of what became of each part.
 
     Raises:
         ConfigError: the file cannot be had, is no detkit checkpoint, or has nothing that fits the model.
     """
-    source = runner.options["init_from"]
-    if source is None:
-        return
     try:
         weights, header = read_weights(_file_for_all(source))
     except (ValueError, OSError) as error:
         hint = "" if str(source).endswith(".safetensors") else "; official checkpoints: first `detkit convert`"
         raise ConfigError(f"train.init_from: {error}{hint}") from error
-    model, old = runner.model, LabelMap(**header["label_map"])
+    old = LabelMap(**header["label_map"])
     same_classes = old.names == model.label_map.names
-    by_class = set() if same_classes else class_tensors(runner.config["model"], model)
+    by_class = set() if same_classes else class_tensors(config, model)
     transfer = transfer_weights(model, weights, old, by_class)
     if not any(transfer.counts()[kind] for kind in ("kept", "remapped", "partly")):
         raise ConfigError(f"train.init_from: nothing in {source} fits the model: {_examples(weights, model)}")
-    if runner.ema is not None:
-        runner.ema.model.load_state_dict(model.state_dict())
     _compare_normalisation(header["input_rule"], model.input_rule)
-    runner.console.line(f"initial weights from {source}:\n{transfer.table()}")
+    say(f"initial weights from {source}:\n{transfer.table()}")
 
 
-def transfer_weights(
-    model: nn.Module, weights: Mapping[str, Tensor], old: LabelMap, by_class: Collection[str]
-) -> Transfer:
+def transfer_weights(model: Model, weights: Mapping[str, Tensor], old: LabelMap, by_class: Collection[str]) -> Transfer:
     """Copy into `model` what fits of `weights`; the rest of the model stays as it is.
 
     Args:
@@ -138,7 +133,7 @@ def matching_outputs(old: LabelMap, new: LabelMap) -> list[int | None]:
     return [None if name is None else exact.get(name, folded.get(name.casefold())) for name in new.names]
 
 
-def class_tensors(config: dict[str, Any], model: nn.Module) -> set[str]:
+def class_tensors(config: dict[str, Any], model: Model) -> set[str]:
     """The tensors of the model of a config whose shape depends on the number of classes.
 
     One class more is tried out: shapes alone do not tell a classifier of 4 classes from a box head.
@@ -190,7 +185,7 @@ def _file_for_all(source: Any) -> Path:
     return local_file(source)
 
 
-def _examples(weights: Mapping[str, Tensor], model: nn.Module) -> str:
+def _examples(weights: Mapping[str, Tensor], model: Model) -> str:
     """A few names and shapes of both sides."""
     sides = {"the checkpoint": weights, "the model": model.state_dict()}
     some = (

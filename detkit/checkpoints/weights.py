@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from detkit.files import write_atomically
+from detkit.modeling.base import Model
 from detkit.registry import register
 from detkit.runtime.components import build_model
 from detkit.structures import LabelMap
@@ -28,7 +29,7 @@ class CheckpointError(ValueError):
 
 
 def make_header(
-    config: dict[str, Any], model: nn.Module, *, metrics: Mapping[str, float] | None = None, **more: Any
+    config: dict[str, Any], model: Model, *, metrics: Mapping[str, float] | None = None, **more: Any
 ) -> dict[str, Any]:
     """What a weight file says about itself.
 
@@ -106,7 +107,7 @@ def load_strictly(model: nn.Module, weights: Mapping[str, Tensor], source: str |
 
 
 @register("Checkpoint")
-def load_model(path: str | Path, device: torch.device | str = "cpu") -> nn.Module:
+def load_model(path: str | Path, device: torch.device | str = "cpu") -> Model:
     """Rebuild the model that a checkpoint describes, with its weights, in eval mode.
 
     Raises:

@@ -31,12 +31,16 @@ def predict_arguments(parser: argparse.ArgumentParser) -> None:
 def predict(options: argparse.Namespace) -> None:
     """Find objects in images, or the points of one image in another; write drawn images and a json."""
     from detkit.checkpoints.weights import load_model
+    from detkit.correspondence.matcher import Matcher
     from detkit.inference.images import predict_files
+    from detkit.modeling.image_model import ImageModel
     from detkit.runtime.processes import choose_device
 
     model = load_model(options.checkpoint, choose_device(options.device))
-    if hasattr(model, "match"):
+    if isinstance(model, Matcher):
         return _predict_pair(model, options)
+    if not isinstance(model, ImageModel):
+        raise ValueError(f"{options.checkpoint} is a {type(model).__name__}, which finds nothing in images by itself")
     if options.grid is not None:
         raise ValueError(f"--grid is for matchers, {options.checkpoint} is a {type(model).__name__}")
     if options.points:

@@ -5,6 +5,7 @@ Shape letters: b pairs, n points, s source cells, t target cells, h/w pixels; th
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from detkit.correspondence.losses import end_point_error
 from detkit.correspondence.targets import batch_flow
 from detkit.images import image_size, load_image
-from detkit.modeling.image_model import ImageModel, InputRule
+from detkit.modeling.base import InputRule, Model
 from detkit.modeling.weight_decay import undecayed_parameters
 from detkit.ops.correlation import (
     expected_position,
@@ -27,10 +28,11 @@ from detkit.ops.correlation import (
     transfer_points,
     warp,
 )
+from detkit.ops.points import check_inside
 from detkit.structures import Flow, ImageBatch, LabelMap, Matches, PairBatch
 
 
-class Matcher(ImageModel):
+class Matcher(Model):
     """A model that finds points of one image in another of the same class.
 
     One protocol: in training mode `model(batch)` returns weighted loss terms for the flow on the target, pointing into
@@ -85,9 +87,9 @@ class Matcher(ImageModel):
         names = {name for name, _ in self.named_parameters() if name.endswith(".bias") or "position" in name}
         return names | undecayed_parameters(self)
 
+    @abstractmethod
     def correlation(self, source_b3hw: Tensor, target_b3hw: Tensor) -> Tensor:
-        """The final correlation `[b, s, t]` of normalised squares."""
-        raise TypeError(f"{type(self).__name__} defines no correlation")
+        """The final correlation `[b, s, t]` of normalised squares `[b, 3, side, side]`."""
 
     def flow(self, source_b3hw: Tensor, target_b3hw: Tensor) -> Tensor:
         """For each target cell the place of the same thing in the source, minus its own, `[b, 2, grid, grid]` in cells.
@@ -127,16 +129,12 @@ class Matcher(ImageModel):
         limit = points_n2.new_tensor([size[1], size[0]])
         return (points_n2 * limit / self.side).clamp(min=0).minimum(limit)
 
-    def forward(self, batch: PairBatch) -> dict[str, Tensor] | list[Matches]:  # type: ignore[override]
-        source, target = self.squares(batch.source), self.squares(batch.target)
-        return self.pair_losses(source, target, batch) if self.training else self.find(source, target, batch)
-
-    def pair_losses(self, source: Tensor, target: Tensor, batch: PairBatch) -> dict[str, Tensor]:
+    def batch_losses(self, batch: PairBatch) -> dict[str, Tensor]:
         """The mean end-point error in cells over the labelled cells of the batch.
 
         It is scaled by the share of the batch in `num_objects`, so that micro-batches add up.
         """
-        wanted = self.targets(batch)
+        source, target, wanted = self.squares(batch.source), self.squares(batch.target), self.targets(batch)
         error = end_point_error(self.flow(source, target), wanted, trim=self.trim)
         if batch.num_objects is not None:
             error = error * (wanted.weights.sum() / batch.num_objects)
@@ -166,8 +164,9 @@ class Matcher(ImageModel):
             original=self.original,
         )
 
-    def find(self, source: Tensor, target: Tensor, batch: PairBatch) -> list[Matches]:
+    def batch_predictions(self, batch: PairBatch) -> list[Matches]:
         """Where the source points of each pair are in the target, in pixels of the images as stored."""
+        source, target = self.squares(batch.source), self.squares(batch.target)
         corr = self.correlation(target, source)
         found = []
         for i, pair in enumerate(batch.annotations):
@@ -234,8 +233,5 @@ def check_points(points: Any, size: Sequence[int]) -> Tensor:
     checked = checked.reshape(0, 2) if checked.numel() == 0 else checked
     if checked.ndim != 2 or checked.shape[1] != 2:
         raise ValueError(f"points have shape {tuple(checked.shape)}, expected [n, 2]")
-    inside = ((checked >= 0) & (checked <= checked.new_tensor([size[1], size[0]]))).all(1)
-    if not inside.all():
-        wrong = [f"{i} at {checked[i].tolist()}" for i in (~inside).nonzero()[:, 0].tolist()[:10]]
-        raise ValueError(f"points lie outside of the image of {size[1]} x {size[0]} pixels: number {', '.join(wrong)}")
+    check_inside(checked, size, "the source image")
     return checked

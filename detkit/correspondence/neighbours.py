@@ -50,6 +50,3 @@ class NearestNeighbourMatcher(Matcher):
         confidence, best = (similarity_bns / self.temperature).softmax(2).max(2)
         found = torch.stack([best % self.grid, best // self.grid], dim=2)
         return (found + 0.5) * (self.side / self.grid), confidence
-
-    def pair_losses(self, *_: Any) -> dict[str, Tensor]:
-        raise TypeError("a nearest-neighbour matcher has nothing to train")

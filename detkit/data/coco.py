@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from detkit.data.base import ImageDataset
 from detkit.data.coco_file import read_coco_file, select_categories
 from detkit.images import image_size, read_image
 from detkit.ops.rle import decode_mask
@@ -23,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 
 @register
-class CocoDataset:
+class CocoDataset(ImageDataset):
     """Images and objects of a COCO instances file.
 
     The file is parsed once. What training needs is kept in a few flat arrays, so that worker processes share

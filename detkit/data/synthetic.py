@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from detkit.data.base import ImageDataset
 from detkit.data.drawing import SHAPES, paint
 from detkit.registry import register
 from detkit.structures import Annotations, LabelMap
@@ -100,7 +101,7 @@ def _tight_boxes(masks: np.ndarray) -> np.ndarray:
 
 
 @register
-class SyntheticScenes:
+class SyntheticScenes(ImageDataset):
     """Pictures of overlapping shapes (disk, square, triangle, star, ring, cross), rendered when asked for.
 
     Size, rotation, color and texture vary, the background is textured, later objects hide parts of earlier ones.
@@ -149,7 +150,11 @@ class SyntheticScenes:
         self.label_map = LabelMap(tuple(SHAPES), tuple(range(1, len(SHAPES) + 1)))
         self.image_ids = list(range(1, length + 1))
         self.sizes = np.tile(np.array([height, width]), (length, 1))
-        self.max_objects_per_image = max_objects
+
+    @property
+    def max_objects_per_image(self) -> int:
+        """The most objects that a scene may have."""
+        return self.max_objects
 
     def __len__(self) -> int:
         return self.length

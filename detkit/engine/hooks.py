@@ -8,35 +8,21 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from detkit.checkpoints.weights import save_weights
+from detkit.engine.hook import Hook, Run
+from detkit.engine.writers import build_writers
 from detkit.files import write_text
-from detkit.registry import ConfigError, build
+from detkit.registry import ConfigError
+from detkit.runtime.components import build_evaluator
 from detkit.runtime.evaluate import evaluate
 from detkit.runtime.processes import all_reduce_sum, is_main, world_size
 from detkit.runtime.random_state import unchanged_random_state
-
-if TYPE_CHECKING:
-    from detkit.engine.runner import Runner
-
-
-class Hook:
-    """Called on every process, in the order of `build_hooks`; what only one process may do asks `is_main()`."""
-
-    def before_train(self, runner: Runner) -> None: ...
-
-    def after_step(self, runner: Runner) -> None: ...
-
-    def after_epoch(self, runner: Runner) -> None: ...
-
-    def after_train(self, runner: Runner) -> None: ...
-
-    def on_row(self, runner: Runner, row: dict[str, Any]) -> None:
-        """`row` holds figures of this step: `kind` ("train" or "val"), `step`, `epoch` and numbers."""
+from detkit.structures.protocols import Dataset
 
 
 class Log(Hook):
@@ -47,10 +33,10 @@ class Log(Hook):
         self._sums: dict[str, Tensor] = {}
         self._steps = 0
 
-    def before_train(self, runner: Runner) -> None:
+    def before_train(self, runner: Run) -> None:
         self._begin(runner)
 
-    def after_step(self, runner: Runner) -> None:
+    def after_step(self, runner: Run) -> None:
         for name, value in {**runner.losses, "grad_norm": runner.grad_norm}.items():
             self._sums[name] = self._sums.get(name, 0) + value.detach()
         self._steps += 1
@@ -59,11 +45,11 @@ class Log(Hook):
             runner.call("on_row", self._row(runner))
             self._begin(runner)
 
-    def _begin(self, runner: Runner) -> None:
+    def _begin(self, runner: Run) -> None:
         self._sums, self._steps = {}, 0
         self._train_seconds, self._data_seconds = runner.train_seconds, runner.data_seconds
 
-    def _row(self, runner: Runner) -> dict[str, Any]:
+    def _row(self, runner: Run) -> dict[str, Any]:
         sums = all_reduce_sum(torch.stack(list(self._sums.values())).float())
         means = (sums / self._steps / world_size()).tolist()
         losses = dict(zip(self._sums, means, strict=True))
@@ -89,30 +75,31 @@ class Log(Hook):
 class Evaluate(Hook):
     """Every `eval_every` epochs and at the end: validation figures, results.json, the best weights so far."""
 
-    def __init__(self, runner: Runner):
+    def __init__(self, runner: Run, dataset: Dataset):
         self.every = runner.options["eval_every"]
-        self.evaluator = build(runner.config["evaluator"], path="evaluator", dataset=runner.val_data)
+        self.dataset = dataset
+        self.evaluator = build_evaluator(runner.config, dataset)
 
-    def after_epoch(self, runner: Runner) -> None:
+    def after_epoch(self, runner: Run) -> None:
         if runner.epoch % self.every == 0:
             self._evaluate(runner)
 
-    def after_train(self, runner: Runner) -> None:
+    def after_train(self, runner: Run) -> None:
         if not runner.interrupted and runner.evaluated_at != runner.step:
             self._evaluate(runner)
 
-    def _evaluate(self, runner: Runner) -> None:
+    def _evaluate(self, runner: Run) -> None:
         start, data = time.perf_counter(), runner.config["data"]
         options = {"batch_size": data["eval_batch_size"], "workers": data["workers"]}
         options |= {"precision": runner.options["precision"], "skip_broken": data["skip_broken"]}
         with unchanged_random_state():
-            metrics = evaluate(runner.trained_model, runner.val_data, self.evaluator, **options)
+            metrics = evaluate(runner.trained_model, self.dataset, self.evaluator, **options)
         runner.metrics = {name: float(value) for name, value in metrics.items()}
         runner.evaluated_at = runner.step
         runner.evaluation_seconds = time.perf_counter() - start
         self._write(runner, is_best=self._compare(runner))
 
-    def _compare(self, runner: Runner) -> bool:
+    def _compare(self, runner: Run) -> bool:
         name = runner.options["best_metric"] or next(iter(runner.metrics))
         if name not in runner.metrics:
             raise ConfigError(f"train.best_metric: no figure is called {name!r}. Valid: {', '.join(runner.metrics)}")
@@ -124,7 +111,7 @@ class Evaluate(Hook):
             runner.best = {**runner.best, "since": runner.best["since"] + 1}
         return is_best
 
-    def _write(self, runner: Runner, *, is_best: bool) -> None:
+    def _write(self, runner: Run, *, is_best: bool) -> None:
         if is_main():
             results = json.dumps(self.evaluator.results())
             write_text(runner.out / "results.json", results)
@@ -141,11 +128,11 @@ class EarlyStop(Hook):
     def __init__(self, patience: int):
         self.patience = patience
 
-    def before_train(self, runner: Runner) -> None:
+    def before_train(self, runner: Run) -> None:
         if runner.best["since"] >= self.patience:
             runner.stop_reason = f"no better figure in {self.patience} evaluations (best at step {runner.best['step']})"
 
-    def after_epoch(self, runner: Runner) -> None:
+    def after_epoch(self, runner: Run) -> None:
         self.before_train(runner)
 
 
@@ -156,25 +143,25 @@ class SaveCheckpoints(Hook):
         self.every, self.epochs = every, epochs
         self._saved: tuple[int, int | None] | None = None  # step, and step of the last evaluation
 
-    def before_train(self, runner: Runner) -> None:
+    def before_train(self, runner: Run) -> None:
         if runner.step:
             self._saved = (runner.step, runner.evaluated_at)
 
-    def after_step(self, runner: Runner) -> None:
+    def after_step(self, runner: Run) -> None:
         if self.every and runner.step % self.every == 0 and not runner.epoch_ended:
             self._save(runner)
 
-    def after_epoch(self, runner: Runner) -> None:
+    def after_epoch(self, runner: Run) -> None:
         if runner.epoch % self.epochs == 0:
             self._save(runner)
 
-    def after_train(self, runner: Runner) -> None:
+    def after_train(self, runner: Run) -> None:
         if self._saved != (runner.step, runner.evaluated_at):
             self._save(runner)
         if is_main():
             save_weights(runner.out / "last.safetensors", runner.trained_model.state_dict(), runner.header())
 
-    def _save(self, runner: Runner) -> None:
+    def _save(self, runner: Run) -> None:
         runner.save()
         self._saved = (runner.step, runner.evaluated_at)
 
@@ -185,7 +172,7 @@ class KeepWeights(Hook):
     def __init__(self, steps: Sequence[int]):
         self.steps = set(steps)
 
-    def after_step(self, runner: Runner) -> None:
+    def after_step(self, runner: Run) -> None:
         if runner.step in self.steps:
             runner.guard.check()
             if is_main():
@@ -205,7 +192,7 @@ class Profile(Hook):
     def __init__(self, steps: int):
         self.steps = steps
 
-    def before_train(self, runner: Runner) -> None:
+    def before_train(self, runner: Run) -> None:
         activities = [torch.profiler.ProfilerActivity.CPU]
         if runner.device.type == "cuda":
             activities.append(torch.profiler.ProfilerActivity.CUDA)
@@ -216,23 +203,21 @@ class Profile(Hook):
         )
         self._profiler.start()
 
-    def after_step(self, runner: Runner) -> None:
+    def after_step(self, runner: Run) -> None:
         self._profiler.step()
 
-    def after_train(self, runner: Runner) -> None:
+    def after_train(self, runner: Run) -> None:
         self._profiler.stop()
 
 
-def build_hooks(runner: Runner) -> list[Hook]:
+def build_hooks(runner: Run) -> list[Hook]:
     """The hooks that the config asks for, in the order in which they are called."""
-    from detkit.engine.writers import build_writers
-
     options = runner.options
     hooks: list[Hook] = [Log(options["log_every"])]
     if options["profile_steps"] and is_main():
         hooks.append(Profile(options["profile_steps"]))
     if runner.val_data is not None:
-        hooks.append(Evaluate(runner))
+        hooks.append(Evaluate(runner, runner.val_data))
     if options["early_stop"] is not None:
         if runner.val_data is None:
             raise ConfigError("train.early_stop: needs data.val to evaluate on")
@@ -254,6 +239,6 @@ def _memory_gib(device: torch.device) -> float:
     return peak / (2**30 if sys.platform == "darwin" else 2**20)
 
 
-def _evaluation_seconds_left(runner: Runner) -> float:
+def _evaluation_seconds_left(runner: Run) -> float:
     steps = runner.steps_per_epoch * runner.options["eval_every"]
     return runner.evaluation_seconds * (runner.total_steps // steps - runner.step // steps)

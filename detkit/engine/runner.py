@@ -19,6 +19,7 @@ from detkit.engine.guard import FiniteGuard
 from detkit.engine.hooks import build_hooks
 from detkit.engine.optim import Ema, build_optimizer, set_learning_rate
 from detkit.engine.run_folder import check_run_folder, stored_config, write_config
+from detkit.modeling.base import Model
 from detkit.runtime.components import build_datasets, build_loader, build_model, build_schedule, warn_of_crowds
 from detkit.runtime.console import Console
 from detkit.runtime.evaluate import autocast
@@ -57,7 +58,7 @@ def train(config: dict[str, Any] | None, out: str | Path, *, resume: bool = Fals
     with distributed(config.get("train", {}).get("device", "auto")) as device:
         runner = Runner(check_run_folder(config, out, resume=resume), Path(out), device)
         if not (resume and runner.resume()):
-            initialize(runner)
+            runner.initialize()
         if is_main():
             write_config(runner.config, runner.out)
         try:
@@ -104,6 +105,14 @@ class Runner:
         self.stop_reason: str | None = None
         self._told_to_stop = False
         seed_everything(self.options["seed"] + rank())
+
+    def initialize(self) -> None:
+        """Start with the weights that `train.init_from` names, if it names any."""
+        if self.options["init_from"] is None:
+            return
+        initialize(self.model, self.config["model"], self.options["init_from"], say=self.console.line)
+        if self.ema is not None:
+            self.ema.model.load_state_dict(self.model.state_dict())
 
     def train(self) -> None:
         """Run from where it stands to the end, a stop or a signal."""
@@ -203,7 +212,7 @@ class Runner:
         return steps if self.options["max_steps"] is None else min(steps, self.options["max_steps"])
 
     @property
-    def trained_model(self) -> torch.nn.Module:
+    def trained_model(self) -> Model:
         """The model to evaluate and keep: the moving average where there is one."""
         return self.model if self.ema is None else self.ema.model
 

@@ -10,19 +10,18 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from detkit.engine.hooks import Hook
+from detkit.engine.hook import Hook, Run
 from detkit.files import write_atomically, write_text
 from detkit.registry import ConfigError
 from detkit.runtime.console import format_seconds
 from detkit.runtime.processes import is_main
 from detkit.runtime.random_state import unchanged_random_state
-from detkit.structures import Annotations, ImagePair, LabelMap, PairAnnotations
+from detkit.structures import Annotations, Detections, ImagePair, LabelMap, PairAnnotations
 
 if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
 
-    from detkit.engine.runner import Runner
 
 logger = logging.getLogger(__name__)
 
@@ -47,16 +46,16 @@ class MetricsFiles(Hook):
     def __init__(self, out: Path):
         self.jsonl, self.csv = out / "metrics.jsonl", out / "metrics.csv"
 
-    def before_train(self, runner: Runner) -> None:
+    def before_train(self, runner: Run) -> None:
         rows = read_metrics(self.jsonl) if self.jsonl.exists() else []
         lines = "".join(json.dumps(row) + "\n" for row in rows if row["step"] <= runner.step)
         write_text(self.jsonl, lines)
 
-    def on_row(self, runner: Runner, row: dict[str, Any]) -> None:
+    def on_row(self, runner: Run, row: dict[str, Any]) -> None:
         with self.jsonl.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
 
-    def after_epoch(self, runner: Runner) -> None:
+    def after_epoch(self, runner: Run) -> None:
         rows = read_metrics(self.jsonl)
         text = io.StringIO()
         writer = csv.DictWriter(text, list(dict.fromkeys(name for row in rows for name in row)), lineterminator="\n")
@@ -64,14 +63,14 @@ class MetricsFiles(Hook):
         writer.writerows(rows)
         write_text(self.csv, text.getvalue())
 
-    def after_train(self, runner: Runner) -> None:
+    def after_train(self, runner: Run) -> None:
         self.after_epoch(runner)
 
 
 class Progress(Hook):
     """One line a row; on a terminal a bar with the time left below it."""
 
-    def before_train(self, runner: Runner) -> None:
+    def before_train(self, runner: Run) -> None:
         parameters = sum(p.numel() for p in runner.model.parameters() if p.requires_grad)
         runner.console.line(
             f"{len(runner.train_data)} training images, {runner.total_steps} steps in "
@@ -79,11 +78,11 @@ class Progress(Hook):
         )
         self._left = ""
 
-    def after_step(self, runner: Runner) -> None:
+    def after_step(self, runner: Run) -> None:
         text = f"step {runner.step}/{runner.total_steps}, epoch {runner.epoch + 1}/{runner.options['epochs']}"
         runner.console.bar(runner.step / runner.total_steps, text + self._left)
 
-    def on_row(self, runner: Runner, row: dict[str, Any]) -> None:
+    def on_row(self, runner: Run, row: dict[str, Any]) -> None:
         if row["kind"] == "val":
             figures = ", ".join(f"{name} {value:.4f}" for name, value in list(runner.metrics.items())[:3])
             runner.console.line(f"step {row['step']}: {figures} (evaluated in {format_seconds(row['seconds'])})")
@@ -95,7 +94,7 @@ class Progress(Hook):
             f"waiting for data {row['data_wait']:.0%}  {row['memory_gib']:.1f} GiB{self._left}"
         )
 
-    def after_train(self, runner: Runner) -> None:
+    def after_train(self, runner: Run) -> None:
         end = f"stopped ({runner.stop_reason})" if runner.stop_reason else "finished"
         best = f"; best {runner.best['value']:.4f} at step {runner.best['step']}" if runner.best["step"] else ""
         more = f"; continue with --resume --out {runner.out}" if runner.interrupted else ""
@@ -105,24 +104,24 @@ class Progress(Hook):
 class TensorBoard(Hook):
     """All rows as TensorBoard scalars in `OUT/tensorboard`."""
 
-    def before_train(self, runner: Runner) -> None:
+    def before_train(self, runner: Run) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
         self._writer = SummaryWriter(str(runner.out / "tensorboard"), purge_step=runner.step + 1)
 
-    def on_row(self, runner: Runner, row: dict[str, Any]) -> None:
+    def on_row(self, runner: Run, row: dict[str, Any]) -> None:
         for name, value in row.items():
             if name not in ("kind", "step"):
                 self._writer.add_scalar(f"{row['kind']}/{name}", value, row["step"])
 
-    def after_train(self, runner: Runner) -> None:
+    def after_train(self, runner: Run) -> None:
         self._writer.close()
 
 
 class Curves(Hook):
     """curves.png at the end: losses and average precision by step."""
 
-    def after_train(self, runner: Runner) -> None:
+    def after_train(self, runner: Run) -> None:
         if importlib.util.find_spec("matplotlib") is None:
             logger.warning("curves.png is not drawn: matplotlib is not installed (pip install matplotlib)")
             return
@@ -139,7 +138,7 @@ class DrawSamples(Hook):
     def __init__(self, number: int):
         self.number = number
 
-    def after_train(self, runner: Runner) -> None:
+    def after_train(self, runner: Run) -> None:
         if runner.interrupted:
             return
         with unchanged_random_state():
@@ -174,7 +173,8 @@ def _draw_image(model: Any, image: Tensor, annotations: Annotations, label_map: 
     from detkit.visualize import draw_comparison
 
     (found,) = model.predict([image])
-    return draw_comparison(image, found[found.scores >= min_score], annotations, label_map)
+    truth = Detections.of_annotations(annotations, label_map)
+    return draw_comparison(image, found[found.scores >= min_score], truth, annotations.points)
 
 
 def _draw_pair(model: Any, pair: ImagePair, annotations: PairAnnotations) -> Image:
@@ -188,7 +188,7 @@ def _draw_pair(model: Any, pair: ImagePair, annotations: PairAnnotations) -> Ima
     return draw_matches(pair.source, pair.target, source, found.points, **given)
 
 
-def build_writers(runner: Runner) -> list[Hook]:
+def build_writers(runner: Run) -> list[Hook]:
     """The writers that the config asks for; none in processes other than the main one."""
     options = runner.options
     wanted, installed = options["tensorboard"], importlib.util.find_spec("tensorboard") is not None

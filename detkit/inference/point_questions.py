@@ -9,9 +9,12 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from detkit.data.points.file import read_points, summary
+from detkit.images import image_size
+from detkit.ops.points import check_inside
 from detkit.structures import LabelMap
 
 logger = logging.getLogger(__name__)
@@ -33,13 +36,10 @@ class Question:
     points: list[list[float]] = field(default_factory=list)
     boxes: list[list[float]] = field(default_factory=list)
 
-    def check_inside(self, image: Tensor) -> None:
+    def check_inside(self, image: Tensor, name: str) -> None:
         """Raise a ValueError with the ids of annotations whose points lie outside of an image `[3, h, w]`."""
-        height, width = image.shape[1:]
-        pairs = zip(self.annotation_ids, self.points, strict=True)
-        outside = [i for i, (x, y) in pairs if not (0 <= x <= width and 0 <= y <= height)]
-        if outside:
-            raise ValueError(f"the points of annotations {some(outside)} lie outside its {width} x {height} pixels")
+        points = np.array(self.points).reshape(-1, 2)
+        check_inside(points, image_size(image), name, [f"annotation {i}" for i in self.annotation_ids])
 
 
 @dataclass

@@ -15,7 +15,8 @@ from detkit.images import read_image
 from detkit.inference.images import Answer, Summary, above, answer_files, find_images
 from detkit.inference.point_questions import Question, read_questions, some
 from detkit.modeling.image_model import ImageModel
-from detkit.modeling.prompted import NEEDED, PromptedDetections, PromptedModel
+from detkit.modeling.prompted import NEEDED, PromptedModel
+from detkit.structures import PromptedDetections
 
 
 @dataclass
@@ -85,10 +86,7 @@ def predict_points(
 
     def read(file: Path) -> Tensor:
         image = read_image(file)
-        try:
-            of_file[file].check_inside(image)
-        except ValueError as error:
-            raise ValueError(f"{file} is left out: {error}") from error
+        of_file[file].check_inside(image, f"{file} is left out")
         return image
 
     def find(file: Path, image: Tensor) -> Answer:
@@ -113,7 +111,7 @@ def _ask(model: PromptedModel, image: Tensor, question: Question, prompt: str, m
     answered = [number in owners or not by_point for number in range(len(question.points))]
     labels = torch.tensor(question.labels, dtype=torch.int64)
     drawn = draw_detections(image, found)
-    drawn = draw_points(drawn, question.points, labels, label_map=model.label_map, answered=answered)
+    drawn = draw_points(drawn, question.points, labels, category_ids=model.label_map.category_ids, answered=answered)
     results = found.to_coco(question.image_id, question.annotation_ids)
     lost = [i for i, has_answer in zip(question.annotation_ids, answered, strict=True) if not has_answer]
     return Answer(results, found.names(), drawn, dict(image_id=question.image_id, unanswered=lost))

@@ -1,77 +1,44 @@
-"""What every trainable image model of detkit shares: input rule, label map, the training protocol, `predict`."""
+"""Models that map single images to detections."""
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from detkit.images import image_size, load_image, resize_image, resized_size
-from detkit.structures import Batch, Detections, ImageBatch, LabelMap
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
+from detkit.images import image_size, load_image
+from detkit.modeling.base import Model
+from detkit.structures import Annotations, Batch, Detections, ImageBatch
 
 
-@dataclass(frozen=True)
-class InputRule:
-    """How a model wants its images.
+class ImageModel(Model):
+    """A detector or segmenter. A subclass gives `losses` and `detect`, both on normalised images."""
 
-    Resized so that the shortest side is `shortest` pixels, or less where the longest would pass `longest`, both
-    rounded down to a multiple of `multiple`; then `(pixel / 255 - mean) / std` for the channels R, G, B.
-    """
+    @abstractmethod
+    def losses(
+        self, images: ImageBatch, annotations: Sequence[Annotations], num_objects: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """Weighted loss terms, each a scalar tensor.
 
-    shortest: int = 800
-    longest: int = 1333
-    multiple: int = 16
-    mean: tuple[float, float, float] = IMAGENET_MEAN
-    std: tuple[float, float, float] = IMAGENET_STD
+        Args:
+            images: normalised and padded.
+            annotations: one for each image, boxes and masks in pixels of the unpadded image.
+            num_objects: what the terms are divided by, see `detkit.structures.Batch`; None takes the batch's own.
+        """
 
-    def resize(self, image: Tensor) -> Tensor:
-        """Resize `[3, h, w]` (0..255, any dtype) by the rule, keeping its dtype."""
-        return resize_image(image, resized_size(image.shape[-2:], self.shortest, self.longest, self.multiple))
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
-
-class ImageModel(nn.Module):
-    """A model that maps images to detections.
-
-    One protocol (torchvision's): in training mode `model(batch)` returns a dict of weighted loss terms whose
-    sum is the objective; in eval mode it returns one `Detections` per image. A subclass gives
-    `losses(images, annotations, num_objects=None)` and `detect(images, original_sizes)`, both on normalised
-    images.
-    """
-
-    def __init__(self, label_map: LabelMap, input_rule: InputRule):
-        super().__init__()
-        self.label_map = label_map
-        self.input_rule = input_rule
-
-    @property
-    def device(self) -> torch.device:
-        return next(self.parameters()).device
-
-    def losses(self, images: ImageBatch, annotations: Sequence, num_objects: Tensor | None = None) -> dict[str, Tensor]:
-        raise TypeError(f"{type(self).__name__} cannot be trained: it defines no losses")
-
+    @abstractmethod
     def detect(self, images: ImageBatch, original_sizes: Sequence[tuple[int, int]]) -> list[Detections]:
-        raise TypeError(f"{type(self).__name__} cannot predict: it defines no detect")
+        """One `Detections` for each image, best first, in pixels of images of (h, w) `original_sizes`."""
 
-    def normalize(self, images: ImageBatch) -> ImageBatch:
-        """Scale uint8 or 0..255 float images by the input rule; padding becomes 0."""
-        mean = torch.tensor(self.input_rule.mean, device=images.images.device)[:, None, None] * 255
-        std = torch.tensor(self.input_rule.std, device=images.images.device)[:, None, None] * 255
-        normal = ((images.images - mean) / std).masked_fill_(images.mask[:, None], 0)
-        return ImageBatch(normal, images.mask, images.sizes)
+    def batch_losses(self, batch: Batch) -> dict[str, Tensor]:
+        return self.losses(self.normalize(batch.images), batch.annotations, batch.num_objects)
 
-    def as_batch(self, images: Sequence[Tensor]) -> ImageBatch:
-        """Pad and normalise RGB tensors `[3, h, w]` in 0..255, at the size that they have."""
-        return self.normalize(ImageBatch.from_images([image.to(self.device).float() for image in images]))
+    def batch_predictions(self, batch: Batch) -> list[Detections]:
+        sizes = [a.original_size or s for a, s in zip(batch.annotations, batch.images.sizes, strict=True)]
+        return self.detect(self.normalize(batch.images), sizes)
 
     def resized_batch(self, images: Sequence[Tensor]) -> ImageBatch:
         """Resize RGB tensors `[3, h, w]` in 0..255 by the input rule, pad and normalise them."""
@@ -80,17 +47,6 @@ class ImageModel(nn.Module):
     def preprocess(self, images: Sequence[Tensor]) -> ImageBatch:
         """Resize, pad and normalise RGB tensors `[3, h, w]` in 0..255 as this model was trained."""
         return self.resized_batch(images)
-
-    def count_objects(self, batch: Any) -> float:
-        """How much of what the losses divide by is in a batch; the runner sums it up as `num_objects`."""
-        return batch.count_objects()
-
-    def forward(self, batch: Batch) -> dict[str, Tensor] | list[Detections]:
-        images = self.normalize(batch.images)
-        if self.training:
-            return self.losses(images, batch.annotations, batch.num_objects)
-        sizes = [a.original_size or s for a, s in zip(batch.annotations, images.sizes, strict=True)]
-        return self.detect(images, sizes)
 
     @torch.inference_mode()
     def predict(self, images: Any, batch_size: int = 1) -> list[Detections]:
@@ -103,15 +59,22 @@ class ImageModel(nn.Module):
 
         Returns:
             One `Detections` per image, in pixels of that image.
+
+        Raises:
+            RuntimeError: the model is in training mode.
+            ValueError: a batch size below 1, or something that is no image.
         """
+        self._check_ready(batch_size)
+        sources = images if isinstance(images, (list, tuple)) else [images]
+        detections: list[Detections] = []
+        for start in range(0, len(sources), batch_size):
+            chunk = [load_image(source) for source in sources[start : start + batch_size]]
+            sizes = [image_size(image) for image in chunk]
+            detections += self.detect(self.resized_batch(chunk), sizes)
+        return detections
+
+    def _check_ready(self, batch_size: int) -> None:
         if self.training:
             raise RuntimeError("predict needs eval mode: call model.eval() first")
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-        sources = images if isinstance(images, (list, tuple)) else [images]
-        found: list[Detections] = []
-        for start in range(0, len(sources), batch_size):
-            chunk = [load_image(source) for source in sources[start : start + batch_size]]
-            sizes = [image_size(t) for t in chunk]
-            found += self.detect(self.resized_batch(chunk), sizes)
-        return found

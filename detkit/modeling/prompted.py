@@ -1,12 +1,12 @@
-"""What a user knows about the objects of an image before the model looks at it, and the models that use it.
+"""Models that can be told what a user knows about the objects of an image.
 
-Shape letters: n objects, h/w pixels.
+Shape letters: n objects.
 """
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -14,94 +14,29 @@ from torch import Tensor
 
 from detkit.images import image_size, load_image
 from detkit.modeling.image_model import ImageModel
-from detkit.structures import Detections, ImageBatch
+from detkit.structures import Detections, ImageBatch, Prompt
 
 PROMPTS = ("none", "class", "point", "point_with_size")
 NEEDED = {"class": ("labels",), "point": ("points", "labels"), "point_with_size": ("points", "labels", "boxes")}
 
 
-@dataclass
-class Prompt:
-    """The known objects of one image.
-
-    Attributes:
-        labels: [n] int64.
-        points: [n, 2] x, y in pixels, or None.
-        boxes: [n, 4] xyxy in pixels, or None.
-    """
-
-    labels: Tensor
-    points: Tensor | None = None
-    boxes: Tensor | None = None
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def scaled(self, x: float, y: float) -> Prompt:
-        """The same objects after the image was resized by these factors."""
-        factors = torch.tensor([x, y, x, y], device=self.labels.device)
-        points = None if self.points is None else self.points * factors[:2]
-        return replace(self, points=points, boxes=None if self.boxes is None else self.boxes * factors)
-
-    def check_inside(self, size: tuple[int, int], name: str) -> None:
-        """The points must lie in an image of (h, w) `size`, border included.
-
-        Raises:
-            ValueError: one that does not; it begins with `name`.
-        """
-        if self.points is None:
-            return
-        limit = self.points.new_tensor([size[1], size[0]])
-        outside = ((self.points < 0) | (self.points > limit)).any(1).nonzero()[:, 0].tolist()
-        if outside:
-            shown = ", ".join(f"{i} at {tuple(self.points[i].tolist())}" for i in outside[:5])
-            pixels = f"{size[1]} x {size[0]} pixels"
-            raise ValueError(f"{name}: {len(outside)} points lie outside its {pixels}: {shown}")
-
-
-@dataclass
-class PromptedDetections(Detections):
-    """Detections that know which prompt they answer.
-
-    Attributes:
-        owners: [n] number of the prompted object in its image; -1 for none. An object that no detection answers got
-            no mask: none was found, or one of the same class at the same place was better.
-        points: [n, 2] its point, x, y in pixels of the original image; 0, 0 where there is none.
-    """
-
-    owners: Tensor | None = None
-    points: Tensor | None = None
-
-    def _map(self, function) -> PromptedDetections:
-        plain = super()._map(function)
-        columns = (None if column is None else function(column) for column in (self.owners, self.points))
-        return PromptedDetections(plain.boxes, plain.scores, plain.labels, plain.stored_masks, self.label_map, *columns)
-
-    def to_coco(self, image_id: int, annotation_ids: Sequence[int] | None = None) -> list[dict[str, Any]]:
-        """COCO result dictionaries, with the "point" that each answers.
-
-        Args:
-            annotation_ids: of the prompted objects; then results also have the "annotation_id" of theirs.
-        """
-        results = super().to_coco(image_id)
-        if self.owners is None:
-            return results
-        for i, (result, owner) in enumerate(zip(results, self.owners.tolist(), strict=True)):
-            if owner >= 0 and self.points is not None:
-                result["point"] = [round(x, 2) for x in self.points[i].tolist()]
-            if owner >= 0 and annotation_ids is not None:
-                result["annotation_id"] = annotation_ids[owner]
-        return results
-
-
 class PromptedModel(ImageModel):
     """A model that can be told about objects. A subclass gives `detect_prompted` besides `detect`."""
 
+    @abstractmethod
     def detect_prompted(
         self, images: ImageBatch, original_sizes: Sequence[tuple[int, int]], prompt: str, prompts: Sequence[Prompt]
     ) -> list[Detections]:
-        """`PromptedDetections` of normalised images, in pixels of their original size."""
-        raise TypeError(f"{type(self).__name__} takes no prompts: it defines no detect_prompted")
+        """What is found of each image with its prompt, in pixels of images of (h, w) `original_sizes`.
+
+        Args:
+            images: normalised.
+            prompt: "class", "point" or "point_with_size", see `predict`.
+            prompts: what is known of each image, in pixels of the original images.
+
+        Returns:
+            `PromptedDetections`, best first.
+        """
 
     @torch.inference_mode()
     def predict(
@@ -144,10 +79,7 @@ class PromptedModel(ImageModel):
             if any(given is not None for given in (points, labels, boxes)):
                 raise ValueError("prompt 'none' uses no points, labels or boxes: leave them out, or choose another")
             return super().predict(images, batch_size)
-        if self.training:
-            raise RuntimeError("predict needs eval mode: call model.eval() first")
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        self._check_ready(batch_size)
         if not isinstance(images, (list, tuple)):
             images = [images]
             points, labels, boxes = ([x] if x is not None else None for x in (points, labels, boxes))

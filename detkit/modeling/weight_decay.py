@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
+from typing import Any
+
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
 NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
+BACKBONE = "backbone."
 
 
 def undecayed_parameters(model: nn.Module) -> set[str]:
@@ -20,3 +24,21 @@ def undecayed_parameters(model: nn.Module) -> set[str]:
             own |= set(module.no_weight_decay())
         names |= {f"{prefix}.{name}" if prefix else name for name in own}
     return names
+
+
+def undecayed_in_backbone(model: nn.Module) -> set[str]:
+    """The rule of the official ViDT code: see `is_undecayed`, with what `model.backbone.no_weight_decay()` lists."""
+    backbone: Any = getattr(model, "backbone", None)
+    listed = backbone.no_weight_decay() if hasattr(backbone, "no_weight_decay") else ()
+    return {name for name, parameter in model.named_parameters() if is_undecayed(name, parameter.shape, listed)}
+
+
+def is_undecayed(name: str, shape: Sequence[int], listed: Collection[str] = ()) -> bool:
+    """Whether a parameter is a vector or a bias of the backbone, or one that the backbone lists.
+
+    Args:
+        name: the name in the model.
+        listed: names without the prefix `backbone.`.
+    """
+    inside = name.startswith(BACKBONE)
+    return inside and (len(shape) == 1 or name.endswith(".bias") or name.removeprefix(BACKBONE) in listed)

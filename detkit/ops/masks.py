@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,8 +77,13 @@ class BoxMasks:
         """Select masks by a bool mask, an index tensor or a slice."""
         return BoxMasks(self.bitmaps[keep], self.boxes[keep], self.size)
 
+    def map_tensors(self, function: Callable[[Tensor], Tensor]) -> BoxMasks:
+        """A copy with `function` applied to both tensors."""
+        return BoxMasks(function(self.bitmaps), function(self.boxes), self.size)
+
     def cpu(self) -> BoxMasks:
-        return BoxMasks(self.bitmaps.cpu(), self.boxes.cpu(), self.size)
+        """The same on the CPU."""
+        return self.map_tensors(lambda tensor: tensor.cpu())
 
     def dense(self) -> Tensor:
         """The masks as they lie in the image, `[n, h, w]` bool."""

@@ -12,12 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from detkit.modeling.prompted import Prompt
 from detkit.ops.linear import linear
 from detkit.pointseg import codes
 from detkit.pointseg.grid import ALL_SIZES, GridLevels, GridTargets, Objects, assign, cells_at
 from detkit.pointseg.heads import SoloOutputs
 from detkit.pointseg.nms import point_nms
+from detkit.structures import Prompt
 
 # Candidates whose masks are in memory at the same time.
 CHUNK = 256

@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from detkit.modeling.image_model import InputRule
-from detkit.modeling.prompted import Prompt, PromptedDetections, PromptedModel
+from detkit.modeling.base import InputRule
+from detkit.modeling.prompted import PromptedModel
 from detkit.modeling.weight_decay import undecayed_parameters
 from detkit.pointseg import codes
 from detkit.pointseg.candidates import (
@@ -31,7 +31,7 @@ from detkit.pointseg.heads import InstanceHead, MaskHead, SoloOutputs
 from detkit.pointseg.losses import SoloCriterion
 from detkit.pointseg.postprocess import SoloPostprocess
 from detkit.registry import register
-from detkit.structures import Annotations, Detections, ImageBatch, LabelMap
+from detkit.structures import Annotations, Detections, ImageBatch, LabelMap, Prompt, PromptedDetections
 
 # Images are padded to a multiple of this.
 UNIT = 32

@@ -6,16 +6,16 @@ import importlib
 import logging
 from typing import Any
 
-from torch import nn
 from torch.utils.data import DataLoader
 
 from detkit.data.loading import train_loader
 from detkit.engine.schedules import Schedule
-from detkit.modeling.image_model import InputRule
+from detkit.modeling.base import InputRule, Model
 from detkit.registry import ConfigError, build
 from detkit.runtime.processes import rank, world_size
 from detkit.runtime.signals import shielded
 from detkit.structures import LabelMap
+from detkit.structures.protocols import Dataset, Evaluator
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +69,7 @@ def build_model(
     input_rule: dict[str, Any] | None = None,
     *,
     pretrained: bool = True,
-) -> nn.Module:
+) -> Model:
     """Build the model of a config for the classes of `label_map`.
 
     Args:
@@ -89,6 +89,8 @@ def build_model(
     if not pretrained:
         arguments = _without_keys(arguments, ("pretrained", "teacher"))
     model = build(arguments, path="model", num_classes=len(label_map))
+    if not isinstance(model, Model):
+        raise ConfigError(f"model: a {type(model).__name__} is no model; derive it from detkit.modeling.base.Model")
     model.label_map = label_map
     if input_rule is not None:
         fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in input_rule.items()}
@@ -96,19 +98,19 @@ def build_model(
     return model
 
 
-def build_datasets(config: dict[str, Any]) -> tuple[Any, Any]:
+def build_datasets(config: dict[str, Any]) -> tuple[Dataset, Dataset | None]:
     """The training and the validation dataset (None without one) of the "data" section.
 
     Raises:
         ConfigError: no training images, or classes that differ between the two.
     """
     import_components()
-    train = build(config["train"], path="data.train")
+    train = build_dataset(config["train"], "data.train")
     if len(train) == 0:
         raise ConfigError("data.train: the dataset has no images")
     if config["val"] is None:
         return train, None
-    val = build(config["val"], path="data.val")
+    val = build_dataset(config["val"], "data.val")
     if val.label_map != train.label_map:
         raise ConfigError(
             f"data.val: its classes differ from those of data.train: {val.label_map} and {train.label_map}"
@@ -116,7 +118,34 @@ def build_datasets(config: dict[str, Any]) -> tuple[Any, Any]:
     return train, val
 
 
-def build_evaluation(config: dict[str, Any], label_map: LabelMap) -> tuple[Any, Any]:
+def build_dataset(config: dict[str, Any], path: str) -> Dataset:
+    """The dataset of a component dict.
+
+    Raises:
+        ConfigError: see `detkit.registry.build`, or an object that is no dataset; what it lacks is named.
+    """
+    return _obeying(Dataset, build(config, path=path), path, "detkit.data.base.ImageDataset has defaults")
+
+
+def build_evaluator(config: dict[str, Any], dataset: Dataset) -> Evaluator:
+    """The evaluator of a whole config for the validation data.
+
+    Raises:
+        ConfigError: see `detkit.registry.build`, or an object that is no evaluator; what it lacks is named.
+    """
+    built = build(config["evaluator"], path="evaluator", dataset=dataset)
+    return _obeying(Evaluator, built, "evaluator", "see detkit.structures.protocols.Evaluator")
+
+
+def _obeying(protocol: type, built: Any, path: str, hint: str) -> Any:
+    if isinstance(built, protocol):
+        return built
+    members = [name for name in dir(protocol) if not name.startswith("_")] + ["__len__", "__getitem__"]
+    lacking = ", ".join(name for name in members if hasattr(protocol, name) and not hasattr(built, name))
+    raise ConfigError(f"{path}: a {type(built).__name__} is no {protocol.__name__.lower()}, it lacks {lacking}; {hint}")
+
+
+def build_evaluation(config: dict[str, Any], label_map: LabelMap) -> tuple[Dataset, Evaluator]:
     """The validation dataset and the evaluator of a whole config, for a model whose outputs mean `label_map`.
 
     Raises:
@@ -125,7 +154,7 @@ def build_evaluation(config: dict[str, Any], label_map: LabelMap) -> tuple[Any, 
     import_components()
     if config["data"]["val"] is None:
         raise ConfigError("data.val: is missing, there is nothing to evaluate on")
-    dataset = build(config["data"]["val"], path="data.val")
+    dataset = build_dataset(config["data"]["val"], "data.val")
     unknown = set(dataset.label_map.category_ids) - set(label_map.category_ids)
     if len(unknown) == len(dataset.label_map):
         raise ConfigError(
@@ -135,7 +164,7 @@ def build_evaluation(config: dict[str, Any], label_map: LabelMap) -> tuple[Any, 
     if unknown:
         logger.warning("data.val: the model does not know the category ids %s", sorted(unknown))
     _check_names(label_map, dataset.label_map)
-    return dataset, build(config["evaluator"], path="evaluator", dataset=dataset)
+    return dataset, build_evaluator(config, dataset)
 
 
 def _check_names(of_model: LabelMap, of_data: LabelMap) -> None:
@@ -152,19 +181,18 @@ def _clash(known: dict[int, str | None], category_id: int, name: str | None) -> 
     return own is not None and own != f"class_{category_id}" and own != name
 
 
-def warn_of_crowds(model: nn.Module, dataset: Any) -> None:
-    """Warn where images have more objects than the model has det tokens, each of which finds at most one."""
-    tokens = getattr(getattr(model, "backbone", None), "num_tokens", None)
-    most = getattr(dataset, "max_objects_per_image", None)
-    if tokens is not None and most is not None and most > tokens:
+def warn_of_crowds(model: Model, dataset: Dataset) -> None:
+    """Warn where images have more objects than the model can find."""
+    most, limit = dataset.max_objects_per_image, model.max_detections
+    if most is not None and limit is not None and most > limit:
         logger.warning(
             "an image of data.train has %d objects, but the model finds at most %d: set model.backbone.num_tokens",
             most,
-            tokens,
+            limit,
         )
 
 
-def build_loader(config: dict[str, Any], dataset: Any, *, seed: int) -> DataLoader:
+def build_loader(config: dict[str, Any], dataset: Dataset, *, seed: int) -> DataLoader:
     """The training loader of this process by the "data" section.
 
     Raises:

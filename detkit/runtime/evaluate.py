@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import sys
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
 
 import torch
-from torch import nn
 
 from detkit.data.loading import eval_loader
+from detkit.modeling.base import Model
 from detkit.registry import ConfigError
 from detkit.runtime.console import Console
 from detkit.runtime.processes import is_main, rank, world_size
 from detkit.runtime.signals import shielded
+from detkit.structures.protocols import Dataset, Evaluator
 
 PRECISIONS = ("auto", "bf16", "fp32")
 
@@ -36,9 +36,9 @@ def autocast(precision: str, device: torch.device) -> AbstractContextManager:
 
 @torch.no_grad()
 def evaluate(
-    model: nn.Module,
-    dataset: Any,
-    evaluator: Any,
+    model: Model,
+    dataset: Dataset,
+    evaluator: Evaluator,
     *,
     batch_size: int = 1,
     workers: int = 0,

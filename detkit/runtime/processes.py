@@ -15,6 +15,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from detkit.modeling.base import Model
+
 
 def choose_device(name: str = "auto") -> torch.device:
     """The device of this process: "auto" (cuda where there is one, else cpu), "cpu", "cuda" or "cuda:1".
@@ -63,14 +65,14 @@ def distributed(device: str = "auto") -> Iterator[torch.device]:
             dist.destroy_process_group()
 
 
-def replicate(model: nn.Module, device: torch.device) -> nn.Module:
+def replicate(model: Model, device: torch.device) -> nn.Module:
     """The model to call in training: `model`, or with several processes one that averages their gradients.
 
-    On GPUs the batch norms of a model that has a method `synchronize_norms` use the statistics of all processes.
+    On GPUs the batch norms of the model use the statistics of all processes, see `Model.synchronize_norms`.
     """
     if world_size() == 1:
         return model
-    if device.type == "cuda" and hasattr(model, "synchronize_norms"):
+    if device.type == "cuda":
         model.synchronize_norms()
     devices = [device] if device.type == "cuda" else None
     return DistributedDataParallel(model, device_ids=devices, gradient_as_bucket_view=True)

@@ -1,7 +1,10 @@
-"""The data types that pass between the rooms: images and what is known or found in them, and pairs of images."""
+"""The data types that pass between the rooms: images, what is known and found in them, and pairs of images."""
 
-from detkit.structures.images import Annotations, Batch, Detections, ImageBatch, LabelMap
+from detkit.structures.detections import Detections, PromptedDetections
+from detkit.structures.images import Annotations, Batch, ImageBatch
+from detkit.structures.labels import LabelMap
 from detkit.structures.pairs import Flow, ImagePair, Matches, PairAnnotations, PairBatch
+from detkit.structures.prompts import Prompt
 
 __all__ = [
     "Annotations",
@@ -14,4 +17,6 @@ __all__ = [
     "Matches",
     "PairAnnotations",
     "PairBatch",
+    "Prompt",
+    "PromptedDetections",
 ]

@@ -5,14 +5,13 @@ Shape letters: b pairs, n points, h/w pixels or cells.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from detkit.structures.images import ImageBatch
+from detkit.structures.tensors import TensorStruct
 
 
 @dataclass
@@ -24,7 +23,7 @@ class ImagePair:
 
 
 @dataclass
-class PairAnnotations:
+class PairAnnotations(TensorStruct):
     """What is known about an image pair: the points that both images show, in the same order.
 
     Attributes:
@@ -79,19 +78,9 @@ class PairAnnotations:
             self.name,
         )
 
-    def _map_tensors(self, function: Callable[[Tensor], Tensor]) -> PairAnnotations:
-        moved: dict[str, Any] = {k: function(value) for k, value in vars(self).items() if isinstance(value, Tensor)}
-        return replace(self, **moved)
-
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> PairAnnotations:
-        return self._map_tensors(lambda t: t.to(device, non_blocking=non_blocking))
-
-    def pin_memory(self) -> PairAnnotations:
-        return self._map_tensors(lambda t: t.pin_memory())
-
 
 @dataclass
-class PairBatch:
+class PairBatch(TensorStruct):
     """What a training or evaluation step of a matcher receives.
 
     Attributes:
@@ -119,18 +108,9 @@ class PairBatch:
         """The number of points."""
         return sum(len(a) for a in self.annotations)
 
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> PairBatch:
-        source, target = (images.to(device, non_blocking) for images in (self.source, self.target))
-        num_objects = None if self.num_objects is None else self.num_objects.to(device)
-        return PairBatch(source, target, [a.to(device, non_blocking) for a in self.annotations], num_objects)
-
-    def pin_memory(self) -> PairBatch:
-        annotations = [a.pin_memory() for a in self.annotations]
-        return PairBatch(self.source.pin_memory(), self.target.pin_memory(), annotations, self.num_objects)
-
 
 @dataclass
-class Flow:
+class Flow(TensorStruct):
     """For each cell of a grid over one image, where the same thing is in the other image.
 
     Attributes:
@@ -141,12 +121,9 @@ class Flow:
     vectors: Tensor
     weights: Tensor
 
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> Flow:
-        return Flow(*(t.to(device, non_blocking=non_blocking) for t in (self.vectors, self.weights)))
-
 
 @dataclass
-class Matches:
+class Matches(TensorStruct):
     """Where points of one image are in another: `points` [n, 2], x y in its pixels, `confidence` [n] in 0..1."""
 
     points: Tensor
@@ -154,6 +131,3 @@ class Matches:
 
     def __len__(self) -> int:
         return len(self.points)
-
-    def cpu(self) -> Matches:
-        return Matches(self.points.cpu(), self.confidence.cpu())

@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import nn
 
+from detkit.correspondence.matcher import Matcher
 from detkit.data.corruptions.transform import CORRUPTIONS, SEVERITIES, CorruptedPairs, check_corruption
+from detkit.data.pairs.dataset import PairDataset
 from detkit.files import write_atomically, write_text
+from detkit.modeling.base import Model
 from detkit.runtime.components import build_evaluation
 from detkit.runtime.evaluate import evaluate
 from detkit.runtime.processes import is_main
@@ -24,7 +26,7 @@ Cell = tuple[str, int]
 
 
 def evaluate_corruptions(
-    model: nn.Module,
+    model: Model,
     config: Mapping[str, Any],
     out: Path,
     *,
@@ -50,7 +52,7 @@ def evaluate_corruptions(
         for severity in severities:
             check_corruption(corruption, severity)
     dataset, evaluator = build_evaluation(dict(config), model.label_map)
-    if not hasattr(dataset, "labels") or not hasattr(model, "match"):
+    if not isinstance(dataset, PairDataset) or not isinstance(model, Matcher):
         raise ValueError("data.val: corruptions are for matchers and their datasets of image pairs")
     done = _open_folder(out, _settings(config, weights))
     options = {name: config["data"][name] for name in ("workers", "skip_broken")}

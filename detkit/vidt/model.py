@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from detkit.backbones.layers import resize_mask
-from detkit.modeling.image_model import InputRule
-from detkit.modeling.prompted import Prompt, PromptedModel
+from detkit.modeling.base import InputRule
+from detkit.modeling.prompted import PromptedModel
 from detkit.registry import register
-from detkit.structures import Annotations, Detections, ImageBatch, LabelMap
+from detkit.structures import Annotations, Detections, ImageBatch, LabelMap, Prompt
 from detkit.vidt.decoder import DecoderLayer, Memory, Mlp, inverse_sigmoid
 from detkit.vidt.fusion import PyramidFusion
 from detkit.vidt.heads import class_head, iou_head, per_stage, vector_head
@@ -104,10 +104,9 @@ class ViDT(PromptedModel):
         self.input_proj = nn.ModuleList(projection(nn.Conv2d, c, hidden_dim) for c in channels)
         self.tgt_proj = projection(nn.Conv1d, backbone.det_channels, hidden_dim)
         self.query_pos_proj = projection(nn.Conv1d, backbone.pos_dim, hidden_dim)
-        if proposals:
-            self.proposals = ProposalHead(hidden_dim, num_classes)
-        else:
-            self.reference_points = nn.Linear(hidden_dim, 2)
+        self.proposals = ProposalHead(hidden_dim, num_classes) if proposals else None
+        self.reference_points = None if proposals else nn.Linear(hidden_dim, 2)
+        if self.reference_points is not None:
             nn.init.xavier_uniform_(self.reference_points.weight)
         layer: dict[str, Any] = dict(heads=heads, points=points, ffn_dim=ffn_dim, dropout=dropout)
         self.decoder = nn.ModuleList(DecoderLayer(hidden_dim, len(channels), **layer) for _ in range(decoder_layers))
@@ -128,8 +127,9 @@ class ViDT(PromptedModel):
             check_teacher(self, teacher)
 
     @property
-    def has_proposals(self) -> bool:
-        return hasattr(self, "proposals")
+    def max_detections(self) -> int:
+        """The number of det tokens: each finds at most one object."""
+        return self.backbone.num_tokens
 
     def forward_stages(self, images: ImageBatch) -> Stages:
         """Predictions of every stage for normalised images."""
@@ -173,10 +173,11 @@ class ViDT(PromptedModel):
             The det tokens `[b, n, c]` and the boxes `[b, n, 4]` of each stage, and the proposals if it has any.
         """
         dense = None
-        if self.has_proposals:
+        if self.proposals is not None:
             dense = self.proposals(memory)
             det_bnc, det_pos, references = self.proposals.start(dense, memory, det_bnc, det_pos)
         else:
+            assert self.reference_points is not None
             references = self.reference_points(det_pos).float().sigmoid().expand(len(det_bnc), -1, -1)
         tokens, boxes = [], []
         for stage in range(len(self.decoder) + 1):

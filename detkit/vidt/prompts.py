@@ -16,10 +16,9 @@ import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from detkit.modeling.prompted import Prompt, PromptedDetections
 from detkit.ops.boxes import box_iou, cxcywh_to_xyxy
 from detkit.ops.masks import BoxMasks
-from detkit.structures import LabelMap
+from detkit.structures import LabelMap, Prompt, PromptedDetections
 from detkit.vidt.masks import decode_masks, soft_masks
 from detkit.vidt.outputs import Stages
 

@@ -15,7 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from detkit.modeling.image_model import ImageModel, InputRule
+from detkit.modeling.base import InputRule
+from detkit.modeling.image_model import ImageModel
 from detkit.ops.boxes import cxcywh_to_xyxy, generalized_iou
 from detkit.registry import register
 from detkit.structures import Annotations, Detections, ImageBatch, LabelMap
@@ -55,6 +56,11 @@ class ViDTWithoutNeck(ImageModel):
         self.bbox_embed = Mlp(hidden_dim, hidden_dim, 4)
         for head in (self.class_embed, self.bbox_embed):
             head.layers[-1].reset_parameters()
+
+    @property
+    def max_detections(self) -> int:
+        """The number of det tokens: each finds at most one object."""
+        return self.backbone.num_tokens
 
     def forward_stages(self, images: ImageBatch) -> Stages:
         """One stage; its logits have "no object" as last output and mean a softmax."""

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol, Self
 
 import numpy as np
 import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from detkit.structures import Annotations, Detections, LabelMap
 from detkit.visualize.canvas import (
     FINE,
     LEGIBLE_SIDE,
@@ -29,7 +29,28 @@ from detkit.visualize.canvas import (
 MASK_OPACITY = 0.45
 
 
-def draw_detections(image: Any, detections: Detections) -> Image.Image:
+class Objects(Protocol):
+    """What is drawn of `detkit.structures.Detections`; drawing stands below it and does not know the class."""
+
+    boxes: Any
+    scores: Any
+    labels: Any
+    masks: Any
+
+    def __len__(self) -> int:
+        """The number of objects."""
+
+    def cpu(self) -> Self:
+        """The same on the CPU."""
+
+    def names(self) -> list[str]:
+        """The class name of each object."""
+
+    def category_ids(self) -> list[int]:
+        """The category id of each object, which chooses its colour."""
+
+
+def draw_detections(image: Any, detections: Objects) -> Image.Image:
     """Draw boxes, translucent masks and tags such as "cat 0.87", the best detections on top.
 
     Args:
@@ -50,7 +71,7 @@ def draw_points(
     points: Any,
     labels: Any = None,
     *,
-    label_map: LabelMap | None = None,
+    category_ids: Sequence[int] | None = None,
     masks: Tensor | None = None,
     answered: Any = None,
     side: int = 0,
@@ -61,7 +82,7 @@ def draw_points(
         image: whatever `detkit.images.load_image` takes.
         points: [n, 2], x y in pixels of this image.
         labels: [n], whose colours the points take; without them every point has another.
-        label_map: what the labels mean. A class has the colour that it has in `draw_detections`.
+        category_ids: of each label; with them a class has the colour that it has in `draw_detections`.
         masks: [n, h, w] bool, translucent and outlined in the colours of the points; an empty one for a point without.
         answered: [n] bool; points for which it is False are crosses instead of dots.
         side: enlarge a smaller image by a whole factor, to about so many pixels of its longer side.
@@ -76,7 +97,7 @@ def draw_points(
     for name, values in (("labels", numbers), ("masks", masks), ("answers", shown)):
         if values is not None and len(values) != len(table):
             raise ValueError(f"{len(table)} points but {len(values)} {name}")
-    ids = numbers.tolist() if label_map is None or labels is None else [label_map.category_ids[i] for i in numbers]
+    ids = numbers.tolist() if category_ids is None or labels is None else [category_ids[i] for i in numbers]
     colors = [class_color(number) for number in ids]
     factor = whole_factor(picture.size, side)
     picture = enlarge(picture, factor)
@@ -84,8 +105,14 @@ def draw_points(
         masks = _repeat(masks.cpu(), factor)
         picture = _blend_masks(picture, masks, colors, masks.flatten(1).sum(1).argsort(descending=True).tolist())
         picture = _outline_masks(picture, masks, colors)
-    where = (table * factor).tolist()
-    return paint_smoothly(picture, lambda draw: _paint_points(draw, where, colors, shown, picture.size))
+    return _draw_colored_points(picture, table * factor, colors, shown)
+
+
+def _draw_colored_points(
+    picture: Image.Image, points: Tensor, colors: list[Color], shown: list[bool] | None = None
+) -> Image.Image:
+    shown = [True] * len(points) if shown is None else shown
+    return paint_smoothly(picture, lambda draw: _paint_points(draw, points.tolist(), colors, shown, picture.size))
 
 
 def _paint_points(
@@ -107,37 +134,32 @@ def _paint_points(
                 draw.line(ends, fill=fill, width=round(FINE * width * 0.6))
 
 
-def draw_comparison(
-    image: Any, detections: Detections, annotations: Annotations, label_map: LabelMap | None = None
-) -> Image.Image:
+def draw_comparison(image: Any, detections: Objects, truth: Objects, points: Tensor | None = None) -> Image.Image:
     """Draw detections (left) beside the ground truth (right), each under its caption; small images are magnified.
 
     Args:
         image: whatever `detkit.images.load_image` takes.
         detections: in pixels of this image.
-        annotations: in pixels of this image.
-        label_map: what the labels of the annotations mean; by default that of the detections.
+        truth: the true objects in pixels of this image, see `detkit.structures.Detections.of_annotations`.
+        points: [n, 2] x y of the true objects, which are then drawn too.
 
     Raises:
         ValueError: the image cannot be read, or the masks have another size.
     """
     picture = to_pil(image)
-    ones = torch.ones(len(annotations))
-    label_map = label_map or detections.label_map
-    truth = Detections(annotations.boxes, ones, annotations.labels, annotations.masks, label_map).cpu()
     order = list(range(len(truth)))
     factor = whole_factor(picture.size, LEGIBLE_SIDE)
     picture = enlarge(picture, factor)
-    detections, truth = _magnify(detections, factor), _magnify(truth, factor)
+    detections, truth = _magnify(detections.cpu(), factor), _magnify(truth.cpu(), factor)
     right = _draw(picture.copy(), truth.boxes, truth.masks, truth.names(), _colors(truth), order)
-    if annotations.points is not None:
-        right = draw_points(right, annotations.points * factor, truth.labels, label_map=label_map)
+    if points is not None:
+        right = _draw_colored_points(right, points * factor, _colors(truth))
     left = draw_detections(picture, detections)
     titles = f"Prediction ({len(detections)})", f"Ground truth ({len(truth)})"
     return contact_sheet([[left, right]], titles, height=None)
 
 
-def _magnify(detections: Detections, factor: int) -> Detections:
+def _magnify(detections: Any, factor: int) -> Any:
     masks = None if detections.masks is None else _repeat(detections.masks, factor)
     return replace(detections, boxes=detections.boxes * factor, masks=masks)
 
@@ -146,7 +168,7 @@ def _repeat(masks: Tensor, factor: int) -> Tensor:
     return masks.repeat_interleave(factor, 1).repeat_interleave(factor, 2)
 
 
-def _colors(found: Detections) -> list[Color]:
+def _colors(found: Objects) -> list[Color]:
     """One per detection, by category id: a class looks the same whatever the label map."""
     return [class_color(category) for category in found.category_ids()]
 

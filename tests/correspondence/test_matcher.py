@@ -10,6 +10,8 @@ from detkit.correspondence.catspp import CATsPlusPlus
 from detkit.correspondence.features.maps import ResNetLayers
 from detkit.correspondence.features.timm_layers import TimmLayers
 from detkit.correspondence.neighbours import NearestNeighbourMatcher
+from detkit.engine.optim import build_optimizer
+from detkit.registry import ConfigError
 from detkit.structures import PairBatch
 
 
@@ -52,7 +54,7 @@ def test_images_of_any_size_and_kind_can_be_matched(make, tmp_path):
 
 def test_points_outside_are_refused_with_their_numbers(cats):
     image = np.zeros((30, 90, 3), np.uint8)
-    with pytest.raises(ValueError, match=r"image of 90 x 30 pixels: number 1 at \[91\.0, 5\.0\], 2 at \[3\.0, -1\.0\]"):
+    with pytest.raises(ValueError, match=r"outside its 90 x 30 pixels: 1 at \(91, 5\), 2 at \(3, -1\)"):
         cats.match(image, image, [[1, 1], [91, 5], [3, -1]])
     with pytest.raises(ValueError, match="number 0 at"):
         cats.match(image, image, [[float("nan"), 1]])
@@ -177,9 +179,9 @@ def test_catspp_matches_and_learns():
         CATsPlusPlus(TinyLayers(), side=40)
 
 
-def test_neighbours_cannot_be_trained(neighbours):
-    with pytest.raises(TypeError, match="nothing to train"):
-        neighbours.train()(PairBatch.collate([pair(3)]))
+def test_neighbours_have_nothing_to_train(neighbours):
+    with pytest.raises(ConfigError, match="NearestNeighbourMatcher has no trainable parameters"):
+        build_optimizer(neighbours, lr=1e-3, weight_decay=0.0)
 
 
 def test_resnet_layers_are_before_the_last_activation():

@@ -5,11 +5,14 @@ import numpy as np
 import pytest
 import torch
 
+from detkit.data.base import ImageDataset
 from detkit.data.coco import CocoDataset
-from detkit.data.loading import EvaluationView, SampleKeys, TrainingView, eval_loader, train_loader
+from detkit.data.loading import eval_loader, train_loader
+from detkit.data.sampling import SampleKeys
 from detkit.data.synthetic import SyntheticScenes
 from detkit.data.transforms import RandomFlip
-from detkit.modeling.image_model import InputRule
+from detkit.data.views import EvaluationView, TrainingView
+from detkit.modeling.base import InputRule
 
 SCENES = SyntheticScenes(30, size=48)
 BOX = (1, 10, 5, 20, 30)
@@ -23,7 +26,7 @@ def read_threads(image, annotations, rng):
     return image.new_full((3, 8, 8), torch.get_num_threads()), annotations
 
 
-class Broken:
+class Broken(ImageDataset):
     """`dataset` with unreadable samples."""
 
     def __init__(self, dataset, broken):

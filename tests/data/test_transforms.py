@@ -182,6 +182,8 @@ def test_options_out_of_range_are_errors(options, message):
 
 
 def test_a_missing_albumentations_is_named():
-    code = "import sys; sys.modules['albumentations'] = None\nfrom detkit.data import DetrAugment\nDetrAugment()"
+    code = (
+        "import sys; sys.modules['albumentations'] = None\nfrom detkit.data import transforms\ntransforms.DetrAugment()"
+    )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert "DetrAugment needs albumentations: pip install albumentations" in result.stderr

@@ -3,7 +3,10 @@ import torch
 from torch import nn
 
 from detkit.engine.optim import Ema, build_optimizer, group_of, parameter_groups, set_learning_rate
+from detkit.modeling.base import InputRule, Model
+from detkit.modeling.weight_decay import is_undecayed
 from detkit.registry import ConfigError
+from detkit.structures import LabelMap
 
 
 class Backbone(nn.Module):
@@ -18,26 +21,43 @@ class Backbone(nn.Module):
         return {"det_token"}
 
 
-class Model(nn.Module):
+class Detector(Model):
     def __init__(self):
-        super().__init__()
+        super().__init__(LabelMap.numbered(1), InputRule())
         self.backbone = Backbone()
         self.head = nn.Linear(4, 2)
         self.backbone_proj = nn.Linear(2, 2)
 
+    def batch_losses(self, batch):
+        return {}
+
+    def batch_predictions(self, batch):
+        return []
+
 
 def test_the_official_rule():
-    assert group_of("head.bias", (4,)) == "head"
-    assert group_of("backbone_proj.weight", (4, 4)) == "head"
-    assert group_of("backbone.conv.weight", (4, 3, 3, 3), ["det_token"]) == "backbone_decay"
-    assert group_of("backbone.table.bias", (4, 3)) == "backbone_no_decay"
-    assert group_of("backbone.norm.weight", (4,)) == "backbone_no_decay"
-    assert group_of("backbone.det_token", (1, 4, 3), ["det_token"]) == "backbone_no_decay"
-    assert group_of("backbone.det_token", (1, 4, 3)) == "backbone_decay"
+    assert not is_undecayed("head.bias", (4,))
+    assert not is_undecayed("backbone_proj.weight", (4, 4))
+    assert not is_undecayed("backbone.conv.weight", (4, 3, 3, 3), ["det_token"])
+    assert is_undecayed("backbone.table.bias", (4, 3))
+    assert is_undecayed("backbone.norm.weight", (4,))
+    assert is_undecayed("backbone.det_token", (1, 4, 3), ["det_token"])
+    assert not is_undecayed("backbone.det_token", (1, 4, 3))
+
+
+def test_groups_by_name():
+    undecayed = {"backbone.bias", "head.bias"}
+    names = ("backbone.bias", "backbone.weight", "head.bias", "head.weight")
+    assert [group_of(name, undecayed) for name in names] == [
+        "backbone_no_decay",
+        "backbone_decay",
+        "head_no_decay",
+        "head",
+    ]
 
 
 def test_groups_of_a_model():
-    model = Model()
+    model = Detector()
     head, decayed, undecayed = parameter_groups(model, 1e-3, 0.1, backbone_lr_scale=0.5)
     assert [p.shape for p in decayed["params"]] == [model.backbone.conv.weight.shape]
     assert {id(p) for p in undecayed["params"]} == {
@@ -49,11 +69,11 @@ def test_groups_of_a_model():
 
 
 def test_learning_rate_factor_keeps_the_ratio_of_groups():
-    optimizer = build_optimizer(Model(), lr=1e-3, weight_decay=0.1, backbone_lr_scale=0.1)
+    optimizer = build_optimizer(Detector(), lr=1e-3, weight_decay=0.1, backbone_lr_scale=0.1)
     set_learning_rate(optimizer, 0.5)
     assert [g["lr"] for g in optimizer.param_groups] == pytest.approx([5e-4, 5e-5, 5e-5])
-    with pytest.raises(ConfigError, match="no trainable parameters"):
-        build_optimizer(Model().requires_grad_(False), lr=1, weight_decay=0)
+    with pytest.raises(ConfigError, match="Detector has no trainable parameters"):
+        build_optimizer(Detector().requires_grad_(False), lr=1, weight_decay=0)
 
 
 def test_moving_average():
@@ -73,7 +93,7 @@ def test_moving_average():
         Ema(model, 1.5)
 
 
-class Listing(Model):
+class Listing(Detector):
     """A model that decides for all of its parameters."""
 
     def no_weight_decay(self):
@@ -106,7 +126,7 @@ def test_a_model_that_lists_what_is_not_decayed_decides_alone():
     ],
 )
 def test_optimizers(options, kind, expected):
-    model = Model()
+    model = Detector()
     optimizer = build_optimizer(model, lr=1e-2, weight_decay=0.1, **options)
     assert type(optimizer) is kind and optimizer.param_groups[0]["foreach"]
     assert {name: optimizer.param_groups[0][name] for name in expected} == expected
@@ -136,13 +156,13 @@ def test_sgd_is_the_formula():
 
 def test_options_that_an_optimizer_does_not_have():
     with pytest.raises(ConfigError, match=r"optimizer \(SGD\): unknown option 'betas'. Valid: momentum"):
-        build_optimizer(Model(), type="SGD", lr=1, weight_decay=0, betas=(0.9, 0.9))
+        build_optimizer(Detector(), type="SGD", lr=1, weight_decay=0, betas=(0.9, 0.9))
     with pytest.raises(ConfigError, match=r"optimizer\.type: unknown optimizer 'Adamw'.*Valid: Adam, AdamW, SGD"):
-        build_optimizer(Model(), type="Adamw", lr=1, weight_decay=0)
+        build_optimizer(Detector(), type="Adamw", lr=1, weight_decay=0)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("kind", ["AdamW", "Adam", "SGD"])
 def test_fused_on_a_gpu(kind):
-    optimizer = build_optimizer(Model().cuda(), type=kind, lr=1e-2, weight_decay=0.1)
+    optimizer = build_optimizer(Detector().cuda(), type=kind, lr=1e-2, weight_decay=0.1)
     assert optimizer.param_groups[0]["fused"] is True

@@ -6,10 +6,12 @@ import signal
 
 import pytest
 import torch
+from small_vidt import small_vidt
 from toy_run import ToyModel, run_script, step_before, toy_config
 
 from detkit.checkpoints.resume import latest_checkpoint
 from detkit.checkpoints.weights import CheckpointError, load_model, read_header
+from detkit.data.synthetic import SyntheticScenes
 from detkit.engine.guard import NonFiniteError, load_batches
 from detkit.engine.runner import Runner, train
 from detkit.engine.writers import Curves, read_metrics
@@ -233,16 +235,13 @@ def test_a_checkpoint_of_other_data_is_refused(tmp_path):
 
 
 def test_more_objects_than_det_tokens_are_reported(caplog):
-    class Crowded:
-        max_objects_per_image = 12
-
-    model = torch.nn.Module()
-    model.backbone = torch.nn.Module()
+    scenes = SyntheticScenes(2, max_objects=12)
+    model = small_vidt()
     model.backbone.num_tokens = 12
-    warn_of_crowds(model, Crowded())
+    warn_of_crowds(model, scenes)
     assert not caplog.records
     model.backbone.num_tokens = 7
-    warn_of_crowds(model, Crowded())
+    warn_of_crowds(model, scenes)
     assert "12 objects, but the model finds at most 7" in caplog.text
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.multiprocessing as mp
 
-from detkit.evaluation import CocoEvaluator
+from detkit.evaluation.coco import CocoEvaluator
 from detkit.registry import build
 from detkit.structures import Annotations, Detections, LabelMap
 

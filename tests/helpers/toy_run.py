@@ -18,8 +18,10 @@ import torch.nn.functional as F
 from paths import ROOT
 from torch import nn
 
+from detkit.data.base import ImageDataset
 from detkit.engine.runner import Runner, train
-from detkit.modeling.image_model import ImageModel, InputRule
+from detkit.modeling.base import InputRule
+from detkit.modeling.image_model import ImageModel
 from detkit.registry import register
 from detkit.runtime.processes import all_gather_object
 from detkit.structures import Annotations, Detections, LabelMap
@@ -28,7 +30,7 @@ SIZE = 16
 
 
 @register
-class ToyScenes:
+class ToyScenes(ImageDataset):
     """Noise images; with `crowded`, only the image of that index has objects."""
 
     def __init__(self, length=24, seed=0, crowded=None, bad_image=None):
@@ -111,7 +113,7 @@ class ToyEvaluator:
     def results(self):
         return [{"image_id": image_id, "bbox": box} for image_id, box, _ in self.found]
 
-    def table(self):
+    def table(self, *, per_class=False):
         return f"{len(self.found)} images"
 
 

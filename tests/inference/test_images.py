@@ -196,7 +196,7 @@ def test_a_smaller_image_than_the_file_says_is_left_out(folder, capsys):
     points = point_file(folder / "points.json", ["small.png"], [annotation(7, 0, [40, 30], 1)])
     assert predict(folder, "vidt", [folder / "small.png"], "--points", points) == 0
     printed, warned = capsys.readouterr()
-    assert "small.png is left out: the points of annotations 7 lie outside its 20 x 20 pixels" in warned
+    assert "small.png is left out: 1 points lie outside its 20 x 20 pixels: annotation 7 at (40, 30)" in warned
     assert "1 files could not be used" in printed
 
 
@@ -247,7 +247,7 @@ def test_classes_are_found_by_name_or_by_number(folder, capsys):
         (["match", "one.png", "three.png", "--points", "1,2", "--grid", "3"], "either --points x,y x,y ... or --grid"),
         (["match", "one.png", "three.png", "--prompt", "point"], "no --prompt"),
         (["match", "one.png", "three.png", "--points", "points.json"], "takes points as x,y"),
-        (["match", "one.png", "three.png", "--points", "65,3"], "number 0 at [65.0, 3.0]"),
+        (["match", "one.png", "three.png", "--points", "65,3"], "0 at (65, 3)"),
         (["match", "one.png", "three.png", "--grid", "0"], "at least 1 point"),
     ],
 )
@@ -271,10 +271,11 @@ def test_names_that_stand_for_several_files(folder, capsys):
 
 def test_a_detector_without_prompts(folder):
     from detkit.inference.points import predict_points
-    from detkit.modeling.image_model import ImageModel, InputRule
+    from detkit.runtime.components import build_model
 
-    model = ImageModel(SCENES.label_map, InputRule())
-    with pytest.raises(ValueError, match="ImageModel cannot be asked for points"):
+    swin = dict(type="Swin", embed_dim=8, depths=[1, 1, 1, 1], num_heads=[1, 1, 1, 1], num_tokens=3)
+    model = build_model(dict(type="ViDTWithoutNeck", backbone=swin), SCENES.label_map).eval()
+    with pytest.raises(ValueError, match="ViDTWithoutNeck cannot be asked for points"):
         predict_points(model, [folder], folder / "points.json", folder / "none")
 
 

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from detkit.modeling.image_model import InputRule
-from detkit.modeling.prompted import Prompt, PromptedDetections, PromptedModel, read_prompts
-from detkit.structures import LabelMap
+from detkit.modeling.base import InputRule
+from detkit.modeling.prompted import PromptedModel, read_prompts
+from detkit.structures import LabelMap, Prompt, PromptedDetections
 
 
 def test_a_prompt_moves_with_its_image():
@@ -16,7 +16,7 @@ def test_a_prompt_moves_with_its_image():
     assert scaled.points.tolist() == [[20, 10], [0, 0]] and scaled.boxes[0].tolist() == [10, 2.5, 30, 12.5]
     assert len(scaled) == 2 and Prompt(torch.tensor([1])).scaled(2, 2).points is None
     known.check_inside((20, 10), "image 3")  # on the border
-    with pytest.raises(ValueError, match=r"image 3: 1 points lie outside its 9 x 20 pixels: 0 at \(10.0, 20.0\)"):
+    with pytest.raises(ValueError, match=r"image 3: 1 points lie outside its 9 x 20 pixels: 0 at \(10, 20\)"):
         known.check_inside((20, 9), "image 3")
 
 
@@ -48,10 +48,13 @@ def test_detections_keep_their_points_when_selected():
     assert "annotation_id" not in second and "point" not in second
 
 
-def test_a_model_that_defines_no_answers():
+def test_a_model_without_answers_to_prompts_cannot_be_built():
     class Silent(PromptedModel):
-        device = torch.device("cpu")
+        def losses(self, images, annotations, num_objects=None):
+            return {}
 
-    model = Silent(LabelMap.numbered(2), InputRule(32, 32, 1)).eval()
-    with pytest.raises(TypeError, match="Silent takes no prompts: it defines no detect_prompted"):
-        model.predict(torch.zeros(3, 8, 8), points=[[1, 1]], labels=[0])
+        def detect(self, images, original_sizes):
+            return []
+
+    with pytest.raises(TypeError, match="detect_prompted"):
+        Silent(LabelMap.numbered(2), InputRule(32, 32, 1))

@@ -6,7 +6,6 @@ import torch
 from pointseg_golden import Golden
 from torch import nn
 
-from detkit.modeling.prompted import Prompt
 from detkit.pointseg import codes
 from detkit.pointseg.candidates import level_values, peaks, point_cells, split_images
 from detkit.pointseg.geometry import centres_of_mass
@@ -15,6 +14,7 @@ from detkit.pointseg.heads import SoloOutputs
 from detkit.pointseg.nms import mask_nms, matrix_nms
 from detkit.pointseg.postprocess import SoloPostprocess
 from detkit.pointseg.solov2 import SOLOv2
+from detkit.structures import Prompt
 
 GOLDEN = Golden("05_postprocess")
 FRAME, SIZE, ORIGINAL = (tuple(GOLDEN.meta["config"][f"{name}_hw"]) for name in ("padded", "cur", "ori"))

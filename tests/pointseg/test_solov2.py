@@ -5,12 +5,11 @@ import torch
 from torch import nn
 
 import detkit.pointseg.solov2  # noqa: F401  registers the model
-from detkit.modeling.prompted import Prompt, PromptedDetections
 from detkit.pointseg.candidates import OneImage, point_candidates
 from detkit.pointseg.grid import GridLevels
 from detkit.pointseg.postprocess import SoloPostprocess
 from detkit.registry import ConfigError, build, register
-from detkit.structures import Annotations, Batch
+from detkit.structures import Annotations, Batch, Prompt, PromptedDetections
 
 SMALL = dict(num_grids=(10, 8, 6, 4, 3), instance_channels=16, instance_convs=2, kernel_channels=16, mask_channels=16)
 RULE = dict(shortest=64, longest=96)

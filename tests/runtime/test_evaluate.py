@@ -12,7 +12,7 @@ from detkit.config import resolve_config
 from detkit.data.synthetic import SyntheticScenes
 from detkit.engine.runner import train
 from detkit.evaluation.coco import CocoEvaluator
-from detkit.modeling.image_model import InputRule
+from detkit.modeling.base import InputRule
 from detkit.registry import ConfigError
 from detkit.runtime.components import build_evaluation
 from detkit.runtime.evaluate import evaluate

@@ -4,8 +4,7 @@ import pytest
 import torch
 from small_vidt import small_vidt
 
-from detkit.modeling.prompted import Prompt, PromptedDetections
-from detkit.structures import Annotations, LabelMap
+from detkit.structures import Annotations, LabelMap, Prompt, PromptedDetections
 from detkit.vidt.masks import encode_masks
 from detkit.vidt.outputs import Stages
 from detkit.vidt.prompts import answer_prompts

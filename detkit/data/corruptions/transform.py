@@ -8,14 +8,13 @@ definitions, so figures are near to, but not the same as, those on images that w
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from detkit.data.corruptions import blur, weather
-from detkit.data.pairs.dataset import PairSample
+from detkit.data.pairs.dataset import PairDataset, PairSample, PairSamples
 from detkit.registry import register, suggest
 from detkit.structures import ImagePair
 
@@ -69,7 +68,7 @@ def corrupt(image: Tensor, corruption: str, severity: int, rng: np.random.Genera
 
 
 @register
-class CorruptedPairs:
+class CorruptedPairs(PairSamples):
     """The pairs of another dataset with both images corrupted at their stored size.
 
     Points and boxes stay as they are, also under the elastic transform, which moves what they lie on. The corruption of
@@ -85,17 +84,17 @@ class CorruptedPairs:
         ValueError: an unknown corruption or severity.
     """
 
-    def __init__(self, dataset: Any, corruption: str, severity: int, *, seed: int = 0):
+    def __init__(self, dataset: PairDataset, corruption: str, severity: int, *, seed: int = 0):
         check_corruption(corruption, severity)
         self.dataset, self.corruption, self.severity, self.seed = dataset, corruption, severity, seed
         self.label_map, self.image_ids, self.labels = dataset.label_map, dataset.image_ids, dataset.labels
-        self.collate, self.evaluation_view = dataset.collate, dataset.evaluation_view
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> PairSample:
         pair, known = self.dataset[index]
+        assert known.pair_id is not None
         kind = list(CORRUPTIONS).index(self.corruption)
         images = [
             corrupt(image, self.corruption, self.severity, np.random.default_rng((self.seed, known.pair_id, kind, i)))

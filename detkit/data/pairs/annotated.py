@@ -12,11 +12,12 @@ import numpy as np
 import torch
 
 from detkit.data.coco_file import load_json
-from detkit.data.loading import SampleKeys, TrainingView
-from detkit.data.pairs.dataset import PairDataset, PairSample, Side
+from detkit.data.pairs.dataset import PairDataset, PairSample, PairSamples, Side
 from detkit.data.pairs.pool import ImagePool
+from detkit.data.sampling import SampleKeys
+from detkit.data.views import TrainingView
 from detkit.registry import register
-from detkit.structures import PairAnnotations, PairBatch
+from detkit.structures import PairAnnotations
 
 MOST = 0.9999  # the weight of a machine's point at most; 1 is that of a label, which losses treat otherwise (`trim`)
 _KEYS = {"pseudo": ("source", "target", "points"), "densified": ("pair", "points")}
@@ -143,6 +144,8 @@ class MixedKeys(SampleKeys):
 class MixedView(TrainingView):
     """Samples of `MixedPairs`, with the weights of machine annotations rising over the first epochs."""
 
+    dataset: MixedPairs
+
     def __getitem__(self, key: int) -> Any:
         images, known = super().__getitem__(key)
         assert isinstance(known, PairAnnotations)
@@ -153,7 +156,7 @@ class MixedView(TrainingView):
 
 
 @register
-class MixedPairs:
+class MixedPairs(PairSamples):
     """Labelled pairs at even numbers, machine-annotated ones at odd numbers: half and half in each batch.
 
     An epoch is as long as twice the longer of the two; the shorter comes round several times.
@@ -168,7 +171,6 @@ class MixedPairs:
         ValueError: the classes differ, or a number is out of its range.
     """
 
-    collate = staticmethod(PairBatch.collate)
     training_view = MixedView
     sample_keys = MixedKeys
 

@@ -1,13 +1,10 @@
-"""What datasets of image pairs with common key-points share.
-
-The protocol is that of detection datasets (`label_map`, `image_ids`, `__len__`, `__getitem__`), with
-`(ImagePair, PairAnnotations)` as samples; `collate` and `evaluation_view` tell the loaders what to do with them.
-"""
+"""What datasets of image pairs with common key-points share: samples are `(ImagePair, PairAnnotations)`."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,9 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from detkit.data.loading import EvaluationView
+from detkit.data.sampling import SampleKeys
+from detkit.data.views import EvaluationView, TrainingView
 from detkit.images import image_size, read_image
+from detkit.ops.points import describe_outside, points_inside
 from detkit.structures import ImagePair, LabelMap, PairAnnotations, PairBatch
+from detkit.structures.protocols import Keys, SampleBatch, View
 
 logger = logging.getLogger(__name__)
 
@@ -72,8 +72,25 @@ class PairEvaluationView(EvaluationView):
         return ImagePair(self.resize(image.source), self.resize(image.target)), annotations
 
 
-class PairDataset:
-    """What datasets of pairs share; a subclass gives `sides(index)`.
+class PairSamples:
+    """Base of datasets of pairs: the parts of `detkit.structures.protocols.Dataset` that all have alike.
+
+    A subclass has `label_map`, `image_ids`, `__len__` and `__getitem__`, which gives `(ImagePair, PairAnnotations)`.
+    """
+
+    training_view: Callable[..., View] = TrainingView
+    evaluation_view: Callable[..., View] = PairEvaluationView
+    sample_keys: Callable[..., Keys] = SampleKeys
+    collate: Callable[..., SampleBatch] = staticmethod(PairBatch.collate)
+
+    @property
+    def max_objects_per_image(self) -> int | None:
+        """The largest number of objects in a sample, or of points in a pair; None where it is not known."""
+        return None
+
+
+class PairDataset(PairSamples, ABC):
+    """Pairs of image files with common points; a subclass gives `sides(index)`.
 
     Points outside of their image do not count, and boxes whose corners are exchanged are put right, both with a
     warning when the pair is read.
@@ -85,9 +102,6 @@ class PairDataset:
             family is evaluated.
         limit: keep so many pairs, drawn at random by `seed`, in their order; None keeps all.
     """
-
-    collate = staticmethod(PairBatch.collate)
-    evaluation_view = PairEvaluationView
 
     def __init__(
         self,
@@ -111,9 +125,9 @@ class PairDataset:
     def __len__(self) -> int:
         return len(self.image_ids)
 
+    @abstractmethod
     def sides(self, pair: int) -> tuple[Side, Side]:
         """Source and target of a pair, by its number in the whole list."""
-        raise TypeError(f"{type(self).__name__} defines no sides")
 
     def read(self, side: Side) -> Tensor:
         """The image of a side, uint8 [3, h, w]; see `read_side`."""
@@ -161,14 +175,10 @@ def clean_side(side: Side, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarra
         Which points lie inside (on the border counts), the box with its corners in order or None where it is empty,
         and what was wrong.
     """
-    inside = np.asarray(((side.points >= 0) & (side.points <= (size[1], size[0]))).all(axis=1))
+    inside = points_inside(side.points, size)
     problems = []
     if not inside.all():
-        places = ", ".join(f"({x:g}, {y:g})" for x, y in side.points[~inside][:5])
-        problems.append(
-            f"{(~inside).sum()} points lie outside of {side.file} with {size[1]} x {size[0]} pixels and do not count: "
-            f"{places}"
-        )
+        problems.append(f"{side.file}: {describe_outside(side.points, size)}; they do not count")
     if side.box is None:
         return inside, None, problems
     low, high = np.minimum(side.box[:2], side.box[2:]), np.maximum(side.box[:2], side.box[2:])

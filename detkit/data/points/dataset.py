@@ -13,6 +13,7 @@ from torch import Tensor
 from detkit.data.coco import CocoDataset
 from detkit.data.points.file import Problem, read_points, summary
 from detkit.images import image_size, read_image
+from detkit.ops.points import check_inside
 from detkit.registry import register
 from detkit.structures import Annotations
 
@@ -63,14 +64,16 @@ class PointDataset(CocoDataset):
         if not 0 <= index < len(self):
             raise IndexError(f"image {index} of {len(self)}")
         path, image_id = self._image_path(index), int(self._image_ids[index])
+        where = f"image id {image_id} ({path}) of {self.annotation_file}"
         objects = slice(self._starts[index], self._starts[index + 1])
         try:
             image = read_image(path)
             height, width = image_size(image)
             self._compare_size(index, (height, width))
-            self._check_inside(objects, height, width)
         except ValueError as error:
-            raise ValueError(f"image id {image_id} ({path}) of {self.annotation_file}: {error}") from error
+            raise ValueError(f"{where}: {error}") from error
+        names = [f"annotation {i}" for i in self.annotation_ids(index)]
+        check_inside(self._points[objects], (height, width), where, names)
         return image, Annotations(
             boxes=torch.from_numpy(self._boxes[objects].clip(0, (width, height, width, height)).astype(np.float32)),
             labels=torch.from_numpy(self._labels[objects]),
@@ -79,12 +82,6 @@ class PointDataset(CocoDataset):
             original_size=(height, width),
             file_name=path,
         )
-
-    def _check_inside(self, objects: slice, height: int, width: int) -> None:
-        outside = (self._points[objects] > (width, height)).any(axis=1)
-        if outside.any():
-            ids = ", ".join(map(str, self._annotation_ids[objects][outside][:10]))
-            raise ValueError(f"the points of annotations {ids} lie outside its {width} x {height} pixels")
 
     def _read_file(self) -> dict[str, Any]:
         content, self.problems = read_points(self.annotation_file)

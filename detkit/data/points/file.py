@@ -15,9 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 from PIL import Image
 
 from detkit.data.coco_file import REQUIRED, check_section, load_json
+from detkit.ops.points import points_inside
 
 
 class Problem(NamedTuple):
@@ -109,7 +111,7 @@ def point_problem(annotation: Mapping, image: Mapping) -> str | None:
     if (point := _numbers(given, 2)) is None:
         return f"its point is {str(given)[:60]}, not two finite numbers x, y"
     x, y = point
-    if not (0 <= x <= image["width"] and 0 <= y <= image["height"]):
+    if not points_inside(np.array([point]), (image["height"], image["width"])).all():
         return f"its point {x:g}, {y:g} lies outside the {image['width']} x {image['height']} pixels"
     return None
 

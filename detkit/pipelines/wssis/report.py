@@ -123,11 +123,11 @@ def example_sheet(sources: Sources, predictions: Mapping[str, Path]) -> Any:
     if sources.truth is not None:
         truth = load_json(sources.truth)["annotations"]
         found["truth"] = {a["id"]: a for a in truth}
-    rows = []
+    rows, category_ids = [], dataset.label_map.category_ids
     for i in _spread([i for i in range(len(dataset)) if dataset.annotation_ids(i)], EXAMPLES):
         image, known = dataset[i]
         ids, size = dataset.annotation_ids(i), image_size(image)
-        options: dict[str, Any] = {"labels": known.labels, "label_map": dataset.label_map, "side": 256}
+        options: dict[str, Any] = {"labels": known.labels, "category_ids": category_ids, "side": 256}
         row = [draw_points(image, known.points, **options)]
         for masks in found.values():
             answered = [annotation_id in masks for annotation_id in ids]

@@ -5,33 +5,19 @@ Shape letters: b crops, n rough masks of one image, s side of the crops, h/w pix
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
-from typing import Any, Self
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from detkit.pointseg.refine.crops import Crop
-
-
-class _Tensors:
-    """A dataclass whose tensors move together."""
-
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
-        return self._map(lambda t: t.to(device, non_blocking=non_blocking))
-
-    def pin_memory(self) -> Self:
-        return self._map(lambda t: t.pin_memory())
-
-    def _map(self, function: Callable[[Tensor], Tensor]) -> Self:
-        values = {field.name: getattr(self, field.name) for field in fields(self)}  # type: ignore[arg-type]
-        moved = {name: function(value) for name, value in values.items() if isinstance(value, Tensor)}
-        return replace(self, **moved)  # type: ignore[type-var]
+from detkit.structures.tensors import TensorStruct
 
 
 @dataclass
-class RoughMasks(_Tensors):
+class RoughMasks(TensorStruct):
     """Rough masks of one image, and the true ones that they should become.
 
     Attributes:
@@ -63,7 +49,7 @@ class Origin:
 
 
 @dataclass
-class CropBatch(_Tensors):
+class CropBatch(TensorStruct):
     """Crops to train on, see `detkit.pointseg.refine.crops.Crop`.
 
     Attributes:
@@ -100,26 +86,21 @@ class CropBatch(_Tensors):
 
 
 @dataclass
-class RoughBatch:
+class RoughBatch(TensorStruct):
     """Whole images with rough masks to refine: `images` uint8 [3, h, w] of any size, and `annotations`."""
 
     images: list[Tensor]
     annotations: list[RoughMasks]
+    num_objects: Tensor | None = None
 
     @classmethod
     def collate(cls, samples: Sequence[tuple[Tensor, RoughMasks]]) -> RoughBatch:
+        """Make a batch of whole images."""
         images, annotations = zip(*samples, strict=True)
         return cls(list(images), list(annotations))
 
     def __len__(self) -> int:
         return len(self.images)
-
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> RoughBatch:
-        images = [image.to(device, non_blocking=non_blocking) for image in self.images]
-        return RoughBatch(images, [known.to(device, non_blocking) for known in self.annotations])
-
-    def pin_memory(self) -> RoughBatch:
-        return RoughBatch([image.pin_memory() for image in self.images], [k.pin_memory() for k in self.annotations])
 
 
 def collate(samples: Sequence[tuple[Any, Any]]) -> CropBatch | RoughBatch:

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from detkit.modeling.image_model import IMAGENET_MEAN, IMAGENET_STD
+from detkit.modeling.base import IMAGENET_MEAN, IMAGENET_STD
 from detkit.pointseg.geometry import centres_of_mass, extents
 
 SIZE = 256

@@ -11,9 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from detkit.data.base import ImageDataset
 from detkit.data.coco import CocoDataset
 from detkit.data.coco_file import load_json
-from detkit.data.loading import EvaluationView, TrainingView
+from detkit.data.views import EvaluationView, TrainingView
 from detkit.ops.rle import decode_mask, mask_areas
 from detkit.pointseg.geometry import centres_of_mass
 from detkit.pointseg.refine.batches import Origin, RoughMasks, collate
@@ -66,7 +67,7 @@ class RoughImages:
 
 
 @register
-class RefineCrops:
+class RefineCrops(ImageDataset):
     """Rough masks, each with the true mask of its class whose centre is nearest to its point.
 
     For training each rough mask is a sample: a random crop around it, as the paper draws it, mirrored or not and of

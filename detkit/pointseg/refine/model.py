@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from detkit.images import load_image
-from detkit.modeling.image_model import ImageModel, InputRule
+from detkit.modeling.base import InputRule, Model
 from detkit.pointseg.refine.batches import CropBatch, RoughBatch
 from detkit.pointseg.refine.crops import SIZE, network_input, normalize
 from detkit.pointseg.refine.inference import BOX_SCALE, refine_masks
 from detkit.pointseg.refine.losses import refine_loss
 from detkit.pointseg.refine.network import MaskRefineNet
 from detkit.registry import register
-from detkit.structures import Detections, ImageBatch, LabelMap
+from detkit.structures import LabelMap
 
 
 @register
-class MaskRefiner(ImageModel):
+class MaskRefiner(Model):
     """Makes rough masks better, each in a crop around it.
 
     One protocol: in training mode `model(CropBatch)` returns the weighted loss; in eval mode `model(RoughBatch)`
@@ -64,17 +63,14 @@ class MaskRefiner(ImageModel):
         """See `MaskRefineNet.synchronize_norms`."""
         self.network.synchronize_norms()
 
-    def forward(self, batch: CropBatch | RoughBatch) -> dict[str, Tensor] | list[Tensor]:  # type: ignore[override]
-        if self.training:
-            assert isinstance(batch, CropBatch)
-            return self.crop_losses(batch)
-        assert isinstance(batch, RoughBatch)
+    def batch_predictions(self, batch: RoughBatch) -> list[Tensor]:
+        """The refined masks of each image, `[n, h, w]` bool."""
         return [
             self.refine(image, known.rough, known.points, self.labels_of(known.category_ids))
             for image, known in zip(batch.images, batch.annotations, strict=True)
         ]
 
-    def crop_losses(self, batch: CropBatch) -> dict[str, Tensor]:
+    def batch_losses(self, batch: CropBatch) -> dict[str, Tensor]:
         """The dice loss, scaled by the share of the batch in `num_objects` crops, so that micro-batches add up.
 
         Raises:
@@ -130,6 +126,3 @@ class MaskRefiner(ImageModel):
         picture, masks, points, labels = (x.to(self.device) for x in (load_image(image), masks, points, labels))
         options: dict[str, Any] = dict(size=self.size, box_scale=self.box_scale, batch_size=batch_size)
         return refine_masks(self.network, picture, masks, points, labels, self.num_classes, **options)
-
-    def detect(self, images: ImageBatch, original_sizes: Sequence[tuple[int, int]]) -> list[Detections]:
-        raise TypeError("a MaskRefiner finds nothing by itself: use refine(image, masks, points, labels)")

@@ -159,7 +159,7 @@ def test_crowds_are_no_points(point_file, edit_coco):
 def test_an_image_smaller_than_its_file_says(point_file, caplog):
     path, folder = point_file([[(1, 70, 5), (1, 5, 5)]])
     Image.new("RGB", (40, 30)).save(folder / "000.png")
-    with pytest.raises(ValueError, match=r"image id 10 .*points of annotations 1 lie outside its 40 x 30"):
+    with pytest.raises(ValueError, match=r"image id 10 .*: 1 points lie outside its 40 x 30 pixels: annotation 1 at"):
         PointDataset(path, folder)[0]
 
 

@@ -7,7 +7,6 @@ import torch
 from PIL import Image
 
 from detkit.data.points.dataset import PointDataset
-from detkit.modeling.prompted import PromptedDetections
 from detkit.ops.rle import decode_mask, encode_masks
 from detkit.pipelines.wssis.data import Sources, make_data, with_points
 from detkit.pipelines.wssis.labels import (
@@ -20,7 +19,7 @@ from detkit.pipelines.wssis.labels import (
     refine_predictions,
     unanswered,
 )
-from detkit.structures import LabelMap
+from detkit.structures import LabelMap, PromptedDetections
 
 
 def rectangle(x, y, width, height):

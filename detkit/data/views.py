@@ -1,0 +1,99 @@
+"""The samples of a dataset as training and evaluation need them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch.utils.data
+from torch import Tensor
+
+from detkit.images import image_size
+from detkit.structures import Annotations
+from detkit.structures.protocols import Samples
+
+logger = logging.getLogger(__name__)
+
+Sample = tuple[Tensor, Annotations]
+Transform = Callable[[Tensor, Annotations, np.random.Generator], Sample]
+
+MAX_BROKEN_IN_A_ROW = 100
+
+
+class TrainingView(torch.utils.data.Dataset):
+    """Transformed samples of `dataset` by key: `epoch * len(dataset) + index`.
+
+    A sample depends on the seed and the key only, so workers, ranks and resuming change nothing.
+
+    A sample that cannot be read (its `__getitem__` raises ValueError or OSError) is reported (once per
+    worker) and replaced by the next one that can be, or raises with `skip_broken=False`.
+    """
+
+    def __init__(
+        self, dataset: Samples, transforms: Sequence[Transform] = (), *, seed: int = 0, skip_broken: bool = True
+    ):
+        self.dataset, self.transforms = dataset, tuple(transforms)
+        self.seed, self.skip_broken = seed, skip_broken
+        self._reported: set[int] = set()
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, key: int) -> Any:
+        epoch, index = divmod(key, len(self.dataset))
+        image, annotations = self._read(index)
+        rng = np.random.default_rng((self.seed, epoch, index))
+        for transform in self.transforms:
+            image, annotations = transform(image, annotations, rng)
+        return image, annotations
+
+    def _read(self, index: int) -> Sample:
+        tries = min(len(self.dataset), MAX_BROKEN_IN_A_ROW)
+        for candidate in range(index, index + tries):
+            candidate %= len(self.dataset)
+            try:
+                return self.dataset[candidate]
+            except (ValueError, OSError) as error:
+                if not self.skip_broken:
+                    raise
+                _report_broken(self, candidate, error, "the next readable sample takes its place")
+        raise ValueError(f"{tries} samples in a row, from index {index}, cannot be read; see the warnings above")
+
+
+class EvaluationView(torch.utils.data.Dataset):
+    """Samples of `dataset` by index, resized by `resize`, with annotations in pixels of the original image.
+
+    Masks are left out: the evaluation compares with `dataset.coco()`. A sample that cannot be read is reported
+    and None; it counts as an image in which nothing was found. With `skip_broken=False` it raises.
+    """
+
+    def __init__(self, dataset: Samples, resize: Callable[[Tensor], Tensor], *, skip_broken: bool = True):
+        self.dataset, self.resize, self.skip_broken = dataset, resize, skip_broken
+        self._reported: set[int] = set()
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> Sample | None:
+        try:
+            image, annotations = self.dataset[index]
+        except (ValueError, OSError) as error:
+            if not self.skip_broken:
+                raise
+            _report_broken(self, index, error, "it counts as an image without detections")
+            return None
+        return self.resized(image, annotations)
+
+    def resized(self, image: Any, annotations: Any) -> Any:
+        """The sample with its image resized."""
+        size = image_size(image)
+        return self.resize(image), replace(annotations, masks=None, original_size=annotations.original_size or size)
+
+
+def _report_broken(view: TrainingView | EvaluationView, index: int, error: Exception, consequence: str) -> None:
+    if index not in view._reported:
+        view._reported.add(index)
+        logger.warning("cannot read image id %d (%s): %s", view.dataset.image_ids[index], error, consequence)

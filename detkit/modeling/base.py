@@ -1,0 +1,111 @@
+"""What every model of detkit has: an input rule, a label map, and one protocol for training and evaluation."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from detkit.images import resize_image, resized_size
+from detkit.modeling.weight_decay import undecayed_in_backbone
+from detkit.structures import ImageBatch, LabelMap
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class InputRule:
+    """How a model wants its images.
+
+    Resized so that the shortest side is `shortest` pixels, or less where the longest would pass `longest`, both
+    rounded down to a multiple of `multiple`; then `(pixel / 255 - mean) / std` for the channels R, G, B.
+    """
+
+    shortest: int = 800
+    longest: int = 1333
+    multiple: int = 16
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+
+    def resize(self, image: Tensor) -> Tensor:
+        """Resize `[3, h, w]` (0..255, any dtype) by the rule, keeping its dtype."""
+        return resize_image(image, resized_size(image.shape[-2:], self.shortest, self.longest, self.multiple))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields, as a checkpoint stores them."""
+        return asdict(self)
+
+
+class Model(nn.Module, ABC):
+    """A model that the runner can train and the evaluation loop can run, whatever its task.
+
+    One protocol (torchvision's): in training mode `model(batch)` returns a dict of weighted loss terms whose sum is
+    the objective; in eval mode it returns one prediction for each entry of the batch. A subclass gives both as
+    `batch_losses` and `batch_predictions`. The batch is what the dataset's `collate` makes, see
+    `detkit.structures.protocols.Batch`.
+
+    Attributes:
+        label_map: what the class outputs mean.
+        input_rule: how images are resized and normalised.
+    """
+
+    def __init__(self, label_map: LabelMap, input_rule: InputRule):
+        super().__init__()
+        self.label_map = label_map
+        self.input_rule = input_rule
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return next(self.parameters()).device
+
+    @property
+    def max_detections(self) -> int | None:
+        """The most objects that the model can find in an image; None where there is no such limit."""
+        return None
+
+    @abstractmethod
+    def batch_losses(self, batch: Any) -> dict[str, Tensor]:
+        """The weighted loss terms of a training batch, each a scalar tensor."""
+
+    @abstractmethod
+    def batch_predictions(self, batch: Any) -> list[Any]:
+        """What is found in an evaluation batch: one entry for each of its annotations."""
+
+    def forward(self, batch: Any) -> Any:
+        """`batch_losses` in training mode, `batch_predictions` in eval mode."""
+        return self.batch_losses(batch) if self.training else self.batch_predictions(batch)
+
+    def count_objects(self, batch: Any) -> float:
+        """How much of what the losses divide by is in a batch; the runner sums it up as `num_objects`."""
+        return batch.count_objects()
+
+    def no_weight_decay(self) -> set[str]:
+        """The full names of the parameters without weight decay.
+
+        By default those that the official ViDT code leaves alone: inside of `self.backbone` vectors, biases and what
+        `backbone.no_weight_decay()` lists; nothing outside of it.
+        """
+        return undecayed_in_backbone(self)
+
+    def synchronize_norms(self) -> None:
+        """Make batch norms use the statistics of all processes; called before training on several GPUs.
+
+        Does nothing by default: a model whose norms are frozen or no batch norms needs nothing.
+        """
+
+    def normalize(self, images: ImageBatch) -> ImageBatch:
+        """Scale uint8 or 0..255 float images by the input rule; padding becomes 0."""
+        mean = torch.tensor(self.input_rule.mean, device=images.images.device)[:, None, None] * 255
+        std = torch.tensor(self.input_rule.std, device=images.images.device)[:, None, None] * 255
+        normal = ((images.images - mean) / std).masked_fill_(images.mask[:, None], 0)
+        return ImageBatch(normal, images.mask, images.sizes)
+
+    def as_batch(self, images: Sequence[Tensor]) -> ImageBatch:
+        """Pad and normalise RGB tensors `[3, h, w]` in 0..255, at the size that they have."""
+        return self.normalize(ImageBatch.from_images([image.to(self.device).float() for image in images]))

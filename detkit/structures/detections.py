@@ -1,0 +1,142 @@
+"""What a model found in an image.
+
+Shape letters: n objects, h/w pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Self
+
+import torch
+from torch import Tensor
+
+from detkit.ops.masks import BoxMasks
+from detkit.ops.rle import encode_masks
+from detkit.structures.images import Annotations
+from detkit.structures.labels import LabelMap
+from detkit.structures.tensors import TensorStruct
+from detkit.visualize import draw_detections
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+class _DenseMasks:
+    """The field `Detections.masks`: masks that came as `BoxMasks` are pasted when they are first read."""
+
+    def __get__(self, found: Detections | None, owner: type) -> Tensor | None:
+        if found is None:
+            return None  # the field's default
+        if isinstance(found.stored_masks, BoxMasks):
+            self.__set__(found, found.stored_masks.dense())
+        return found.stored_masks
+
+    def __set__(self, found: Detections, masks: Tensor | BoxMasks | None) -> None:
+        vars(found)["masks"] = masks
+
+
+@dataclass
+class Detections(TensorStruct):
+    """What a model found in one image, best first.
+
+    Attributes:
+        boxes: [n, 4] float, x1 y1 x2 y2 in pixels of the original image.
+        scores: [n] float in 0..1.
+        labels: [n] int64, contiguous from 0.
+        masks: [n, h, w] bool at the original size, or None. They may be given as `BoxMasks`, which become a tensor
+            the first time that they are read; `encode_masks` and selecting do without.
+        label_map: what the labels mean; None leaves them numbers.
+    """
+
+    boxes: Tensor
+    scores: Tensor
+    labels: Tensor
+    masks: _DenseMasks = _DenseMasks()
+    label_map: LabelMap | None = field(default=None, repr=False)
+
+    @classmethod
+    def of_annotations(cls, annotations: Annotations, label_map: LabelMap | None = None) -> Self:
+        """The true objects of an image as if a model had found them, each with score 1."""
+        boxes, labels, masks = annotations.boxes, annotations.labels, annotations.masks
+        return cls(boxes, torch.ones(len(annotations), device=boxes.device), labels, masks, label_map)
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def __repr__(self) -> str:
+        shown = ("boxes", "scores", "labels", "masks")
+        return f"Detections({', '.join(f'{name}={vars(self)[name]}' for name in shown)})"
+
+    @property
+    def stored_masks(self) -> Any:
+        """`masks` as they are kept: `BoxMasks` that nobody has read yet, a tensor, or None."""
+        return vars(self)["masks"]
+
+    def __getitem__(self, keep: Any) -> Self:
+        """Select detections by a bool mask, an index tensor or a slice."""
+        return self.map_tensors(lambda tensor: tensor[keep])
+
+    def encode_masks(self) -> list[dict[str, Any]]:
+        """The masks as compressed RLE; there must be masks."""
+        masks = self.stored_masks
+        return masks.encode() if isinstance(masks, BoxMasks) else encode_masks(masks)
+
+    def names(self) -> list[str]:
+        """The class name of each detection (its number where there is no name)."""
+        known = self.label_map.names if self.label_map else ()
+        return [(known[i] if i < len(known) else None) or str(i) for i in self.labels.tolist()]
+
+    def category_ids(self) -> list[int]:
+        """The category id of each detection (its label where there is no label map)."""
+        labels = self.labels.tolist()
+        return labels if self.label_map is None else [self.label_map.category_ids[i] for i in labels]
+
+    def to_coco(self, image_id: int) -> list[dict[str, Any]]:
+        """COCO result dictionaries: boxes as x, y, width, height in pixels, masks as compressed RLE."""
+        found = self.cpu()
+        boxes = found.boxes.double()
+        boxes_xywh = torch.cat([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], dim=1).tolist()
+        results = [
+            {"image_id": image_id, "category_id": category, "bbox": box, "score": score}
+            for category, box, score in zip(self.category_ids(), boxes_xywh, found.scores.tolist(), strict=True)
+        ]
+        if found.stored_masks is not None:
+            for result, rle in zip(results, found.encode_masks(), strict=True):
+                result["segmentation"] = rle
+        return results
+
+    def draw(self, image: Any, min_score: float = 0.3) -> Image:
+        """The image with boxes, masks, class names and scores of detections of at least `min_score`."""
+        return draw_detections(image, self[self.scores >= min_score])
+
+
+@dataclass
+class PromptedDetections(Detections):
+    """Detections that know which prompt they answer.
+
+    Attributes:
+        owners: [n] number of the prompted object in its image; -1 for none. An object that no detection answers got
+            no mask: none was found, or one of the same class at the same place was better.
+        points: [n, 2] its point, x, y in pixels of the original image; 0, 0 where there is none.
+    """
+
+    owners: Tensor | None = None
+    points: Tensor | None = None
+
+    def to_coco(self, image_id: int, annotation_ids: Sequence[int] | None = None) -> list[dict[str, Any]]:
+        """COCO result dictionaries, with the "point" that each answers.
+
+        Args:
+            annotation_ids: of the prompted objects; then results also have the "annotation_id" of theirs.
+        """
+        results = super().to_coco(image_id)
+        if self.owners is None:
+            return results
+        for i, (result, owner) in enumerate(zip(results, self.owners.tolist(), strict=True)):
+            if owner >= 0 and self.points is not None:
+                result["point"] = [round(x, 2) for x in self.points[i].tolist()]
+            if owner >= 0 and annotation_ids is not None:
+                result["annotation_id"] = annotation_ids[owner]
+        return results
