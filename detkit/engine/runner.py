@@ -19,8 +19,9 @@ from detkit.engine.guard import FiniteGuard
 from detkit.engine.hooks import build_hooks
 from detkit.engine.optim import Ema, build_optimizer, set_learning_rate
 from detkit.engine.run_folder import check_run_folder, stored_config, write_config
+from detkit.engine.schedules import build_schedule
 from detkit.modeling.base import Model
-from detkit.runtime.components import build_datasets, build_loader, build_model, build_schedule, warn_of_crowds
+from detkit.runtime.components import build_datasets, build_loader, build_model, warn_of_crowds
 from detkit.runtime.console import Console
 from detkit.runtime.evaluate import autocast
 from detkit.runtime.processes import (

@@ -8,10 +8,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
-from detkit.registry import register
+from detkit.registry import build, register
 
 Schedule = Callable[[int], float]
+
+
+def build_schedule(config: dict[str, Any], steps_per_epoch: int) -> Schedule:
+    """The learning-rate schedule of a whole config."""
+    run = {"lr": config["optimizer"]["lr"], "epochs": config["train"]["epochs"], "steps_per_epoch": steps_per_epoch}
+    return build(config["schedule"], path="schedule", **run)
 
 
 @register

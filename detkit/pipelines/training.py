@@ -13,9 +13,10 @@ from typing import Any
 from detkit.config import SECTIONS, format_config, resolve_config
 from detkit.engine.run_folder import MAY_CHANGE
 from detkit.engine.runner import train
+from detkit.engine.schedules import build_schedule
 from detkit.files import write_text
 from detkit.registry import ConfigError, build, check
-from detkit.runtime.components import build_model, build_schedule, import_components
+from detkit.runtime.components import build_model, import_components
 from detkit.runtime.evaluate import autocast
 from detkit.runtime.processes import choose_device
 from detkit.structures import LabelMap

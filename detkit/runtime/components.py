@@ -9,7 +9,6 @@ from typing import Any
 from torch.utils.data import DataLoader
 
 from detkit.data.loading import train_loader
-from detkit.engine.schedules import Schedule
 from detkit.modeling.base import InputRule, Model
 from detkit.registry import ConfigError, build
 from detkit.runtime.processes import rank, world_size
@@ -205,12 +204,6 @@ def build_loader(config: dict[str, Any], dataset: Dataset, *, seed: int) -> Data
     except ValueError as error:
         raise ConfigError(f"data: {error}") from error
     return shielded(loader)
-
-
-def build_schedule(config: dict[str, Any], steps_per_epoch: int) -> Schedule:
-    """The learning-rate schedule of a whole config."""
-    run = {"lr": config["optimizer"]["lr"], "epochs": config["train"]["epochs"], "steps_per_epoch": steps_per_epoch}
-    return build(config["schedule"], path="schedule", **run)
 
 
 def _without_keys(value: Any, keys: tuple[str, ...]) -> Any:

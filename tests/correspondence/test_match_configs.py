@@ -12,7 +12,8 @@ from detkit.config import load_config, resolve_config
 from detkit.data.pairs.synthetic import SyntheticPairs
 from detkit.pipelines.matchme.config import resolve, student_config
 from detkit.registry import build
-from detkit.runtime.components import build_model, build_schedule, import_components
+from detkit.engine.schedules import build_schedule
+from detkit.runtime.components import build_model, import_components
 from detkit.structures import LabelMap
 
 PUBLISHED = ["cats_spair", "cats_pfpascal", "catspp_spair", "catspp_pfpascal", "cats_custom"]
