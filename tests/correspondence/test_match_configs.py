@@ -10,9 +10,9 @@ from PIL import Image
 from detkit.cli import main
 from detkit.config import load_config, resolve_config
 from detkit.data.pairs.synthetic import SyntheticPairs
+from detkit.engine.schedules import build_schedule
 from detkit.pipelines.matchme.config import resolve, student_config
 from detkit.registry import build
-from detkit.engine.schedules import build_schedule
 from detkit.runtime.components import build_model, import_components
 from detkit.structures import LabelMap
 

@@ -6,8 +6,9 @@ import signal
 
 import pytest
 import torch
+from processes import run_process, wait_for
 from small_vidt import small_vidt
-from toy_run import ToyModel, run_script, step_before, toy_config
+from toy_run import ToyModel, step_before, toy_config, train_killed
 
 from detkit.checkpoints.resume import latest_checkpoint
 from detkit.checkpoints.weights import CheckpointError, load_model, read_header
@@ -85,8 +86,9 @@ def test_a_killed_run_resumes_bit_for_bit(tmp_path, changes):
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     train(config, tmp_path / "whole")
-    killed = run_script(config, tmp_path / "killed", "--kill-at", str(kill_at))
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    log = tmp_path / "killed.log"
+    process = run_process(lambda: train_killed(config, tmp_path / "killed", kill_at=kill_at), log)
+    assert wait_for([process]) == [-signal.SIGKILL], log.read_text()
     checkpoint = latest_checkpoint(tmp_path / "killed" / "checkpoints")
     assert 0 < checkpoint.trainer["position"] < 6 and checkpoint.trainer["epoch"] == 1
     train(None, tmp_path / "killed", resume=True)

@@ -51,10 +51,10 @@ def test_each_process_keeps_its_random_state(one_and_two):
 
 def test_processes_without_objects_do_not_hang_and_resume_continues(tmp_path):
     crowded = toy_config(data__train=dict(type="ToyScenes", crowded=0), data__batch_size=2, train__checkpoint_every=2)
-    codes, output = run_two(crowded, tmp_path / "run", "--kill-at", "10")
+    codes, output = run_two(crowded, tmp_path / "run", kill_at=10)
     assert codes[0] == -signal.SIGKILL and codes[1] != 0, output
     assert latest_checkpoint(tmp_path / "run" / "checkpoints").trainer["position"] == 2
-    codes, output = run_two(crowded, tmp_path / "run", "--resume")
+    codes, output = run_two(crowded, tmp_path / "run", resume=True)
     assert codes == [0, 0], output
     assert "resuming after step 8 (epoch 1, batch 2)" in output
     assert latest_checkpoint(tmp_path / "run" / "checkpoints").header["step"] == 18

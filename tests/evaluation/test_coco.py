@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 import warnings
@@ -6,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch.multiprocessing as mp
+from processes import run_ranks
 
 from detkit.evaluation.coco import CocoEvaluator
 from detkit.registry import build
@@ -218,10 +219,11 @@ def test_classes_of_one_name_stay_apart():
     assert set(evaluator.per_class()) == {"bbox/AP/cat (id 3)", "bbox/AP/cat (id 17)"}
 
 
-def _rank_main(rank, folder):
+def _rank_main(folder):
     """Rank 0 has two images, rank 1 one of them again with a worse answer, rank 2 nothing."""
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=3)
-    evaluator = CocoEvaluator(ground_truth(), iou_types=["bbox", "segm"])
+    rank = int(os.environ["RANK"])
+    torch.distributed.init_process_group("gloo")
+    evaluator = CocoEvaluator(ground_truth(), iou_types=["bbox", "segm"], backend="pycocotools")  # has no threads
     if rank == 0:
         evaluator.update([perfect(i, with_masks=True) for i in (1, 2)], [annotation(1), annotation(2)])
     if rank == 1:
@@ -235,7 +237,8 @@ def _rank_main(rank, folder):
 
 
 def test_uneven_ranks_count_each_image_once(tmp_path):
-    mp.spawn(_rank_main, args=(str(tmp_path),), nprocs=3)
+    codes, output = run_ranks(lambda: _rank_main(str(tmp_path)), tmp_path / "log", ranks=3)
+    assert codes == [0, 0, 0], output
     ranks = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(3)]
     assert list(ranks[0]["figures"].values()) == pytest.approx([1] * 24)
     for rank in ranks:

@@ -1,21 +1,12 @@
-"""A model, a dataset and an evaluator that train in milliseconds.
+"""A model, a dataset and an evaluator that train in milliseconds."""
 
-As a script: `toy_run.py CONFIG.json OUT [options]`.
-"""
-
-import argparse
-import json
 import os
 import signal
-import socket
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from paths import ROOT
+from processes import run_ranks
 from torch import nn
 
 from detkit.data.base import ImageDataset
@@ -148,54 +139,14 @@ def step_before(action, step):
     return train_step
 
 
-def run_script(config, out, *options):
-    path = out.with_suffix(".json")
-    path.write_text(json.dumps(config))
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    command = [sys.executable, str(Path(__file__)), str(path), str(out), *options]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+def train_killed(config, out, *, kill_at=None, resume=False):
+    """Train, and die by SIGKILL within optimizer step `kill_at`; for processes of their own."""
+    if kill_at:
+        Runner.train_step = step_before(lambda: os.kill(os.getpid(), signal.SIGKILL), kill_at)
+    train(config, out, resume=resume)
 
 
-def run_two(config, out, *options):
-    """Start two ranks as torchrun does; their exit codes and what they wrote."""
-    path = out.with_suffix(".json")
-    path.write_text(json.dumps(config))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    shared = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "WORLD_SIZE": "2"}
-    shared |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    command = [sys.executable, str(Path(__file__)), str(path), str(out), *options]
-    ranks = [
-        subprocess.Popen(
-            command,
-            env=os.environ | shared | {"RANK": rank, "LOCAL_RANK": rank},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in "01"
-    ]
-    try:
-        output = "".join(process.communicate(timeout=120)[0] for process in ranks)
-    finally:
-        for process in ranks:
-            process.kill()
-    return [process.returncode for process in ranks], output
-
-
-def main():
-    parser = argparse.ArgumentParser()
-    parser.add_argument("config")
-    parser.add_argument("out")
-    parser.add_argument("--resume", action="store_true")
-    parser.add_argument("--kill-at", type=int)
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    if options.kill_at:
-        Runner.train_step = step_before(lambda: os.kill(os.getpid(), signal.SIGKILL), options.kill_at)
-    train(json.loads(Path(options.config).read_text()), options.out, resume=options.resume)
-
-
-if __name__ == "__main__":
-    main()
+def run_two(config, out, **options):
+    """Train on two ranks; their exit codes and what they wrote. `options` are those of `train_killed`."""
+    log = out.with_suffix(f".{len(list(out.parent.glob('*.log')))}.log")
+    return run_ranks(lambda: train_killed(config, out, **options), log)
