@@ -46,7 +46,14 @@ config = dict(
     refine=dict(
         teacher_steps=(100, 150),
         crops=dict(size=160),
-        model=dict(type="MaskRefiner", encoder="tf_efficientnet_lite0", pretrained=True, width=128, size=160),
+        model=dict(
+            type="MaskRefiner",
+            encoder="tf_efficientnet_lite0",
+            pretrained=True,
+            width=128,
+            size=160,
+            official=True,
+        ),
         data=dict(batch_size=8, workers=0),
         optimizer=dict(type="Adam", lr=1e-3, weight_decay=0.0),
         schedule=dict(type="cosine", per_step=True, warmup_steps=30),

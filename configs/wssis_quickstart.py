@@ -55,7 +55,7 @@ config = dict(
     refine=dict(
         teacher_steps=(150, 300),
         crops=dict(size=64),
-        model=dict(type="MaskRefiner", encoder="resnet18", width=128, size=64),
+        model=dict(type="MaskRefiner", encoder="resnet18", width=128, size=64, official=True),
         data=dict(batch_size=16, workers=0),
         optimizer=dict(type="Adam", lr=1e-3, weight_decay=0.0),
         schedule=dict(type="cosine", per_step=True, warmup_steps=50),

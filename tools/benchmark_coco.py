@@ -20,7 +20,7 @@ CLASSES, OBJECTS_PER_IMAGE, WIDTH, HEIGHT = 80, 7.3, 640, 480
 
 
 def synthetic(num_images: int, num_detections: int, seed: int) -> tuple[dict[str, Any], np.ndarray]:
-    """A COCO ground truth and detections as rows of `detkit.evaluation.backends.COLUMNS`."""
+    """A COCO ground truth and detections as rows of `detkit.evaluation.backends.DETECTION_COLUMNS`."""
     rng = np.random.default_rng(seed)
     owners = np.sort(rng.integers(num_images, size=round(num_images * OBJECTS_PER_IMAGE)))
     boxes = random_boxes(rng, len(owners))

@@ -34,7 +34,7 @@ def recipe(model, *, epochs=50, masks=False):
         model=model,
         data=coco(masks=masks),
         optimizer=dict(lr=1e-4, weight_decay=1e-4),
-        schedule=dict(type="cosine", min_lr=1e-7, official_epoch_lag=True),
+        schedule=dict(type="cosine", min_lr=1e-7, official=True),
         train=dict(epochs=epochs, clip_norm=0.1, seed=42, log_every=100, checkpoint_every=1000),
         evaluator=dict(type="CocoEvaluator", iou_types=("bbox", "segm") if masks else ("bbox",)),
     )

@@ -68,7 +68,7 @@ def refiner(teacher_steps, *, steps=200_000, warmup=2000, encoder="resnet101", b
     """MaskRefineNet, trained on the masks of two states of the teacher."""
     return dict(
         teacher_steps=teacher_steps,
-        model=dict(type="MaskRefiner", encoder=encoder, pretrained=True),
+        model=dict(type="MaskRefiner", encoder=encoder, pretrained=True, official=True),
         data=dict(batch_size=batch_size, workers=4),
         optimizer=dict(type="Adam", lr=1e-4, weight_decay=0.0),
         schedule=dict(type="refine_cosine", warmup_steps=warmup),

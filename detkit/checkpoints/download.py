@@ -17,7 +17,7 @@ from detkit.files import write_atomically
 from detkit.runtime.console import Console, format_seconds
 from detkit.runtime.processes import is_main
 
-CHUNK = 1 << 18
+CHUNK_BYTES = 1 << 18
 TIMEOUT = 30.0  # seconds without a byte
 LINE_EVERY = 10.0  # seconds between lines where there is no bar
 
@@ -97,8 +97,8 @@ def _download(url: str, path: Path, expected: str | None) -> None:
     digest = hashlib.sha256()
     with urllib.request.urlopen(request, timeout=TIMEOUT) as response, path.open("wb") as file:
         length = response.headers.get("Content-Length")
-        progress = Progress(url, int(length) if length else None)
-        while chunk := response.read(CHUNK):
+        progress = DownloadProgress(url, int(length) if length else None)
+        while chunk := response.read(CHUNK_BYTES):
             digest.update(chunk)
             file.write(chunk)
             progress.update(len(chunk))
@@ -109,7 +109,7 @@ def _download(url: str, path: Path, expected: str | None) -> None:
         _compare(url, digest.hexdigest(), expected)
 
 
-class Progress:
+class DownloadProgress:
     """Tells how far a download is: a bar on a terminal, else a line now and then.
 
     Args:

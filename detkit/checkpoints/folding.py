@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 
-class Row(NamedTuple):
+class FoldedRow(NamedTuple):
     """Names that share an outcome. `pattern`: `a.*` is all below module a, `a.{0-2}.b` is a.0.b, a.1.b and a.2.b."""
 
     pattern: str
@@ -14,7 +14,7 @@ class Row(NamedTuple):
     names: list[str]
 
 
-def fold(outcomes: Mapping[str, str]) -> list[Row]:
+def fold(outcomes: Mapping[str, str]) -> list[FoldedRow]:
     """The rows that say the same as `outcomes` (name: outcome), in its order.
 
     Modules in which everything has one outcome become one row; then modules that differ in a number only.
@@ -22,7 +22,7 @@ def fold(outcomes: Mapping[str, str]) -> list[Row]:
     rows = _fold_modules([(name.split("."), name) for name in outcomes], outcomes, depth=0)
     for position in range(max((len(parts) for parts, _ in rows), default=0)):
         rows = _fold_numbers(rows, outcomes, position)
-    return [Row(".".join(parts), outcomes[names[0]], names) for parts, names in rows]
+    return [FoldedRow(".".join(parts), outcomes[names[0]], names) for parts, names in rows]
 
 
 _Folded = tuple[list[str], list[str]]  # the parts of a pattern, the names that it stands for

@@ -24,7 +24,7 @@ from detkit.structures import LabelMap
 logger = logging.getLogger(__name__)
 
 # Learned tokens [1, n, c] of which the first fit a model with another number of them.
-TOKENS = ("det_token", "det_pos_embed")
+DET_TOKENS = ("det_token", "det_pos_embed")
 SHOWN_CLASSES = 10
 
 
@@ -149,7 +149,7 @@ def _copy(name: str, tensor: Tensor, source: Tensor) -> str:
     if tensor.shape == source.shape:
         tensor.copy_(source)
         return "kept"
-    if name.endswith(TOKENS) and tensor.shape[::2] == source.shape[::2]:
+    if name.endswith(DET_TOKENS) and tensor.shape[::2] == source.shape[::2]:
         number = min(tensor.shape[1], source.shape[1])
         tensor[:, :number] = source[:, :number]
         return f"partly: first {number} of {source.shape[1]} tokens, {tensor.shape[1]} here"

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from detkit.backbones.layers import Mlp
 from detkit.ops.linear import Linear
 
 
@@ -26,18 +27,6 @@ class Attention(nn.Module):
         q, k, v = (part.transpose(-3, -2).flatten(0, -4) for part in qkv.unbind(-3))
         mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
         return self.proj(mixed.reshape(x_nd.shape))
-
-
-class Mlp(nn.Module):
-    """Two linear layers with an exact GELU between."""
-
-    def __init__(self, dim: int, hidden_dim: int):
-        super().__init__()
-        self.fc1 = Linear(dim, hidden_dim)
-        self.fc2 = Linear(hidden_dim, dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(F.gelu(self.fc1(x)))
 
 
 class Residual(nn.Module):

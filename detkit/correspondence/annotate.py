@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from detkit.correspondence.consistency import cells_in_box, consistency_margin
 from detkit.correspondence.matcher import Matcher
-from detkit.correspondence.pseudo import cells_in_box, consistency_margin
 from detkit.ops.correlation import cell_positions
 from detkit.structures import PairBatch
 

@@ -13,8 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from detkit.correspondence.losses import end_point_error
-from detkit.correspondence.targets import batch_flow
+from detkit.correspondence.losses import batch_flow, end_point_error
 from detkit.images import image_size, load_image
 from detkit.modeling.base import InputRule, Model
 from detkit.modeling.weight_decay import undecayed_parameters
@@ -49,9 +48,10 @@ class Matcher(Model):
         num_classes: classes of the pairs that it is trained on. A matcher does not use them, its checkpoint names them.
         input_rule: other arguments of `InputRule`, such as `mean` and `std`.
         trim: share of the machine-made labels that the loss leaves out, see `end_point_error`.
-        original: do what the official code does where that looks wrong: train the positions that the expected place is
-            the mean of; take the last source point of a cell with the mean of its target points, and a displacement of
-            exactly 0 for no label; cut points to whole pixels before they are transferred; decay all parameters.
+        official: do what the authors' code does (see docs/differences.md): train the positions that the expected
+            place is the mean of; pair the last source point of a cell with the mean of its target points, and read a
+            displacement of exactly 0 as "no label"; cut points to whole pixels before they are transferred; decay all
+            parameters.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class Matcher(Model):
         num_classes: int = 1,
         input_rule: Mapping[str, Any] | None = None,
         trim: float = 0.0,
-        original: bool = False,
+        official: bool = False,
     ):
         if not 0 <= trim < 1:
             raise ValueError(f"trim must lie in 0..1 and below 1, got {trim}")
@@ -72,17 +72,17 @@ class Matcher(Model):
         rule = InputRule(**{"shortest": side, "longest": side, "multiple": side, **(input_rule or {})})
         super().__init__(LabelMap.numbered(num_classes), rule)
         self.side, self.grid, self.temperature, self.field = side, grid, temperature, field
-        self.original, self.trim = original, trim
+        self.official, self.trim = official, trim
         x, y = normalized_positions(grid, grid, torch.zeros(()))
         for name, positions in (("x_positions", x), ("y_positions", y)):
-            if original:
+            if official:
                 self.register_parameter(name, nn.Parameter(positions))
             else:
                 self.register_buffer(name, positions)
 
     def no_weight_decay(self) -> set[str]:
-        """All parameters without weight decay: norms, biases, tables of positions; none with `original`."""
-        if self.original:
+        """All parameters without weight decay: norms, biases, tables of positions; none with `official`."""
+        if self.official:
             return set()
         names = {name for name, _ in self.named_parameters() if name.endswith(".bias") or "position" in name}
         return names | undecayed_parameters(self)
@@ -111,7 +111,7 @@ class Matcher(Model):
     def transfer(self, corr_bst: Tensor, points_bn2: Tensor) -> tuple[Tensor, Tensor]:
         """Where target points `[b, n, 2]`, in pixels of the square, are in the source, and the confidence `[b, n]`."""
         flow, frame = self.flow_of(corr_bst), (self.side, self.side)
-        moved = transfer_points(flow.vectors, points_bn2, frame, whole_pixels=self.original)
+        moved = transfer_points(flow.vectors, points_bn2, frame, whole_pixels=self.official)
         return moved, sample_at(flow.weights[:, None], points_bn2 * self.grid / self.side - 0.5)[..., 0]
 
     def squares(self, images: ImageBatch) -> Tensor:
@@ -161,7 +161,7 @@ class Matcher(Model):
             grid=self.grid,
             side=self.side,
             field=self.field,
-            original=self.original,
+            official=self.official,
         )
 
     def batch_predictions(self, batch: PairBatch) -> list[Matches]:

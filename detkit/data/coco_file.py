@@ -10,7 +10,7 @@ from typing import Any
 
 from detkit.registry import suggest
 
-REQUIRED: dict[str, dict[str, Any]] = {
+COCO_KEYS: dict[str, dict[str, Any]] = {
     "images": {"id": int, "file_name": str, "width": (int, float), "height": (int, float)},
     "annotations": {"id": int, "image_id": int, "category_id": int, "bbox": object},
     "categories": {"id": int, "name": str},
@@ -25,7 +25,7 @@ def read_coco_file(path: Path) -> dict[str, Any]:
             annotations of unknown images or categories; the message names the file and up to ten ids.
     """
     content = load_json(path)
-    for section, keys in REQUIRED.items():
+    for section, keys in COCO_KEYS.items():
         check_section(content, section, keys, path)
     for key, section in (("image_id", "images"), ("category_id", "categories")):
         known = {item["id"] for item in content[section]}
@@ -75,7 +75,7 @@ def check_section(content: Any, section: str, keys: dict[str, Any], path: Path) 
     """
     items, name = content.get(section) if isinstance(content, dict) else None, f"{path}: {section}"
     if not isinstance(items, list):
-        raise ValueError(f'{path}: no list "{section}"; a COCO file has {", ".join(REQUIRED)}')
+        raise ValueError(f'{path}: no list "{section}"; a COCO file has {", ".join(COCO_KEYS)}')
     for position, item in enumerate(items):
         for key, kind in keys.items():
             if not isinstance(item, dict) or key not in item:

@@ -10,7 +10,7 @@ from PIL import Image
 from detkit.data.synthetic import SyntheticScenes
 from detkit.files import refuse_to_overwrite, write_json
 
-PARTS = ("train", "val")
+SCENE_PARTS = ("train", "val")
 
 
 def export_scenes(
@@ -33,7 +33,7 @@ def export_scenes(
     Raises:
         ValueError: a json file exists and `force` is not set, no scenes at all, or an option out of range.
     """
-    lengths = dict(zip(PARTS, (train, val), strict=True))
+    lengths = dict(zip(SCENE_PARTS, (train, val), strict=True))
     if min(lengths.values()) < 0 or not any(lengths.values()):
         raise ValueError(f"the numbers of scenes must not be negative or all 0, got train {train} and val {val}")
     scenes = {

@@ -31,28 +31,28 @@ def cosine(
     warmup_steps: int = 0,
     warmup_epochs: float = 0,
     per_step: bool = False,
-    official_epoch_lag: bool = False,
+    official: bool = False,
 ) -> Schedule:
     """Half a cosine from `lr` to `min_lr` over all epochs (Loshchilov and Hutter 2017, without restarts).
 
     Args:
         per_step: move at every step instead of at every epoch, and reach `min_lr` in the last step.
-        official_epoch_lag: stay one epoch behind, so that epochs 0 and 1 both have the initial rate, as the
-            published ViDT models were trained (their loop steps the schedule with the epoch just finished).
+        official: stay one epoch behind, so that epochs 0 and 1 both have the initial rate, as the published ViDT models
+            were trained (the authors' loop steps the schedule with the epoch just finished).
 
     Raises:
-        ValueError: `min_lr` above `lr`, both warm-ups, or a lag with `per_step`.
+        ValueError: `min_lr` above `lr`, both warm-ups, or `official` with `per_step`.
     """
     if not 0 <= min_lr <= lr:
         raise ValueError(f"min_lr must lie between 0 and lr = {lr}, got {min_lr}")
-    if per_step and official_epoch_lag:
-        raise ValueError("official_epoch_lag delays by a whole epoch and cannot be combined with per_step")
+    if per_step and official:
+        raise ValueError("official=True delays the schedule by a whole epoch: it cannot be combined with per_step")
     last_step = max(epochs * steps_per_epoch - 1, 1)
     floor = min_lr / lr if lr else 0.0
 
     def factor(step: int) -> float:
         epoch = step // steps_per_epoch
-        progress = step / last_step if per_step else max(epoch - official_epoch_lag, 0) / epochs
+        progress = step / last_step if per_step else max(epoch - official, 0) / epochs
         return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
 
     return _with_warmup(factor, steps_per_epoch, warmup_steps, warmup_epochs)

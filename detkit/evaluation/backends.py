@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 # What stands in a row of an array of detections: boxes in pixels, category ids as in the ground truth.
-COLUMNS = ("image_id", "x", "y", "width", "height", "score", "category_id")
+DETECTION_COLUMNS = ("image_id", "x", "y", "width", "height", "score", "category_id")
 
 
 def clean_ground_truth(ground_truth: dict[str, Any], *, with_masks: bool = False) -> dict[str, Any]:
@@ -60,7 +60,7 @@ def evaluate_hotcoco(
 
     Args:
         ground_truth: as `clean_ground_truth` gives it.
-        rows: [n, 7], the COLUMNS.
+        rows: [n, 7], the DETECTION_COLUMNS.
         masks: n compressed RLE dicts, or None.
         max_detections: how many detections of an image and class count.
 

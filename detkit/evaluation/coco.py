@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch.distributed as dist
 
-from detkit.evaluation.backends import BACKENDS, COLUMNS, clean_ground_truth, mean_defined, result_dicts, summarize
-from detkit.files import write_text
+from detkit.evaluation.backends import (
+    BACKENDS,
+    DETECTION_COLUMNS,
+    clean_ground_truth,
+    mean_defined,
+    result_dicts,
+    summarize,
+)
 from detkit.registry import register
 from detkit.structures import Annotations, Detections
 
 IOU_TYPES = ("bbox", "segm")
-# One image: its detections as rows of COLUMNS, and their masks as compressed RLE (None without "segm").
+# One image: its detections as rows of DETECTION_COLUMNS, and their masks as compressed RLE (None without "segm").
 Record = tuple[np.ndarray, list[dict[str, Any]] | None]
 
 
@@ -86,7 +90,7 @@ class CocoEvaluator:
 
     def _record(self, image_id: int, found: Detections) -> Record:
         boxes = found.boxes.detach().cpu().double().numpy()
-        rows = np.empty((len(found), len(COLUMNS)))
+        rows = np.empty((len(found), len(DETECTION_COLUMNS)))
         rows[:, 0] = image_id
         rows[:, 1:3] = boxes[:, :2]
         rows[:, 3:5] = boxes[:, 2:] - boxes[:, :2]
@@ -136,7 +140,7 @@ class CocoEvaluator:
     def _stack(self) -> tuple[np.ndarray, list[dict[str, Any]]]:
         """All detections of known categories, images in the order of their ids."""
         records = [self._counted[image_id] for image_id in sorted(self._counted)]
-        rows = np.concatenate([np.empty((0, len(COLUMNS))), *(rows for rows, _ in records)])
+        rows = np.concatenate([np.empty((0, len(DETECTION_COLUMNS))), *(rows for rows, _ in records)])
         masks = [mask for _, of_image in records for mask in of_image or ()]
         known = np.isin(rows[:, 6], [category["id"] for category in self.ground_truth["categories"]])
         unknown = set(rows[~known, 6].astype(int).tolist()) - self._reported_ids
@@ -165,11 +169,6 @@ class CocoEvaluator:
             results += result_dicts(rows, masks)
         return results
 
-    def save_results(self, path: str | Path) -> None:
-        """Write `results()` as a COCO results file (JSON), whole or not at all; only rank 0 writes."""
-        if _rank() == 0:
-            write_text(path, json.dumps(self.results()))
-
     def table(self, *, per_class: bool = False) -> str:
         """The last figures as text, in percent; "-" where the ground truth has no such object."""
         names = [key.split("/")[1] for key in self._figures if key.startswith(self.iou_types[0])]
@@ -192,10 +191,6 @@ def _percent(value: float) -> str:
 def _unique_names(categories: list[dict[str, Any]]) -> list[str]:
     names = [category["name"] for category in categories]
     return [n if names.count(n) == 1 else f"{n} (id {c['id']})" for n, c in zip(names, categories, strict=True)]
-
-
-def _rank() -> int:
-    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
 
 
 def _gather(records: dict[int, Record]) -> dict[int, Record] | None:

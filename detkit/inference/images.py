@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class Summary:
-    """How many `images` were read, how many `objects` were found, and which files could not be used."""
+    """Numbers of `images` read and `objects` found, and the `broken` files that could not be read."""
 
     images: int = 0
     objects: int = 0
@@ -31,8 +31,15 @@ class Summary:
 
 
 @dataclass
-class Answer:
-    """What was found in one image: COCO result dictionaries, the drawing, and more for the image's record."""
+class ImageResult:
+    """What was found in one image.
+
+    Attributes:
+        results: COCO result dictionaries, one for each object.
+        names: class name of each object.
+        drawn: the image with the objects drawn on it.
+        more: further entries for the image's record in predictions.json.
+    """
 
     results: list[dict[str, Any]]
     names: list[str]
@@ -41,7 +48,7 @@ class Answer:
 
 
 def find_images(paths: Sequence[Path]) -> list[Path]:
-    """The image files among `paths` and in folders among them, folders searched in depth.
+    """The image files among `paths` and in folders among them, folders searched recursively.
 
     Raises:
         ValueError: a path that does not exist, or no image anywhere.
@@ -61,10 +68,10 @@ def find_images(paths: Sequence[Path]) -> list[Path]:
 
 def output_names(files: Sequence[Path]) -> Iterator[str]:
     """A file name for each drawn image; equal names of different folders get a number."""
-    seen: dict[str, int] = {}
+    used: dict[str, int] = {}
     for file in files:
-        number = seen.get(file.stem, 0)
-        seen[file.stem] = number + 1
+        number = used.get(file.stem, 0)
+        used[file.stem] = number + 1
         yield f"{file.stem}_{number}.jpg" if number else f"{file.stem}.jpg"
 
 
@@ -76,36 +83,40 @@ def predict_files(model: ImageModel, paths: Sequence[Path], out: Path, *, min_sc
     cannot be read is reported and left out.
     """
 
-    def find(_: Path, image: Tensor) -> Answer:
-        detections = above(model.predict(image)[0], min_score)
+    def predict(_: Path, image: Tensor) -> ImageResult:
+        detections = drop_low_scores(model.predict(image)[0], min_score)
         results = [{k: v for k, v in result.items() if k != "image_id"} for result in detections.to_coco(0)]
-        return Answer(results, detections.names(), detections.draw(image, min_score=min_score))
+        return ImageResult(results, detections.names(), detections.draw(image, min_score=min_score))
 
     summary = Summary()
-    answer_files(find_images(paths), out, summary, find)
+    process_files(find_images(paths), out, summary, predict)
     return summary
 
 
-def above(detections: Detections, min_score: float) -> Detections:
-    """Those with at least this score, on the CPU."""
+def drop_low_scores(detections: Detections, min_score: float) -> Detections:
+    """The detections that score at least `min_score`, on the CPU."""
     return detections[detections.scores >= min_score].cpu()
 
 
-def answer_files(
+def process_files(
     files: Sequence[Path],
     out: Path,
     summary: Summary,
-    find: Callable[[Path, Tensor], Answer],
+    predict: Callable[[Path, Tensor], ImageResult],
     *,
     read: Callable[[Path], Tensor] = load_image,
 ) -> list[dict[str, Any]]:
-    """Write what `find` says of each file, as `predict_files` describes it, and count in `summary`.
+    """Predict each file and write its drawn image, and `predictions.json` as `predict_files` describes it.
 
     Args:
-        read: gives the image of a file; a ValueError leaves it out, with a warning.
+        files: image files.
+        out: folder to write to.
+        summary: its counts are raised.
+        predict: gives the result of a file and its image.
+        read: reads the image of a file; a file for which it raises a ValueError is left out, with a warning.
 
     Returns:
-        The results of all images.
+        The COCO result dictionaries of all images.
     """
     out.mkdir(parents=True, exist_ok=True)
     console, records, results = Console(sys.stderr), [], []
@@ -117,12 +128,12 @@ def answer_files(
             logger.warning("%s", error)
             summary.broken.append(file)
             continue
-        answer = find(file, image)
-        answer.drawn.save(out / name)
-        objects = [{"name": name, **result} for name, result in zip(answer.names, answer.results, strict=True)]
-        records.append({"file": str(file), "drawn": name, **answer.more, "objects": objects})
+        result = predict(file, image)
+        result.drawn.save(out / name)
+        objects = [{"name": name, **entry} for name, entry in zip(result.names, result.results, strict=True)]
+        records.append({"file": str(file), "drawn": name, **result.more, "objects": objects})
         summary.images, summary.objects = summary.images + 1, summary.objects + len(objects)
-        results += answer.results
+        results += result.results
     console.clear()
     write_json(out / "predictions.json", records)
     return results

@@ -42,15 +42,15 @@ def predict_pair(
     from detkit.visualize import draw_matches
 
     source, target = (load_image(path) for path in paths)
-    asked = grid_points(source, grid) if points is None else torch.tensor(points, dtype=torch.float32)
-    matches = model.match(source, target, asked).cpu()
+    source_points = grid_points(source, grid) if points is None else torch.tensor(points, dtype=torch.float32)
+    matches = model.match(source, target, source_points).cpu()
     kept = matches.confidence >= min_confidence
-    asked, matches = asked[kept], Matches(matches.points[kept], matches.confidence[kept])
+    source_points, matches = source_points[kept], Matches(matches.points[kept], matches.confidence[kept])
     out.mkdir(parents=True, exist_ok=True)
-    drawn = draw_matches(source, target, asked, matches.points, confidence=matches.confidence)
+    drawn = draw_matches(source, target, source_points, matches.points, confidence=matches.confidence)
     drawn.save(out / "matches.jpg", quality=90)
     _save_image(model.warp(source, target), out / "warped.png")
-    write_json(out / "matches.json", _record(paths, asked, matches))
+    write_json(out / "matches.json", _record(paths, source_points, matches))
     return matches
 
 
@@ -69,8 +69,8 @@ def _save_image(image: Tensor, path: Path) -> None:
     Image.fromarray(image.cpu().permute(1, 2, 0).numpy()).save(path)
 
 
-def _record(paths: Sequence[Path], asked: Tensor, matches: Matches) -> dict[str, Any]:
-    columns = (asked.tolist(), matches.points.tolist(), matches.confidence.tolist())
+def _record(paths: Sequence[Path], source_points: Tensor, matches: Matches) -> dict[str, Any]:
+    columns = (source_points.tolist(), matches.points.tolist(), matches.confidence.tolist())
     found = [
         {"source": _rounded(a), "target": _rounded(b), "confidence": round(c, 4)}
         for a, b, c in zip(*columns, strict=True)

@@ -1,4 +1,4 @@
-"""Asking a detector for the objects at points that a file gives."""
+"""Detecting the objects at the points that a file gives."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from torch import Tensor
 
 from detkit.files import write_json
 from detkit.images import read_image
-from detkit.inference.images import Answer, Summary, above, answer_files, find_images
-from detkit.inference.point_questions import Question, read_questions, some
+from detkit.inference.images import ImageResult, Summary, drop_low_scores, find_images, process_files
+from detkit.inference.point_prompts import ImagePoints, first_ten, read_point_prompts
 from detkit.modeling.image_model import ImageModel
 from detkit.modeling.prompted import NEEDED, PromptedModel
 from detkit.structures import PromptedDetections
@@ -24,27 +24,27 @@ class PointSummary(Summary):
     """What became of the points.
 
     Attributes:
-        asked: the number of points in the images that were used.
-        unanswered: how many of them got no object.
-        without_points: the images that the file has no points for: nothing is asked, so nothing is found.
-        missing: the number of points of each image in the file that is not among the images given.
+        points: number of points in the images that were used as prompts.
+        unanswered: number of these points without an object.
+        without_points: images that the file has no points for; nothing is detected in them.
+        missing: number of points of each image that the file has but that was not given.
     """
 
-    asked: int = 0
+    points: int = 0
     unanswered: int = 0
     without_points: list[Path] = field(default_factory=list)
     missing: dict[str, int] = field(default_factory=dict)
 
     def lines(self) -> list[str]:
-        """For the user."""
-        text = [f"{self.objects} objects for {self.asked} points in {self.images} images"]
+        """The summary as lines of text."""
+        text = [f"{self.objects} objects for {self.points} points in {self.images} images"]
         if self.unanswered:
             text.append(f'{self.unanswered} points have no answer: see "unanswered" in predictions.json')
         if self.without_points:
-            text.append(f"{len(self.without_points)} images have no points: {some(self.without_points)}")
+            text.append(f"{len(self.without_points)} images have no points: {first_ten(self.without_points)}")
         if self.missing:
             points = f"{sum(self.missing.values())} points"
-            text.append(f"{points} are of {len(self.missing)} images that were not given: {some(self.missing)}")
+            text.append(f"{points} are of {len(self.missing)} images that were not given: {first_ten(self.missing)}")
         return text
 
 
@@ -75,43 +75,45 @@ def predict_points(
             for several; an annotation lacks a box that the prompt needs or is of a class that the model does not know.
     """
     if not isinstance(model, PromptedModel):
-        raise ValueError(f"a {type(model).__name__} cannot be asked for points: it takes no prompts")
+        raise ValueError(f"a {type(model).__name__} takes no point prompts")
     if prompt not in NEEDED:
         raise ValueError(f"prompt {prompt!r} does not use points: choose from {', '.join(NEEDED)}")
     files = find_images(paths)
-    questions = read_questions(points_file, files, model.label_map, with_boxes=prompt == "point_with_size")
-    of_file = {file: questions.of_file.get(file, Question()) for file in files}
-    summary = PointSummary(missing=questions.missing)
-    summary.without_points = [file for file, question in of_file.items() if not question.points]
+    prompts = read_point_prompts(points_file, files, model.label_map, with_boxes=prompt == "point_with_size")
+    of_file = {file: prompts.of_file.get(file, ImagePoints()) for file in files}
+    summary = PointSummary(missing=prompts.missing)
+    summary.without_points = [file for file in files if not of_file[file].points]
 
     def read(file: Path) -> Tensor:
         image = read_image(file)
         of_file[file].check_inside(image, f"{file} is left out")
         return image
 
-    def find(file: Path, image: Tensor) -> Answer:
-        answer = _ask(model, image, of_file[file], prompt, min_score)
-        summary.asked += len(of_file[file].points)
-        summary.unanswered += len(answer.more["unanswered"])
-        return answer
+    def predict(file: Path, image: Tensor) -> ImageResult:
+        result = _predict_image(model, image, of_file[file], prompt, min_score)
+        summary.points += len(of_file[file].points)
+        summary.unanswered += len(result.more["unanswered"])
+        return result
 
-    write_json(out / "results.json", answer_files(files, out, summary, find, read=read))
+    write_json(out / "results.json", process_files(files, out, summary, predict, read=read))
     return summary
 
 
-def _ask(model: PromptedModel, image: Tensor, question: Question, prompt: str, min_score: float) -> Answer:
+def _predict_image(
+    model: PromptedModel, image: Tensor, prompts: ImagePoints, prompt: str, min_score: float
+) -> ImageResult:
     from detkit.visualize import draw_detections, draw_points
 
-    if question.image_id is None or not question.points:
-        return Answer([], [], draw_points(image, []), dict(image_id=question.image_id, unanswered=[]))
-    given: dict[str, Any] = {name: getattr(question, name) for name in NEEDED[prompt]}
-    found = above(model.predict(image, prompt=prompt, **given)[0], min_score)
+    if prompts.image_id is None or not prompts.points:
+        return ImageResult([], [], draw_points(image, []), dict(image_id=prompts.image_id, unanswered=[]))
+    given: dict[str, Any] = {name: getattr(prompts, name) for name in NEEDED[prompt]}
+    found = drop_low_scores(model.predict(image, prompt=prompt, **given)[0], min_score)
     assert isinstance(found, PromptedDetections) and found.owners is not None
     owners, by_point = set(found.owners.tolist()), prompt != "class"
-    answered = [number in owners or not by_point for number in range(len(question.points))]
-    labels = torch.tensor(question.labels, dtype=torch.int64)
+    answered = [number in owners or not by_point for number in range(len(prompts.points))]
+    labels = torch.tensor(prompts.labels, dtype=torch.int64)
     drawn = draw_detections(image, found)
-    drawn = draw_points(drawn, question.points, labels, category_ids=model.label_map.category_ids, answered=answered)
-    results = found.to_coco(question.image_id, question.annotation_ids)
-    lost = [i for i, has_answer in zip(question.annotation_ids, answered, strict=True) if not has_answer]
-    return Answer(results, found.names(), drawn, dict(image_id=question.image_id, unanswered=lost))
+    drawn = draw_points(drawn, prompts.points, labels, category_ids=model.label_map.category_ids, answered=answered)
+    results = found.to_coco(prompts.image_id, prompts.annotation_ids)
+    unanswered = [i for i, has_answer in zip(prompts.annotation_ids, answered, strict=True) if not has_answer]
+    return ImageResult(results, found.names(), drawn, dict(image_id=prompts.image_id, unanswered=unanswered))

@@ -77,32 +77,9 @@ def expected_position(probability_bst: Tensor, x_w: Tensor, y_h: Tensor) -> Tens
     return torch.stack([x_w @ grid.sum(1), y_h @ grid.sum(2)], dim=1)
 
 
-def soft_argmax(corr_bst: Tensor, size: tuple[int, int], temperature: float = 0.02) -> Tensor:
-    """The expected source place of each target cell, `[b, 2, t]`, -1..1 as in `normalized_positions`.
-
-    Args:
-        size: (h, w) of the source grid.
-        temperature: the correlation is divided by it before the softmax over the source cells.
-    """
-    return expected_position(probabilities(corr_bst, temperature), *normalized_positions(*size, corr_bst))
-
-
 def probabilities(corr_bst: Tensor, temperature: float) -> Tensor:
     """The softmax over source cells, `[b, s, t]`, in at least float32."""
     return (corr_bst.float() / temperature).softmax(1)
-
-
-def kernel_filter(corr_bst: Tensor, size: tuple[int, int], sigma: float) -> Tensor:
-    """Weigh each source cell by its distance to the best one (kernel soft-argmax: SFNet, arXiv 1904.01810).
-
-    Args:
-        size: (h, w) of the source grid.
-        sigma: of the Gaussian around the best source cell of each target cell, in cells.
-    """
-    positions = cell_positions(*size, corr_bst).flatten(1)
-    best = positions[:, corr_bst.argmax(1)]
-    distance = (positions[:, None, :, None] - best[:, :, None]).square().sum(0)
-    return corr_bst * (distance / (-2 * sigma**2)).exp()
 
 
 def map_to_flow(map_b2hw: Tensor, source_size: tuple[int, int]) -> Tensor:

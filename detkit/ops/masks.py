@@ -15,7 +15,7 @@ from torch import Tensor
 from detkit.ops.rle import encode_region
 
 # Masks that are float32 at the same time.
-CHUNK = 16
+MASKS_AT_ONCE = 16
 
 
 def crop_masks(masks: Tensor, boxes: Tensor, side: int, *, frame: tuple[int, int] | None = None) -> Tensor:
@@ -37,7 +37,7 @@ def crop_masks(masks: Tensor, boxes: Tensor, side: int, *, frame: tuple[int, int
     boxes = boxes.float()
     along_y = cell_weights(boxes[:, 1], boxes[:, 3], side, height)[..., : masks.shape[1]]
     along_x = cell_weights(boxes[:, 0], boxes[:, 2], side, width)[..., : masks.shape[2]].transpose(1, 2)
-    parts = zip(along_y.split(CHUNK), masks.split(CHUNK), along_x.split(CHUNK), strict=True)
+    parts = zip(along_y.split(MASKS_AT_ONCE), masks.split(MASKS_AT_ONCE), along_x.split(MASKS_AT_ONCE), strict=True)
     return torch.cat([y @ part.float() @ x for y, part, x in parts]) >= 0.5
 
 

@@ -18,7 +18,7 @@ from detkit.runtime.console import format_seconds
 DONE, BEGUN = "done.json", "begun.json"
 
 
-class Stages:
+class StageRunner:
     """The stages of one program in one folder.
 
     `out/NAME` is the folder of stage NAME. It holds `begun.json` while the stage is at work and `done.json` from then

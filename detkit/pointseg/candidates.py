@@ -20,7 +20,7 @@ from detkit.pointseg.nms import point_nms
 from detkit.structures import Prompt
 
 # Candidates whose masks are in memory at the same time.
-CHUNK = 256
+CANDIDATES_AT_ONCE = 256
 
 
 @dataclass
@@ -41,12 +41,12 @@ class Candidates:
 
     def chunks(self) -> Iterator[Candidates]:
         """So many at a time that their masks fit into memory; one chunk at least."""
-        columns = (column.split(CHUNK) for column in vars(self).values())
+        columns = (column.split(CANDIDATES_AT_ONCE) for column in vars(self).values())
         return (Candidates(*part) for part in zip(*columns, strict=True))
 
 
 @dataclass
-class OneImage:
+class ImagePredictions:
     """The predictions for one image: kernels [d, p], class logits [k, p], mask features [d, h / 4, w / 4]."""
 
     kernels: Tensor
@@ -64,10 +64,10 @@ class OneImage:
         return masks.sigmoid_().unflatten(1, self.features.shape[1:])
 
 
-def split_images(outputs: SoloOutputs) -> list[OneImage]:
+def split_images(outputs: SoloOutputs) -> list[ImagePredictions]:
     """The predictions image by image, in float32."""
     parts = outputs.flat_kernels().float(), outputs.flat_category().float(), outputs.mask_features.float()
-    return [OneImage(*one) for one in zip(*parts, strict=True)]
+    return [ImagePredictions(*image) for image in zip(*parts, strict=True)]
 
 
 def peaks(outputs: SoloOutputs) -> Tensor:
@@ -75,7 +75,7 @@ def peaks(outputs: SoloOutputs) -> Tensor:
     return torch.cat([point_nms(level.float().sigmoid()).flatten(2) for level in outputs.category], dim=2)
 
 
-def above(prob_kp: Tensor, threshold: float, owners: Tensor | None = None) -> Candidates:
+def score_candidates(prob_kp: Tensor, threshold: float, owners: Tensor | None = None) -> Candidates:
     """Every cell and class whose probability is above a threshold; `owners [p]` tells whose a cell is."""
     likely_kp = prob_kp > threshold
     cells, labels = likely_kp.T.nonzero(as_tuple=True)
@@ -93,10 +93,10 @@ def class_candidates(
     if prompt.boxes is None:
         known = torch.zeros(len(prob_kp), 1, dtype=torch.bool, device=prob_kp.device)
         known[prompt.labels] = True
-        return above(prob_kp.where(known, 0), threshold)
+        return score_candidates(prob_kp.where(known, 0), threshold)
     owners, labels = _owners(prompt, grids, frame, background=len(prob_kp))
     classes = torch.arange(len(prob_kp), device=prob_kp.device)[:, None]
-    return above(prob_kp.where(classes == labels, 0), threshold, owners)
+    return score_candidates(prob_kp.where(classes == labels, 0), threshold, owners)
 
 
 def sized_candidates(prompt: Prompt, grids: GridLevels, frame: tuple[int, int]) -> Candidates:
@@ -107,7 +107,7 @@ def sized_candidates(prompt: Prompt, grids: GridLevels, frame: tuple[int, int]) 
 
 
 def point_candidates(
-    image: OneImage, prompt: Prompt, grids: GridLevels, *, official_points: bool = False
+    image: ImagePredictions, prompt: Prompt, grids: GridLevels, *, official: bool = False
 ) -> Candidates:
     """One cell for each point: its own, on the level whose mask is best; with score 1.
 
@@ -115,17 +115,17 @@ def point_candidates(
     point without a mask on any level has none.
 
     Args:
-        official_points: find cells by rounded point codes and the owner of a candidate by its cell, as the official
-            code does. A candidate may then belong to another object's point, or to none.
+        official: as the authors' code, find cells by rounded point codes and the owner of a candidate by its cell. A
+            candidate may then belong to another object's point, or to none.
     """
-    if official_points:
+    if official:
         targets = _targets(prompt, grids, image.frame, centre_only=True)
-        heard = targets.owner.unique()
-        numbers = heard[heard >= 0]  # a point whose cells are all taken by later ones is lost
+        owners = targets.owner.unique()
+        numbers = owners[owners >= 0]  # a point whose cells are all taken by later ones is lost
     else:
         assert prompt.points is not None
         numbers = torch.arange(len(prompt.points), device=prompt.points.device)
-    cells_nl = point_cells(prompt, grids, image.frame, official_points=official_points)[numbers]
+    cells_nl = point_cells(prompt, grids, image.frame, official=official)[numbers]
     labels = prompt.labels[numbers]
     value, level = level_values(image, cells_nl, labels).max(dim=1)
     cells = cells_nl.gather(1, level[:, None])[:, 0]
@@ -133,15 +133,15 @@ def point_candidates(
     entries, entry = (cells * len(image.logits) + labels).unique(return_inverse=True)
     first = torch.full_like(entries, len(prompt.labels)).scatter_reduce_(0, entry, numbers, "amin")
     cells, labels = entries // len(image.logits), entries % len(image.logits)
-    owners = targets.owner[0, cells] if official_points else first
+    owners = targets.owner[0, cells] if official else first
     return Candidates(torch.ones(len(cells), device=cells.device), labels, cells, owners)
 
 
-def point_cells(prompt: Prompt, grids: GridLevels, frame: tuple[int, int], *, official_points: bool = False) -> Tensor:
+def point_cells(prompt: Prompt, grids: GridLevels, frame: tuple[int, int], *, official: bool = False) -> Tensor:
     """The cell of each point on each level, numbered through the levels: `[n, l]`."""
     assert prompt.points is not None
     points, sides = prompt.points, torch.tensor(grids.sides, device=prompt.points.device)
-    if official_points:
+    if official:
         rows, columns = codes.cells_of(codes.encode(points, frame), grids.sides)
     else:
         rows, columns = (
@@ -151,10 +151,10 @@ def point_cells(prompt: Prompt, grids: GridLevels, frame: tuple[int, int], *, of
     return grids.offsets(points.device) + rows * sides + columns
 
 
-def level_values(image: OneImage, cells_nl: Tensor, labels: Tensor) -> Tensor:
+def level_values(image: ImagePredictions, cells_nl: Tensor, labels: Tensor) -> Tensor:
     """How good the mask at each cell is for its class, `[n, l]`: the mean probability inside it times the class's."""
     confident = []
-    for cells in cells_nl.flatten().split(CHUNK):
+    for cells in cells_nl.flatten().split(CANDIDATES_AT_ONCE):
         prob = image.masks_at(cells)
         area, inside = area_and_sum(prob, 0.5)
         confident.append(inside / (area + 1e-8))

@@ -11,19 +11,19 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-PARTS = 10000
+CODE_UNITS = 10000
 
 
 def encode(points: Tensor, size: tuple[int, int]) -> Tensor:
     """Points `[n, 2]` x, y in pixels of an image of (h, w) `size` as codes `[n]` int64."""
     x, y = points.float().unbind(1)
-    return (y / size[0] * PARTS).long() * PARTS + (x / size[1] * PARTS).long()
+    return (y / size[0] * CODE_UNITS).long() * CODE_UNITS + (x / size[1] * CODE_UNITS).long()
 
 
 def decode(codes: Tensor, size: tuple[int, int]) -> Tensor:
     """The points `[n, 2]` float64 x, y in pixels of an image of (h, w) `size`, of codes `[n]`."""
-    y, x = codes.div(PARTS, rounding_mode="floor"), codes % PARTS
-    return torch.stack([x / PARTS * size[1], y / PARTS * size[0]], dim=1).double()
+    y, x = codes.div(CODE_UNITS, rounding_mode="floor"), codes % CODE_UNITS
+    return torch.stack([x / CODE_UNITS * size[1], y / CODE_UNITS * size[0]], dim=1).double()
 
 
 def cells_of(codes: Tensor, sides: Sequence[int]) -> tuple[Tensor, Tensor]:
@@ -32,8 +32,8 @@ def cells_of(codes: Tensor, sides: Sequence[int]) -> tuple[Tensor, Tensor]:
     The division of rounded codes in double precision may miss the cell that the point itself lies in (about 0.6 % of
     points and axes in a grid of 80).
     """
-    y, x = codes.div(PARTS, rounding_mode="floor"), codes % PARTS
+    y, x = codes.div(CODE_UNITS, rounding_mode="floor"), codes % CODE_UNITS
     width = torch.tensor([1 / side for side in sides], dtype=torch.float64, device=codes.device)
     last = torch.tensor(sides, device=codes.device) - 1
-    at = [torch.div((v.double() / PARTS)[:, None], width, rounding_mode="floor").long() for v in (y, x)]
+    at = [torch.div((v.double() / CODE_UNITS)[:, None], width, rounding_mode="floor").long() for v in (y, x)]
     return torch.minimum(at[0].clamp(min=0), last), torch.minimum(at[1].clamp(min=0), last)

@@ -79,7 +79,7 @@ def from_official(
     model = build(config, path="model")
     if config["num_classes"] == len(COCO_CLASSES):
         model.label_map = LabelMap(tuple(COCO_CLASSES.values()), tuple(COCO_CLASSES))
-    return model, load(model, state_dict, solo_key, config)
+    return model, load_official(model, state_dict, solo_key, config)
 
 
 def from_official_refine(state_dict: Mapping[str, Tensor]) -> tuple[MaskRefineNet, ConversionReport]:
@@ -101,11 +101,11 @@ def from_official_refiner(state_dict: Mapping[str, Tensor]) -> tuple[MaskRefiner
     num_classes = state_dict["layer0.0.weight"].shape[1] - input_channels(0)
     depth = resnet_depth(count(r"layer3\.(\d+)\.", state_dict))
     config: dict[str, Any] = dict(type=MaskRefiner.__name__, num_classes=num_classes, encoder=f"resnet{depth}")
-    config["width"] = len(state_dict["aspp.project.0.weight"])
+    config |= dict(width=len(state_dict["aspp.project.0.weight"]), official=True)
     model = build(config, path="model")
     if num_classes == len(COCO_CLASSES):
         model.label_map = LabelMap(tuple(COCO_CLASSES.values()), tuple(COCO_CLASSES))
-    return model, load(model, state_dict, lambda key: f"network.{rename(key, REFINE_NAMES)}", config)
+    return model, load_official(model, state_dict, lambda key: f"network.{rename(key, REFINE_NAMES)}", config)
 
 
 def solo_config(
@@ -168,7 +168,7 @@ def stripped(state_dict: Mapping[str, Tensor], landmarks: Sequence[str]) -> Mapp
     return state_dict
 
 
-def load(
+def load_official(
     model: nn.Module, state_dict: Mapping[str, Tensor], own_key: Callable[[str], str], config: dict[str, Any]
 ) -> ConversionReport:
     """Load every tensor but the unused constants, and put the model in eval mode."""

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 # Weights of a bilinear resize are integers out of this (as in OpenCV).
-UNIT = 2048
+WEIGHT_UNIT = 2048
 
 
 def profiles(masks: Tensor) -> tuple[Tensor, Tensor]:
@@ -81,5 +81,5 @@ def _taps(old: int, new: int, is_row: bool, device: torch.device) -> list[Tensor
     if is_row:  # outside the first and the last pixel of a row the nearest counts alone
         part = torch.where((first < 0) | (first >= old - 1), 0, part)
     first = first.long()
-    weights = [(UNIT * share).round().short() for share in (1 - part, part)]
+    weights = [(WEIGHT_UNIT * share).round().short() for share in (1 - part, part)]
     return [tap.to(device) for tap in (first.clamp(0, old - 1), (first + 1).clamp(0, old - 1), *weights)]

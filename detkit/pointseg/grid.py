@@ -82,17 +82,18 @@ class Objects:
             ValueError: an image whose objects have no masks.
         """
         parts: list[tuple[Tensor, ...]] = []
-        for i, one in enumerate(annotations):
-            if len(one) == 0:
+        for i, objects in enumerate(annotations):
+            if len(objects) == 0:
                 continue
-            if one.masks is None:
-                raise ValueError(f"image {one.file_name or one.image_id or i}: training needs masks, it has only boxes")
-            masks = one.masks.to(device)
+            if objects.masks is None:
+                name = objects.file_name or objects.image_id or i
+                raise ValueError(f"image {name}: training needs masks, it has only boxes")
+            masks = objects.masks.to(device)
             centres, area = centres_of_mass(masks)
-            seen = area > 0
             small = quarter_masks(masks, (frame[0] // 4, frame[1] // 4))
-            labels, boxes = one.labels.to(device), one.boxes.to(device).float()
-            parts.append((torch.full_like(labels, i)[seen], labels[seen], boxes[seen], centres[seen], small[seen]))
+            labels, boxes = objects.labels.to(device), objects.boxes.to(device).float()
+            columns = torch.full_like(labels, i), labels, boxes, centres, small
+            parts.append(tuple(column[area > 0] for column in columns))
         if not parts:
             nothing = torch.zeros(0, device=device)
             small = nothing.byte().view(0, 1, 1).expand(0, frame[0] // 4, frame[1] // 4)

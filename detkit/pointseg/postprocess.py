@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from detkit.pointseg.candidates import Candidates, OneImage, area_and_sum
+from detkit.pointseg.candidates import Candidates, ImagePredictions, area_and_sum
 from detkit.pointseg.geometry import mask_boxes
 from detkit.pointseg.nms import mask_nms, matrix_nms
 from detkit.registry import register
@@ -23,7 +23,7 @@ STRIPS = 8
 
 
 @dataclass
-class Found:
+class MaskCandidates:
     """Masks in the making: scores [m], labels [m], owners [m], areas [m] and probabilities prob [m, h / 4, w / 4]."""
 
     scores: Tensor
@@ -32,10 +32,10 @@ class Found:
     areas: Tensor
     prob: Tensor
 
-    def __getitem__(self, keep: Tensor) -> Found:
-        return Found(*(column[keep] for column in vars(self).values()))
+    def __getitem__(self, keep: Tensor) -> MaskCandidates:
+        return MaskCandidates(*(column[keep] for column in vars(self).values()))
 
-    def best(self, most: int) -> Found:
+    def best(self, most: int) -> MaskCandidates:
         """Sorted by score, at most so many."""
         return self[self.scores.argsort(descending=True, stable=True)[:most]]
 
@@ -80,7 +80,7 @@ class SoloPostprocess:
 
     def __call__(
         self,
-        image: OneImage,
+        image: ImagePredictions,
         candidates: Candidates,
         strides: Tensor,
         size: tuple[int, int],
@@ -97,20 +97,20 @@ class SoloPostprocess:
         masks = self.full_masks(found.prob, size, original_size)
         return Detections(mask_boxes(masks), found.scores, found.labels, masks), found.owners
 
-    def measure(self, image: OneImage, candidates: Candidates, strides: Tensor) -> Found:
+    def measure(self, image: ImagePredictions, candidates: Candidates, strides: Tensor) -> MaskCandidates:
         """Masks with their scores, best first: those of the candidates times the mean probability inside the mask."""
         nothing = image.features.new_zeros(0)
-        best = Found(nothing, nothing.long(), nothing.long(), nothing, image.features[:0])
+        best = MaskCandidates(nothing, nothing.long(), nothing.long(), nothing, image.features[:0])
         for part in candidates.chunks():
             prob = image.masks_at(part.cells)
             areas, inside = area_and_sum(prob, self.mask_threshold)
             scores = part.scores * (inside / areas.clamp(min=1))
-            new = Found(scores, part.labels, part.owners, areas, prob)[areas > strides[part.cells]]
+            new = MaskCandidates(scores, part.labels, part.owners, areas, prob)[areas > strides[part.cells]]
             both = zip(vars(best).values(), vars(new).values(), strict=True)
-            best = Found(*(torch.cat(columns) for columns in both)).best(self.pre_nms)
+            best = MaskCandidates(*(torch.cat(columns) for columns in both)).best(self.pre_nms)
         return best
 
-    def suppress(self, found: Found) -> Found:
+    def suppress(self, found: MaskCandidates) -> MaskCandidates:
         """Without the masks that repeat better ones, or whose scores fall too low for that."""
         masks = found.prob > self.mask_threshold
         if self.nms == "mask":

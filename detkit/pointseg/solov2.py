@@ -18,11 +18,11 @@ from detkit.modeling.weight_decay import undecayed_parameters
 from detkit.pointseg import codes
 from detkit.pointseg.candidates import (
     Candidates,
-    OneImage,
-    above,
+    ImagePredictions,
     class_candidates,
     peaks,
     point_candidates,
+    score_candidates,
     sized_candidates,
     split_images,
 )
@@ -34,7 +34,7 @@ from detkit.registry import register
 from detkit.structures import Annotations, Detections, ImageBatch, LabelMap, Prompt, PromptedDetections
 
 # Images are padded to a multiple of this.
-UNIT = 32
+PADDING_MULTIPLE = 32
 # Of the maps from which the five levels are made.
 STRIDES = (8, 8, 16, 32, 32)
 
@@ -55,7 +55,7 @@ class SOLOv2(PromptedModel):
         mask_channels: inside the mask branch.
         criterion: loss terms, by default `SoloCriterion()`.
         postprocess: by default `SoloPostprocess()`, with the student's matrix NMS; the teacher has `nms="mask"`.
-        official_points: with point prompts, find cells and the points of detections as the official code does, see
+        official: with point prompts, find cells and the points of detections as the authors' code does, see
             `detkit.pointseg.candidates.point_candidates`; for comparisons only.
         input_rule: arguments of `InputRule`; `multiple` is 1 where it is not given.
     """
@@ -74,7 +74,7 @@ class SOLOv2(PromptedModel):
         mask_channels: int = 128,
         criterion: SoloCriterion | None = None,
         postprocess: SoloPostprocess | None = None,
-        official_points: bool = False,
+        official: bool = False,
         input_rule: Mapping[str, Any] | None = None,
     ):
         super().__init__(LabelMap.numbered(num_classes), InputRule(**{"multiple": 1, **(input_rule or {})}))
@@ -95,7 +95,7 @@ class SOLOv2(PromptedModel):
         )
         self.criterion = criterion or SoloCriterion()
         self.postprocess = postprocess or SoloPostprocess()
-        self.official_points = official_points
+        self.official = official
 
     def preprocess(self, images: Sequence[Tensor]) -> ImageBatch:
         """Pad and normalise RGB tensors `[3, h, w]` in 0..255 at the size that they have.
@@ -106,7 +106,7 @@ class SOLOv2(PromptedModel):
 
     def forward_heads(self, images: ImageBatch) -> SoloOutputs:
         """Class logits, mask filters and mask features for normalised images, which are padded to a multiple of 32."""
-        padding = (0, -images.images.shape[3] % UNIT, 0, -images.images.shape[2] % UNIT)
+        padding = (0, -images.images.shape[3] % PADDING_MULTIPLE, 0, -images.images.shape[2] % PADDING_MULTIPLE)
         pyramid = self.backbone(F.pad(images.images, padding), F.pad(images.mask, padding, value=True))
         category, kernels = self.instance_head(pyramid)
         return SoloOutputs(category, kernels, self.mask_head(pyramid))
@@ -154,16 +154,18 @@ class SOLOv2(PromptedModel):
             found.append(detections)
         return found
 
-    def candidates(self, image: OneImage, prob_kp: Tensor | None, prompt: str, known: Prompt | None) -> Candidates:
+    def candidates(
+        self, image: ImagePredictions, prob_kp: Tensor | None, prompt: str, known: Prompt | None
+    ) -> Candidates:
         """What one image is asked for; its class peaks `prob_kp` are needed for "none" and "class"."""
         if prob_kp is None:
             assert known is not None
             if prompt == "point":
-                return point_candidates(image, known, self.grids, official_points=self.official_points)
+                return point_candidates(image, known, self.grids, official=self.official)
             return sized_candidates(known, self.grids, image.frame)
         threshold = self.postprocess.score_threshold
         if known is None:
-            return above(prob_kp, threshold)
+            return score_candidates(prob_kp, threshold)
         return class_candidates(prob_kp, known, self.grids, image.frame, threshold)
 
     def strides(self) -> Tensor:
@@ -193,6 +195,6 @@ class SOLOv2(PromptedModel):
             return None
         scale = known.points.new_tensor([original_size[1] / size[1], original_size[0] / size[0]])
         points = known.points * scale
-        if self.official_points:
+        if self.official:
             points = codes.decode(codes.encode(known.points, size), original_size).to(points)
         return torch.cat([points, points.new_zeros(1, 2)])[owners]  # owner -1 takes the last

@@ -26,7 +26,7 @@ Config = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Row:
+class LadderStep:
     """A step of the ladder: its name in the table, and what it changes in the config of the step before."""
 
     name: str
@@ -47,12 +47,12 @@ def _triple_tokens(config: Config) -> None:
 
 
 LADDER = (
-    Row("RAM only", lambda config: None),
-    Row("+ neck", lambda config: None),
-    Row("+ IoU-aware, token label", _add(iou_aware=True, token_labels=True)),
-    Row("+ EPFF", _add(fusion=True)),
-    Row("+ UQR", _add_masks),
-    Row("+ 3x det tokens", _triple_tokens),
+    LadderStep("RAM only", lambda config: None),
+    LadderStep("+ neck", lambda config: None),
+    LadderStep("+ IoU-aware, token label", _add(iou_aware=True, token_labels=True)),
+    LadderStep("+ EPFF", _add(fusion=True)),
+    LadderStep("+ UQR", _add_masks),
+    LadderStep("+ 3x det tokens", _triple_tokens),
 )
 LAYER_DROP = "+ decoding layer drop"
 
@@ -124,7 +124,7 @@ def _result(name: str, config: Config, model: torch.nn.Module, metrics: dict[str
     return result | {"parameters": sum(p.numel() for p in model.parameters())} | speed
 
 
-COLUMNS = (
+TABLE_COLUMNS = (
     ("bbox/AP", "box AP", lambda v: f"{100 * v:.1f}"),
     ("bbox/AP50", "box AP50", lambda v: f"{100 * v:.1f}"),
     ("segm/AP", "mask AP", lambda v: f"{100 * v:.1f}"),
@@ -136,9 +136,12 @@ COLUMNS = (
 
 def write_tables(results: Sequence[dict[str, Any]], out: Path) -> None:
     """Write the rows so far as table.json and table.md, and draw them as ladder.png."""
-    lines = ["| component | " + " | ".join(title for _, title, _ in COLUMNS) + " |", "|---" * (len(COLUMNS) + 1) + "|"]
+    lines = [
+        "| component | " + " | ".join(title for _, title, _ in TABLE_COLUMNS) + " |",
+        "|---" * (len(TABLE_COLUMNS) + 1) + "|",
+    ]
     for row in results:
-        cells = [show(row[key]) if key in row else "" for key, _, show in COLUMNS]
+        cells = [show(row[key]) if key in row else "" for key, _, show in TABLE_COLUMNS]
         lines.append(f"| {row['name']} | " + " | ".join(cells) + " |")
     write_text(out / "table.md", "\n".join(lines) + "\n")
     write_text(out / "table.json", json.dumps(list(results), indent=1))

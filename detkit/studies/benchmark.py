@@ -18,12 +18,12 @@ from detkit.runtime.components import build_model
 from detkit.runtime.evaluate import autocast
 from detkit.structures import Annotations, Batch, LabelMap
 
-COCO_CLASSES = 80
+NUM_COCO_CLASSES = 80
 
 
 def build_for_benchmark(config: dict[str, Any]) -> nn.Module:
     """The model of a config with random weights and, where the config leaves it open, 80 classes."""
-    num_classes = config["model"].get("num_classes", COCO_CLASSES)
+    num_classes = config["model"].get("num_classes", NUM_COCO_CLASSES)
     return build_model(config["model"], LabelMap.numbered(num_classes), pretrained=False)
 
 

@@ -114,7 +114,7 @@ def _write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     write_text(path, text.getvalue())
 
 
-def summarize(cells: Mapping[Cell, Mapping[str, float]]) -> list[dict[str, Any]]:
+def table_rows(cells: Mapping[Cell, Mapping[str, float]]) -> list[dict[str, Any]]:
     """Rows of the table, of the evaluator's main figure in percent.
 
     A row for clean images, one for each corruption with its value at each severity, their `mean` and its `ratio` to
@@ -139,7 +139,7 @@ def summarize(cells: Mapping[Cell, Mapping[str, float]]) -> list[dict[str, Any]]
 
 def write_tables(cells: Mapping[Cell, Mapping[str, float]], out: Path) -> None:
     """Write table.csv, table.md and plot.png."""
-    table, main = summarize(cells), next(iter(cells[CLEAN, 0]))
+    table, main = table_rows(cells), next(iter(cells[CLEAN, 0]))
     _write_csv(out / "table.csv", table)
     titles = list(table[0])
     lines = [f"{main} in percent at each severity, and its ratio to clean images.", ""]

@@ -46,7 +46,7 @@ RENAMED = (
 HEADS = 8
 BACKBONE = "backbone."
 # Official 1 x 1 convolutions over det tokens have two spatial dimensions, ours have one.
-OVER_TOKENS = ("tgt_proj.0.weight", "query_pos_proj.0.weight")
+DET_TOKEN_CONVS = ("tgt_proj.0.weight", "query_pos_proj.0.weight")
 
 
 def own_key(official: str) -> str | None:
@@ -82,7 +82,7 @@ def from_official(
     expected = ("backbone.det_token", "class_embed.0.weight" if has_neck else "bbox_embed.layers.2.weight")
     if missing := [key for key in expected if key not in state_dict]:
         raise ValueError(f"not an official ViDT state dict: it has no {' and no '.join(missing)}")
-    weights, report = own_weights(state_dict, ("input_proj.0.weight",) if not has_neck else OVER_TOKENS)
+    weights, report = own_weights(state_dict, ("input_proj.0.weight",) if not has_neck else DET_TOKEN_CONVS)
     arguments = model_arguments(weights, state_dict) if has_neck else without_neck.model_arguments(weights)
     report.config = dict(arguments, backbone=backbone_config(weights, cross_stages))
     model = build(report.config, path="model")
@@ -163,7 +163,7 @@ def model_arguments(weights: Mapping[str, Tensor], official: Mapping[str, Tensor
         fusion="fusion.refine.0.conv1.weight" in weights,
         iou_aware="iou_embed.0.layers.0.weight" in weights,
         token_labels="token_head.output.weight" in weights,
-        criterion=dict(type="SetCriterion", foreground_output=0),
+        criterion=dict(type="SetCriterion", official=True),
     )
     if "vector_embed.layers.0.weight" in weights:
         arguments["mask_vectors"] = len(weights["vector_embed.layers.2.bias"])

@@ -126,7 +126,7 @@ class DecoderLayer(nn.Module):
         return self.norm3(det + self.dropout(self.linear2(hidden)))
 
 
-class Mlp(nn.Module):
+class HeadMlp(nn.Module):
     """Linear layers with ReLU between; the last one starts at zero."""
 
     def __init__(self, dim: int, hidden_dim: int, out_dim: int, num_layers: int = 3):

@@ -35,7 +35,7 @@ def check_masks(annotations: Sequence[Annotations], sizes: Sequence[tuple[int, i
             raise ValueError(f"{image}: masks are {shape} (h, w) but the image is {tuple(size)}")
 
 
-def encode_masks(annotations: Sequence[Annotations], sizes: Sequence[tuple[int, int]], keep: int) -> Tensor:
+def masks_to_vectors(annotations: Sequence[Annotations], sizes: Sequence[tuple[int, int]], keep: int) -> Tensor:
     """The mask vectors `[b, t, keep]` of the objects of a batch, padded with zeros to the most of an image.
 
     Args:
@@ -53,7 +53,7 @@ def encode_masks(annotations: Sequence[Annotations], sizes: Sequence[tuple[int, 
     return vectors
 
 
-def decode_masks(vectors: Tensor) -> Tensor:
+def vectors_to_masks(vectors: Tensor) -> Tensor:
     """Bitmaps `[..., 128, 128]` bool of mask vectors `[..., keep]`: above the middle of their own least and most.
 
     The arithmetic is float32 inside autocast too.
@@ -64,7 +64,7 @@ def decode_masks(vectors: Tensor) -> Tensor:
         return images > middle
 
 
-def soft_masks(vectors: Tensor) -> Tensor:
+def vectors_to_soft_masks(vectors: Tensor) -> Tensor:
     """The same before the decision, from 0 (their least) to 1 (their most): `[..., 128, 128]` float32."""
     with torch.autocast(vectors.device.type, enabled=False):
         images = decode_dct(vectors, SIDE)

@@ -17,19 +17,19 @@ from detkit.modeling.base import InputRule
 from detkit.modeling.prompted import PromptedModel
 from detkit.registry import register
 from detkit.structures import Annotations, Detections, ImageBatch, LabelMap, Prompt
-from detkit.vidt.decoder import DecoderLayer, Memory, Mlp, inverse_sigmoid
+from detkit.vidt.decoder import DecoderLayer, Memory, HeadMlp, inverse_sigmoid
 from detkit.vidt.fusion import PyramidFusion
-from detkit.vidt.heads import class_head, iou_head, per_stage, vector_head
+from detkit.vidt.heads import class_head, iou_head, stage_heads, vector_head
 from detkit.vidt.losses.criterion import SetCriterion
-from detkit.vidt.losses.distillation import check_teacher, token_matching_loss
+from detkit.vidt.losses.distillation import check_teacher, distillation_loss
 from detkit.vidt.losses.token_labels import TokenHead
-from detkit.vidt.outputs import Stages, Tokens
+from detkit.vidt.outputs import DistillationFeatures, Stages
 from detkit.vidt.postprocess import postprocess
 from detkit.vidt.prompts import answer_prompts
 from detkit.vidt.proposals import DensePredictions, ProposalHead
 
 
-def projection(conv: type[nn.Module], channels: int, hidden_dim: int) -> nn.Sequential:
+def input_projection(conv: type[nn.Module], channels: int, hidden_dim: int) -> nn.Sequential:
     """A 1 x 1 convolution and a group norm."""
     layer = conv(channels, hidden_dim, 1)
     nn.init.xavier_uniform_(layer.weight)
@@ -101,9 +101,9 @@ class ViDT(PromptedModel):
         self.box_refine, self.top_k = box_refine, top_k
         self.criterion = criterion or SetCriterion()
         channels = backbone.num_channels
-        self.input_proj = nn.ModuleList(projection(nn.Conv2d, c, hidden_dim) for c in channels)
-        self.tgt_proj = projection(nn.Conv1d, backbone.det_channels, hidden_dim)
-        self.query_pos_proj = projection(nn.Conv1d, backbone.pos_dim, hidden_dim)
+        self.input_proj = nn.ModuleList(input_projection(nn.Conv2d, c, hidden_dim) for c in channels)
+        self.tgt_proj = input_projection(nn.Conv1d, backbone.det_channels, hidden_dim)
+        self.query_pos_proj = input_projection(nn.Conv1d, backbone.pos_dim, hidden_dim)
         self.proposals = ProposalHead(hidden_dim, num_classes) if proposals else None
         self.reference_points = None if proposals else nn.Linear(hidden_dim, 2)
         if self.reference_points is not None:
@@ -111,13 +111,13 @@ class ViDT(PromptedModel):
         layer: dict[str, Any] = dict(heads=heads, points=points, ffn_dim=ffn_dim, dropout=dropout)
         self.decoder = nn.ModuleList(DecoderLayer(hidden_dim, len(channels), **layer) for _ in range(decoder_layers))
         stages, shared = decoder_layers + 1, not box_refine
-        self.class_embed = per_stage(lambda: class_head(hidden_dim, num_classes), stages, shared=shared)
-        self.bbox_embed = per_stage(lambda: Mlp(hidden_dim, hidden_dim, 4), stages, shared=shared)
+        self.class_embed = stage_heads(lambda: class_head(hidden_dim, num_classes), stages, shared=shared)
+        self.bbox_embed = stage_heads(lambda: HeadMlp(hidden_dim, hidden_dim, 4), stages, shared=shared)
         if not proposals:
             nn.init.constant_(self.bbox_embed[0].layers[-1].bias[2:], -2.0)
         self.fusion = PyramidFusion(hidden_dim, len(channels)) if fusion else None
         self.vector_embed = vector_head(hidden_dim, vector_hidden_dim, mask_vectors) if mask_vectors else None
-        self.iou_embed = per_stage(lambda: iou_head(hidden_dim), stages, shared=shared) if iou_aware else None
+        self.iou_embed = stage_heads(lambda: iou_head(hidden_dim), stages, shared=shared) if iou_aware else None
         self.token_head = TokenHead(hidden_dim, num_classes) if token_labels else None
 
         # In a list, so that the teacher's weights belong neither to the optimizer nor to checkpoints.
@@ -143,7 +143,7 @@ class ViDT(PromptedModel):
             vectors=None if self.vector_embed is None else self.vector_embed(det_sbnc),
             ious=None if self.iou_embed is None else apply_heads(self.iou_embed, det_of_stage),
             token_logits=None if self.token_head is None else self.token_head(memory),
-            tokens=Tokens(memory.features, memory.shapes, det, det_sbnc),
+            features=DistillationFeatures(memory.features, memory.shapes, det, det_sbnc),
         )
 
     def forward_last(self, images: ImageBatch) -> Stages:
@@ -206,9 +206,9 @@ class ViDT(PromptedModel):
         losses = self.criterion(stages, annotations, images.sizes, num_objects)
         for teacher in self._teacher:
             with torch.no_grad():
-                wanted = teacher.to(images.images.device).forward_stages(images).tokens
-            assert stages.tokens is not None and wanted is not None
-            losses["loss_distil"] = self.distil_weight * token_matching_loss(stages.tokens, wanted)
+                wanted = teacher.to(images.images.device).forward_stages(images).features
+            assert stages.features is not None and wanted is not None
+            losses["loss_distil"] = self.distil_weight * distillation_loss(stages.features, wanted)
         return losses
 
     def keep_layers(self, number: int) -> None:

@@ -10,7 +10,7 @@ from detkit.vidt.proposals import DensePredictions
 
 
 @dataclass
-class Tokens:
+class DistillationFeatures:
     """What the predictions were made from, in the order of the network; a distilled student learns from these.
 
     Attributes:
@@ -46,4 +46,4 @@ class Stages:
     vectors: Tensor | None = None
     ious: Tensor | None = None
     token_logits: list[Tensor] | None = None
-    tokens: Tokens | None = None
+    features: DistillationFeatures | None = None

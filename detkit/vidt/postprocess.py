@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from detkit.ops.boxes import cxcywh_to_xyxy
 from detkit.ops.masks import BoxMasks
 from detkit.structures import Detections, LabelMap
-from detkit.vidt.masks import decode_masks
+from detkit.vidt.masks import vectors_to_masks
 from detkit.vidt.outputs import Stages
-from detkit.vidt.proposals import take
+from detkit.vidt.proposals import gather_rows
 
 
 def postprocess(
@@ -27,11 +27,11 @@ def postprocess(
     num_classes = probabilities.shape[-1]
     scores, best = probabilities.flatten(1).topk(min(top_k, probabilities[0].numel()), dim=1)
     queries, labels = best // num_classes, best % num_classes
-    boxes = take(cxcywh_to_xyxy(stages.boxes[-1].float()), queries)
+    boxes = gather_rows(cxcywh_to_xyxy(stages.boxes[-1].float()), queries)
     boxes = boxes * boxes.new_tensor([(w, h, w, h) for h, w in original_sizes])[:, None]
     found = [Detections(*image, label_map=label_map) for image in zip(boxes, scores, labels, strict=True)]
     if stages.vectors is not None:
-        bitmaps = decode_masks(take(stages.vectors[-1], queries))
+        bitmaps = vectors_to_masks(gather_rows(stages.vectors[-1], queries))
         for detections, bitmaps_nss, size in zip(found, bitmaps, original_sizes, strict=True):
             detections.masks = BoxMasks(bitmaps_nss, detections.boxes, size)
     return found

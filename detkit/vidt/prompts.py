@@ -19,7 +19,7 @@ from torch import Tensor
 from detkit.ops.boxes import box_iou, cxcywh_to_xyxy
 from detkit.ops.masks import BoxMasks
 from detkit.structures import LabelMap, Prompt, PromptedDetections
-from detkit.vidt.masks import decode_masks, soft_masks
+from detkit.vidt.masks import vectors_to_masks, vectors_to_soft_masks
 from detkit.vidt.outputs import Stages
 
 
@@ -143,7 +143,7 @@ def coverage(queries: Queries, points_p2: Tensor) -> Tensor:
     inside = (place.abs() <= 1).all(-1)
     if queries.vectors is None:
         return inside.T.to(queries.probabilities.dtype)
-    layers = torch.stack([decode_masks(queries.vectors).float(), soft_masks(queries.vectors)], dim=1)
+    layers = torch.stack([vectors_to_masks(queries.vectors).float(), vectors_to_soft_masks(queries.vectors)], dim=1)
     values = F.grid_sample(layers, place[:, None], align_corners=False)[:, :, 0]
     return (values[:, 1] * ((values[:, 0] >= 0.5) & inside)).T
 
@@ -155,5 +155,5 @@ def _detections(
     if known.points is not None:
         points = torch.cat([known.points, known.points.new_zeros(1, 2)])[owners]  # owner -1 takes the last
     if queries.vectors is not None:
-        masks = BoxMasks(decode_masks(queries.vectors[chosen]), boxes, queries.size)
+        masks = BoxMasks(vectors_to_masks(queries.vectors[chosen]), boxes, queries.size)
     return PromptedDetections(boxes, scores, labels, masks, label_map, owners, points)

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 from detkit.ops.boxes import box_iou, cxcywh_to_xyxy
 from detkit.ops.linear import Linear
-from detkit.vidt.decoder import Memory, Mlp, inverse_sigmoid
-from detkit.vidt.losses.matching import Matches, Targets
+from detkit.vidt.decoder import HeadMlp, Memory, inverse_sigmoid
+from detkit.vidt.losses.matching import Assignment, Targets
 
 CANDIDATES = 4
 DISTINCT_IOU = 0.8
@@ -52,7 +52,7 @@ class ProposalHead(nn.Module):
         super().__init__()
         self.norm = nn.LayerNorm(hidden_dim)
         self.class_embed = Linear(hidden_dim, num_classes)
-        self.bbox_embed = Mlp(hidden_dim, hidden_dim, 4)
+        self.bbox_embed = HeadMlp(hidden_dim, hidden_dim, 4)
         self.content = nn.Sequential(Linear(hidden_dim, hidden_dim), nn.LayerNorm(hidden_dim))
         self.position = nn.Sequential(Linear(2 * hidden_dim, hidden_dim), nn.ReLU(), Linear(hidden_dim, hidden_dim))
         nn.init.constant_(self.class_embed.bias, -math.log((1 - 0.01) / 0.01))
@@ -68,12 +68,12 @@ class ProposalHead(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Det tokens and det positions with what was found at their proposals, and the references `[b, n, 4]`."""
         best = best_distinct(dense, det_bnc.shape[1])
-        references = take(dense.boxes.detach(), best)
-        det = det_bnc + self.content(take(memory.features, best))
+        references = gather_rows(dense.boxes.detach(), best)
+        det = det_bnc + self.content(gather_rows(memory.features, best))
         return det, det_pos + self.position(encode_boxes(references, det.shape[-1] // 2)), references
 
 
-def take(x_bsc: Tensor, index_bn: Tensor) -> Tensor:
+def gather_rows(x_bsc: Tensor, index_bn: Tensor) -> Tensor:
     """Rows of each image: `[b, n, c]`."""
     return x_bsc.gather(1, index_bn[..., None].expand(-1, -1, x_bsc.shape[-1]))
 
@@ -90,7 +90,7 @@ def best_distinct(dense: DensePredictions, number: int) -> Tensor:
         raise ValueError(f"{number} det tokens need as many proposals, but the maps have only {positions} positions")
     scores = dense.logits.float().sigmoid().amax(-1).masked_fill(dense.padding, -1)
     scores, index = scores.topk(min(CANDIDATES * number, positions), dim=1)
-    boxes = cxcywh_to_xyxy(take(dense.boxes, index))
+    boxes = cxcywh_to_xyxy(gather_rows(dense.boxes, index))
     overlap = box_iou(boxes[:, :, None], boxes[:, None]).tril(-1).amax(-1)
     return index.gather(1, (scores - (overlap > DISTINCT_IOU).float()).topk(number, dim=1).indices)
 
@@ -115,7 +115,7 @@ def grid_anchors(memory: Memory) -> Tensor:
 
 
 @torch.no_grad()
-def assign_positions(dense: DensePredictions, targets: Targets, cost_bst: Tensor, positives: int) -> Matches:
+def assign_positions(dense: DensePredictions, targets: Targets, cost_bst: Tensor, positives: int) -> Assignment:
     """Give each object its `positives` cheapest positions inside its box; a contested one goes to whom it costs least.
 
     Args:
@@ -133,4 +133,4 @@ def assign_positions(dense: DensePredictions, targets: Targets, cost_bst: Tensor
     # A column that nobody can claim, so that the minimum exists for images without objects.
     least, owner = torch.cat([claims, claims.new_full((*claims.shape[:2], 1), math.inf)], dim=2).min(dim=2)
     image, query = torch.where(least.isfinite())
-    return Matches(torch.zeros_like(image), image, query, owner[image, query])
+    return Assignment(torch.zeros_like(image), image, query, owner[image, query])

@@ -20,10 +20,10 @@ from detkit.modeling.image_model import ImageModel
 from detkit.ops.boxes import cxcywh_to_xyxy, generalized_iou
 from detkit.registry import register
 from detkit.structures import Annotations, Detections, ImageBatch, LabelMap
-from detkit.vidt.decoder import Mlp
+from detkit.vidt.decoder import HeadMlp
 from detkit.vidt.losses.criterion import pad_targets
-from detkit.vidt.losses.matching import Matches, Targets, match
-from detkit.vidt.model import projection
+from detkit.vidt.losses.matching import Assignment, Targets, hungarian_assignment
+from detkit.vidt.model import input_projection
 from detkit.vidt.outputs import Stages
 
 CLASS_COST, BOX_WEIGHT, GIOU_WEIGHT = 2.0, 5.0, 2.0
@@ -51,9 +51,9 @@ class ViDTWithoutNeck(ImageModel):
     ):
         super().__init__(LabelMap.numbered(num_classes), InputRule(**(input_rule or {})))
         self.backbone = backbone
-        self.input_proj = projection(nn.Conv1d, backbone.det_channels, hidden_dim)
-        self.class_embed = Mlp(hidden_dim, hidden_dim, num_classes + 1)
-        self.bbox_embed = Mlp(hidden_dim, hidden_dim, 4)
+        self.input_proj = input_projection(nn.Conv1d, backbone.det_channels, hidden_dim)
+        self.class_embed = HeadMlp(hidden_dim, hidden_dim, num_classes + 1)
+        self.bbox_embed = HeadMlp(hidden_dim, hidden_dim, 4)
         for head in (self.class_embed, self.bbox_embed):
             head.layers[-1].reset_parameters()
 
@@ -77,7 +77,7 @@ class ViDTWithoutNeck(ImageModel):
         """Weighted loss terms; boxes of the annotations in pixels of the unpadded `images`."""
         stages = self.forward_stages(images)
         with torch.autocast(stages.logits.device.type, enabled=False):
-            predicted = Softmax(stages.logits[0].float(), stages.boxes[0])
+            predicted = SoftmaxPredictions(stages.logits[0].float(), stages.boxes[0])
             return softmax_losses(predicted, pad_targets(annotations, images.sizes, stages.boxes.device), num_objects)
 
     def postprocess(self, stages: Stages, original_sizes: Sequence[tuple[int, int]]) -> list[Detections]:
@@ -101,14 +101,14 @@ def model_arguments(weights: Mapping[str, Tensor]) -> dict[str, Any]:
 
 
 @dataclass
-class Softmax:
+class SoftmaxPredictions:
     """Predictions of one stage: logits [b, n, k + 1], the last one for "no object"; boxes [b, n, 4] (cxcywh)."""
 
     logits: Tensor
     boxes: Tensor
 
     @torch.no_grad()
-    def match(self, targets: Targets) -> Matches:
+    def match(self, targets: Targets) -> Assignment:
         """The cheapest one-to-one assignment by class probability, L1 distance and GIoU."""
         labels = targets.labels[:, None].expand(-1, self.boxes.shape[1], -1)
         cost_class = -self.logits.softmax(-1).gather(-1, labels)
@@ -116,33 +116,35 @@ class Softmax:
         cost_box = (predicted - wanted).abs().sum(-1)
         cost_giou = -generalized_iou(cxcywh_to_xyxy(predicted), cxcywh_to_xyxy(wanted))
         cost = CLASS_COST * cost_class + BOX_WEIGHT * cost_box + GIOU_WEIGHT * cost_giou
-        return match(cost[None], targets.counts)
+        return hungarian_assignment(cost[None], targets.counts)
 
 
-def softmax_losses(predicted: Softmax, targets: Targets, num_objects: Tensor | None = None) -> dict[str, Tensor]:
+def softmax_losses(
+    predicted: SoftmaxPredictions, targets: Targets, num_objects: Tensor | None = None
+) -> dict[str, Tensor]:
     """DETR's terms: weighted mean cross-entropy, and L1 and 1 - GIoU summed over pairs and divided by the objects.
 
     With `num_objects` (the objects of the whole optimizer step, for each process), the cross-entropy of this batch
     counts in proportion to the objects that it holds, so that accumulated batches act together as one.
     """
-    matches = predicted.match(targets)
+    assignment = predicted.match(targets)
     own = max(1, sum(targets.counts))
     total = predicted.boxes.new_tensor(float(own)) if num_objects is None else num_objects
-    wanted = predicted.boxes[matches.image, matches.query], targets.boxes[matches.image, matches.target]
+    wanted = predicted.boxes[assignment.image, assignment.query], targets.boxes[assignment.image, assignment.target]
     l1 = (wanted[0] - wanted[1]).abs().sum()
     giou = 1 - generalized_iou(*map(cxcywh_to_xyxy, wanted))
     return {
-        "loss_ce": _cross_entropy(predicted.logits, targets, matches) * own / total,
+        "loss_ce": _cross_entropy(predicted.logits, targets, assignment) * own / total,
         "loss_bbox": BOX_WEIGHT * l1 / total,
         "loss_giou": GIOU_WEIGHT * giou.sum() / total,
     }
 
 
-def _cross_entropy(logits: Tensor, targets: Targets, matches: Matches) -> Tensor:
+def _cross_entropy(logits: Tensor, targets: Targets, assignment: Assignment) -> Tensor:
     """Mean over all det tokens; those without object weigh `NO_OBJECT_WEIGHT`."""
     no_object = logits.shape[-1] - 1
     classes = torch.full(logits.shape[:2], no_object, dtype=torch.int64, device=logits.device)
-    classes[matches.image, matches.query] = targets.labels[matches.image, matches.target]
+    classes[assignment.image, assignment.query] = targets.labels[assignment.image, assignment.target]
     weight = logits.new_ones(no_object + 1)
     weight[no_object] = NO_OBJECT_WEIGHT
     return F.cross_entropy(logits.transpose(1, 2), classes, weight)

@@ -111,7 +111,7 @@ def test_an_interrupted_download_leaves_no_file(server, tmp_path, monkeypatch):
     def interrupt(progress, size):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("detkit.checkpoints.download.Progress.update", interrupt)
+    monkeypatch.setattr("detkit.checkpoints.download.DownloadProgress.update", interrupt)
     with pytest.raises(KeyboardInterrupt):
         fetch(f"{server.url}/weights.pth", cache=tmp_path)
     assert files(tmp_path) == []

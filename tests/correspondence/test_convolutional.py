@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from matching_golden import Golden, state_dict
+from matching_golden import Golden, soft_argmax, state_dict
 
 from detkit.correspondence.conv4d import Conv4d, NormConv4d, swap_planes, upsample
 from detkit.correspondence.convert import pyramid_key
 from detkit.correspondence.convolutional import CorrelationLayer, PyramidAggregator
-from detkit.ops.correlation import hyper_correlation, map_to_flow, soft_argmax
+from detkit.ops.correlation import hyper_correlation, map_to_flow
 
 TOLERANCE = dict(atol=1e-5, rtol=1e-5)
 

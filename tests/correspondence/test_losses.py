@@ -2,18 +2,19 @@ import pytest
 import torch
 from matching_golden import Golden
 
-from detkit.correspondence.losses import dilate, end_point_error, end_point_errors, labelled, pseudo_flow_loss
+from detkit.correspondence.losses import batch_flow, end_point_error, end_point_errors, sparse_flow
 from detkit.structures import Flow
 
 TOLERANCE = dict(rtol=1e-5, atol=1e-6)
 
 
-@pytest.fixture(scope="module")
-def golden():
-    return Golden("d_epe_loss")
+def labelled(vectors):
+    """A flow target from vectors alone, where (0, 0) means no label, as in the official code."""
+    return Flow(vectors, (vectors != 0).any(1).to(vectors.dtype))
 
 
-def test_end_point_error_is_official(golden):
+def test_end_point_error_is_official():
+    golden = Golden("d_epe_loss")
     flow, target = golden.input("pred_flow").requires_grad_(), labelled(golden["target_flow"])
     assert torch.equal(target.weights > 0, golden["valid_mask"])
     loss = end_point_error(flow, target)
@@ -23,25 +24,6 @@ def test_end_point_error_is_official(golden):
     errors = end_point_errors(flow, target.vectors)
     golden.error("loss_dense_mean", errors.mean(), **TOLERANCE)
     golden.error("loss_sum", errors[target.weights > 0].sum(), **TOLERANCE)
-
-
-@pytest.mark.parametrize("size", [3, 7])
-def test_pseudo_loss_is_that_of_scorrsan(golden, size):
-    flow, teacher = golden.input("pred_flow"), golden.input("pred_flow_teacher")
-    near = dilate(golden["valid_mask"], size)
-    both = [pseudo_flow_loss(flow, teacher, near), pseudo_flow_loss(teacher, flow, near)]
-    golden.error(f"pseudo_mean_k{size}", torch.stack(both), **TOLERANCE)
-
-
-def test_small_loss_selection_is_that_of_scorrsan(golden):
-    flow, teacher = golden.input("pred_flow").requires_grad_(), golden.input("pred_flow_teacher")
-    near, ranking = dilate(golden["valid_mask"], 7), end_point_errors(teacher, flow)
-    for keep in (0.9, 0.2):
-        own = pseudo_flow_loss(flow, teacher, near, ranking_bhw=ranking, keep=keep)
-        other = pseudo_flow_loss(teacher, flow, near, ranking_bhw=ranking, keep=keep)
-        golden.error(f"pseudo_selected_r{100 * keep:.0f}", torch.stack([own, other]), **TOLERANCE)
-    own.backward()
-    golden.error("pseudo_selected_grad", flow.grad, **TOLERANCE)
 
 
 def test_weights_weigh_cells():
@@ -55,8 +37,6 @@ def test_no_label_costs_nothing_and_keeps_the_gradient_finite():
     loss = end_point_error(flow, labelled(torch.zeros(2, 2, 4, 4)))
     loss.backward()
     assert loss == 0 and not flow.grad.any()
-    empty = torch.zeros(2, 4, 4, dtype=torch.bool)
-    assert pseudo_flow_loss(flow, flow, empty, ranking_bhw=torch.zeros(2, 4, 4), keep=0.5) == 0
 
 
 def test_the_largest_errors_of_machine_labels_can_be_left_out():
@@ -71,3 +51,58 @@ def test_the_largest_errors_of_machine_labels_can_be_left_out():
     assert end_point_error(flow, target, trim=0.1).item() == end_point_error(flow, target).item()
     sure = Flow(vectors, torch.ones_like(weights))
     assert end_point_error(flow, sure, trim=0.5).item() == end_point_error(flow, sure).item()
+
+
+@pytest.fixture(scope="module")
+def golden():
+    return Golden("c_softargmax_flow")
+
+
+def points_of(golden, scale=1):
+    counts = golden["n_pts"].tolist()
+    return [
+        [kps[:, :n].T * scale for kps, n in zip(golden[f"{name}_kps"], counts, strict=True)] for name in ("src", "trg")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "scale", "geometry"),
+    [
+        ("flow_target_16", 1, dict(grid=16, side=256, field=35)),
+        ("flow_target_32_catspp", 2, dict(grid=32, side=512, field=35)),
+        ("flow_target_64_scorrsan", 1, dict(grid=64, side=256, field=11)),
+    ],
+)
+def test_original_targets_are_official(golden, name, scale, geometry):
+    source, target = points_of(golden, scale)
+    flow = batch_flow(source, target, [None] * 2, **geometry, official=True)
+    golden.error(name, flow.vectors, atol=1e-5)
+    assert torch.equal(flow.weights > 0, (golden[name] != 0).any(1))
+
+
+def test_a_point_that_does_not_move_is_a_label():
+    points = torch.tensor([[100.0, 60.0]])
+    vectors, weights = sparse_flow(points, points, grid=16, side=256, field=35)
+    assert weights.sum() == 4 and not vectors.any()
+    _, official = sparse_flow(points, points, grid=16, side=256, field=35, official=True)
+    assert official.sum() == 0
+
+
+def test_points_in_one_cell_are_averaged_by_weight():
+    target = torch.tensor([[8.0, 8.0], [10.0, 8.0]])
+    source = target + torch.tensor([[16.0, 0.0], [48.0, 16.0]])
+    vectors, weights = sparse_flow(source, target, grid=16, side=256, field=35)
+    assert torch.allclose(vectors[:, 0, 0], torch.tensor([2.0, 0.5])) and weights[0, 0] == 1
+    vectors, weights = sparse_flow(source, target, torch.tensor([0.75, 0.25]), grid=16, side=256, field=35)
+    assert torch.allclose(vectors[:, 0, 0], torch.tensor([1.5, 0.25])) and weights[0, 0] == 0.5
+
+
+@pytest.mark.parametrize("official", [False, True])
+def test_no_points_no_labels(official):
+    vectors, weights = sparse_flow(torch.zeros(0, 2), torch.zeros(0, 2), grid=4, side=64, field=35, official=official)
+    assert vectors.shape == (2, 4, 4) and not vectors.any() and not weights.any()
+
+
+def test_a_point_far_outside_labels_nothing():
+    points = torch.tensor([[-40.0, 10.0]])
+    assert not sparse_flow(points, points, grid=4, side=64, field=35)[1].any()

@@ -156,13 +156,13 @@ def test_weights_of_points_count():
 
 
 def test_original_switch_trains_positions_and_cuts_points():
-    model, original = tiny_cats().eval(), tiny_cats(original=True).eval()
-    names = [name for name, _ in original.named_parameters()]
+    model, official = tiny_cats().eval(), tiny_cats(official=True).eval()
+    names = [name for name, _ in official.named_parameters()]
     assert {"x_positions", "y_positions"} <= set(names)
     assert not {"x_positions", "y_positions"} & {name for name, _ in model.named_parameters()}
     corr = torch.rand(1, 16, 16)
     points = torch.tensor([[[10.2, 20.9], [10.9, 20.1]]])
-    cut, _ = original.transfer(corr, points)
+    cut, _ = official.transfer(corr, points)
     exact, _ = model.transfer(corr, points)
     assert torch.equal(cut[0, 0], cut[0, 1]) and not torch.equal(exact[0, 0], exact[0, 1])
 

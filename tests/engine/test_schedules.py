@@ -16,7 +16,7 @@ def make(**options):
 def test_the_published_schedule_of_vidt():
     golden = json.loads(GOLDEN.read_text())
     arguments = {name: golden["args"][name] for name in ("lr", "min_lr", "epochs", "warmup_epochs")}
-    factor = cosine(**arguments, steps_per_epoch=7, official_epoch_lag=True)
+    factor = cosine(**arguments, steps_per_epoch=7, official=True)
     rates = [[arguments["lr"] * factor(7 * epoch + step) for step in range(7)] for epoch in range(50)]
     assert all(len(set(of_epoch)) == 1 for of_epoch in rates)
     assert [of_epoch[0] for of_epoch in rates] == pytest.approx(golden["lr_by_epoch"], rel=1e-12, abs=0)
@@ -44,7 +44,7 @@ def test_constant_and_drops():
     [
         (dict(type="cosine", warmup=3), "schedule: unknown argument 'warmup' of cosine, did you mean 'warmup_"),
         (dict(type="cosine", min_lr=1), "min_lr must lie between 0 and lr"),
-        (dict(type="cosine", per_step=True, official_epoch_lag=True), "cannot be combined"),
+        (dict(type="cosine", per_step=True, official=True), "cannot be combined"),
         (dict(type="constant", warmup_steps=1, warmup_epochs=1), "not both"),
         (dict(type="step", drop_epochs=[11]), "between 1 and 9"),
         (dict(type="cosin"), "did you mean 'cosine'"),

@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from paths import GOLDEN
 
+from detkit.ops.correlation import expected_position, normalized_positions, probabilities
+
 FOLDER = GOLDEN / "correspondence"
 
 
@@ -40,6 +42,11 @@ class Golden:
         difference = (found.double() - stored.double()).abs()
         assert (difference <= atol + rtol * stored.double().abs()).all(), f"{name}: {difference.max():.3g}"
         return float(difference.max())
+
+
+def soft_argmax(corr_bst, size, temperature=0.02):
+    """The expected source place of each target cell, `[b, 2, t]` in -1..1, as `Matcher.flow_of` computes it."""
+    return expected_position(probabilities(corr_bst, temperature), *normalized_positions(*size, corr_bst))
 
 
 def normal(seed, shape):

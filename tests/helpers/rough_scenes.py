@@ -89,7 +89,7 @@ def refine_crops(folder, **options):
 def refine_config(folder, **train):
     """A config that trains a small refine net in seconds."""
     return dict(
-        model=dict(type="MaskRefiner", encoder="plain", width=32, size=32, per_column=False),
+        model=dict(type="MaskRefiner", encoder="plain", width=32, size=32),
         data=dict(
             train=refine_crops(folder, size=32), val=refine_crops(folder), batch_size=4, eval_batch_size=3, workers=0
         ),

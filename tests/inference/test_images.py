@@ -275,7 +275,7 @@ def test_a_detector_without_prompts(folder):
 
     swin = dict(type="Swin", embed_dim=8, depths=[1, 1, 1, 1], num_heads=[1, 1, 1, 1], num_tokens=3)
     model = build_model(dict(type="ViDTWithoutNeck", backbone=swin), SCENES.label_map).eval()
-    with pytest.raises(ValueError, match="ViDTWithoutNeck cannot be asked for points"):
+    with pytest.raises(ValueError, match="ViDTWithoutNeck takes no point prompts"):
         predict_points(model, [folder], folder / "points.json", folder / "none")
 
 

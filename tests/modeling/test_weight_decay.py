@@ -68,5 +68,5 @@ def test_cats_decays_no_norms_biases_and_positions():
 
 
 def test_cats_as_published_decays_everything():
-    model = CATs(ResNetLayers(50, (3, 13)), side=64, grid=4, heads=6, appearance_dim=20, original=True)
+    model = CATs(ResNetLayers(50, (3, 13)), side=64, grid=4, heads=6, appearance_dim=20, official=True)
     assert decayed_names(model) == trained_names(model)

@@ -1,17 +1,15 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from matching_golden import Golden
+from matching_golden import Golden, soft_argmax
 
 from detkit.ops.correlation import (
     correlate_levels,
-    kernel_filter,
     map_to_flow,
     mutual_filter,
     normalize_features,
     position_map,
     probabilities,
-    soft_argmax,
     transfer_points,
     warp,
 )
@@ -52,18 +50,6 @@ def test_soft_argmax_and_flow_are_official(correlation, temperature):
     positions = soft_argmax(corr, (16, 16), temperature).view(2, 2, 16, 16)
     golden.error(f"map_{name}", positions, atol=1e-5)
     golden.error(f"flow_{name}", map_to_flow(positions, (16, 16)), atol=1e-4)
-
-
-def test_kernel_soft_argmax_is_that_of_sfnet(correlation):
-    golden, corr = correlation
-    weighted = kernel_filter(corr.relu(), (16, 16), sigma=5)
-    golden.error("sfnet_weighted_corr", weighted.view(2, 256, 16, 16), atol=1e-6)
-    golden.error("sfnet_signed_sigma2", kernel_filter(corr, (16, 16), sigma=2).view(2, 256, 16, 16), atol=1e-6)
-    found = soft_argmax(weighted, (16, 16), 1 / 50).view(2, 2, 16, 16)
-    golden.error("sfnet_grid", found.permute(0, 2, 3, 1), atol=3e-5)
-    steps = torch.linspace(-1, 1, 16)
-    own = torch.stack(torch.meshgrid(steps, steps, indexing="xy"))
-    golden.error("sfnet_flow", found - own, atol=3e-5)
 
 
 def test_transfer_of_whole_pixels_is_official(correlation):

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from detkit.pipelines.stages import Stages, named_files
+from detkit.pipelines.stages import StageRunner, named_files
 from detkit.registry import ConfigError
 
 
@@ -13,7 +13,7 @@ def write_number(folder):
 @pytest.fixture
 def stages(tmp_path):
     lines = []
-    made = Stages(tmp_path / "out", {"rate": 1, "file": tmp_path / "data.txt"}, total=2, say=lines.append)
+    made = StageRunner(tmp_path / "out", {"rate": 1, "file": tmp_path / "data.txt"}, total=2, say=lines.append)
     (tmp_path / "data.txt").write_text("data")
     made.lines = lines
     return made
@@ -99,6 +99,6 @@ def test_foreign_folders_are_left_alone(tmp_path, stages):
     with pytest.raises(ConfigError, match="did not write"):
         stages.run("first", write_number, inputs={})
     with pytest.raises(ConfigError, match="not empty"):
-        Stages(tmp_path / "out", {})
+        StageRunner(tmp_path / "out", {})
     with pytest.raises(ConfigError, match="is a file"):
-        Stages(tmp_path / "data.txt", {})
+        StageRunner(tmp_path / "data.txt", {})

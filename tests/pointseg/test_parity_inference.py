@@ -71,7 +71,7 @@ def candidates_of(model, outputs, overrides, known):
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_candidates_and_suppression(name, outputs, known):
     overrides = SCENARIOS[name]["overrides"]
-    model = model_of(overrides, official_points=True)
+    model = model_of(overrides, official=True)
     image, candidates = candidates_of(model, outputs, overrides, known)
     starts = model.grids.offsets(torch.device("cpu"))
     level = torch.bucketize(candidates.cells, starts, right=True) - 1
@@ -101,7 +101,7 @@ def test_candidates_and_suppression(name, outputs, known):
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_detections(name, outputs, known):
     overrides = SCENARIOS[name]["overrides"]
-    prompt, model = prompt_of(overrides), model_of(overrides, official_points=True)
+    prompt, model = prompt_of(overrides), model_of(overrides, official=True)
     prompts = None if prompt == "none" else [known]
     found = model.detections(outputs, [SIZE], [ORIGINAL], prompt=prompt, prompts=prompts)[0]
     assert len(found) == SCENARIOS[name]["n_out"]
@@ -125,8 +125,8 @@ def test_detections(name, outputs, known):
 
 def test_level_of_each_point(outputs, known):
     name, image = "point_wide_mask", split_images(outputs)[0]
-    model = model_of({"FPN_SCALE_RANGES": WIDE}, official_points=True)
-    values = level_values(image, point_cells(known, model.grids, FRAME, official_points=True), known.labels)
+    model = model_of({"FPN_SCALE_RANGES": WIDE}, official=True)
+    values = level_values(image, point_cells(known, model.grids, FRAME, official=True), known.labels)
     code = codes.encode(known.points, FRAME)
     keys = zip((code // 10000).tolist(), (code % 10000).tolist(), known.labels.tolist(), strict=True)
     rows = {key: i for i, key in enumerate(keys)}

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import detkit.pointseg.solov2  # noqa: F401  registers the model
-from detkit.pointseg.candidates import OneImage, point_candidates
+from detkit.pointseg.candidates import ImagePredictions, point_candidates
 from detkit.pointseg.grid import GridLevels
 from detkit.pointseg.postprocess import SoloPostprocess
 from detkit.registry import ConfigError, build, register
@@ -151,7 +151,7 @@ def test_points_are_answered_on_the_level_that_plain_loops_choose(seed):
     kernels = torch.randn(8, cells, generator=random)
     kernels[:, torch.rand(cells, generator=random) < 0.5] = -1.0  # no mask there
     features = torch.rand(8, 12, 16, generator=random)
-    image = OneImage(kernels, torch.randn(3, cells, generator=random), features)
+    image = ImagePredictions(kernels, torch.randn(3, cells, generator=random), features)
     points = torch.rand(60, 2, generator=random) * torch.tensor([64.0, 48.0])
     labels = torch.randint(3, (60,), generator=random)
     expected: dict = {}
@@ -167,7 +167,7 @@ def test_points_are_answered_on_the_level_that_plain_loops_choose(seed):
 
 @pytest.mark.parametrize("official", [False, True])
 def test_points_on_the_border_and_two_in_one_cell(official):
-    solo = model(official_points=official)
+    solo = model(official=official)
     points = [[0, 0], [70, 50], [0, 50], [35, 25], [35.1, 25.1], [35, 25]]
     found = solo.predict(images((50, 70))[0], points=points, labels=[0, 1, 2, 1, 1, 2])[0]
     assert 4 <= len(found) <= 5  # the fourth and fifth are one
@@ -217,12 +217,12 @@ def test_many_candidates_are_measured_in_chunks():
     from detkit.pointseg import candidates as parts
 
     image = parts.split_images(outputs)[0]
-    asked = parts.above(parts.peaks(outputs)[0], -1.0)
+    asked = parts.score_candidates(parts.peaks(outputs)[0], -1.0)
     chunked = solo.postprocess.measure(image, asked, solo.strides())
-    whole, parts.CHUNK = parts.CHUNK, 10**6
+    whole, parts.CANDIDATES_AT_ONCE = parts.CANDIDATES_AT_ONCE, 10**6
     try:
         at_once = solo.postprocess.measure(image, asked, solo.strides())
     finally:
-        parts.CHUNK = whole
+        parts.CANDIDATES_AT_ONCE = whole
     assert len(asked.cells) > 256 and len(chunked.scores) == 40
     torch.testing.assert_close(chunked.scores, at_once.scores)

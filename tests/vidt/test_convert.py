@@ -89,7 +89,7 @@ def test_the_keys_tell_the_parts_of_vidt_plus(variant, tokens, layers, options):
     torch.manual_seed(0)
     model = ViDT(Swin(variant, num_tokens=tokens), 91, decoder_layers=layers, **options).eval()
     converted = converted_back(model)
-    assert converted.criterion.foreground_output == 0
+    assert converted.criterion.official
 
 
 def test_of_vector_heads_that_differ_the_last_counts():

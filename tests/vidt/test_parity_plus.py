@@ -8,7 +8,7 @@ import vidt_golden
 from detkit.ops.dct import zigzag
 from detkit.vidt.convert import from_official, own_key
 from detkit.vidt.losses.criterion import pad_targets
-from detkit.vidt.masks import SIDE, encode_masks
+from detkit.vidt.masks import SIDE, masks_to_vectors
 
 CLOSE = dict(rtol=1e-3, atol=2e-4)
 
@@ -45,8 +45,8 @@ def test_every_official_tensor_is_accounted_for(forward):
 
 def test_maps_in_the_order_of_the_decoder(forward):
     _, _, stages, description, arrays = forward
-    shapes = stages.tokens.shapes
-    for level, flat in enumerate(stages.tokens.patches.split([h * w for h, w in shapes], dim=1)):
+    shapes = stages.features.shapes
+    for level, flat in enumerate(stages.features.patches.split([h * w for h, w in shapes], dim=1)):
         tensor = flat.transpose(1, 2).unflatten(2, shapes[level]).contiguous()
         assert_close(tensor, f"decoder_input_{level}", description, arrays)
 
@@ -113,7 +113,7 @@ def test_mask_vectors_of_the_objects(trained):
     _, images, annotations, _, _, _, arrays = trained
     rows, columns = zigzag(SIDE, 256)
     assert [row * SIDE + column for row, column in zip(rows, columns, strict=True)] == arrays["zigzag_table"].tolist()
-    vectors = encode_masks(annotations, images.sizes, 256)
+    vectors = masks_to_vectors(annotations, images.sizes, 256)
     assert vectors.shape == (2, 4, 256) and (vectors[1, 2:] == 0).all()
     np.testing.assert_allclose(torch.cat([vectors[0], vectors[1, :2]]), arrays["dct_target_vectors"], rtol=0, atol=1e-4)
 

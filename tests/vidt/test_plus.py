@@ -7,8 +7,8 @@ from detkit.structures import Annotations, ImageBatch
 from detkit.vidt.decoder import Memory
 from detkit.vidt.fusion import PyramidFusion
 from detkit.vidt.losses.criterion import SetCriterion, pad_targets
-from detkit.vidt.losses.token_labels import first_owner, seen, token_targets
-from detkit.vidt.masks import SIDE, decode_masks, encode_masks
+from detkit.vidt.losses.token_labels import first_owner, token_targets, visible_positions
+from detkit.vidt.masks import SIDE, masks_to_vectors, vectors_to_masks
 
 PLUS = dict(fusion=True, mask_vectors=20, iou_aware=True, token_labels=True)
 
@@ -59,7 +59,7 @@ def test_the_vector_head_is_one_for_all_stages():
     model = small_vidt(**PLUS)
     stages = model.eval().forward_stages(image())
     assert stages.vectors.shape == (3, 1, 7, 20) and stages.ious.shape == (3, 1, 7, 1)
-    torch.testing.assert_close(stages.vectors[1], model.vector_embed(stages.tokens.stages[1]))
+    torch.testing.assert_close(stages.vectors[1], model.vector_embed(stages.features.stages[1]))
     assert sum(name.startswith("vector_embed") for name, _ in model.named_parameters()) == 6
     assert len({id(head) for head in model.iou_embed}) == 3
     first = model.vector_embed.layers[-1].bias
@@ -68,9 +68,9 @@ def test_the_vector_head_is_one_for_all_stages():
 
 def test_levels_reach_the_decoder_coarse_to_fine():
     stages = small_vidt(**PLUS).eval().forward_stages(image())
-    assert stages.tokens.shapes == [(1, 2), (2, 3), (4, 5), (8, 10)]
-    assert [tuple(level.shape) for level in stages.token_logits] == [(1, h, w, 3) for h, w in stages.tokens.shapes]
-    assert small_vidt().eval().forward_stages(image()).tokens.shapes == stages.tokens.shapes[::-1]
+    assert stages.features.shapes == [(1, 2), (2, 3), (4, 5), (8, 10)]
+    assert [tuple(level.shape) for level in stages.token_logits] == [(1, h, w, 3) for h, w in stages.features.shapes]
+    assert small_vidt().eval().forward_stages(image()).features.shapes == stages.features.shapes[::-1]
 
 
 def test_detections_are_made_from_the_last_stage():
@@ -128,7 +128,7 @@ def test_with_more_objects_than_tokens_the_vector_loss_is_the_mean_of_the_pairs(
     matches = model.criterion.match(stages, targets)
     last = matches.stage == 2
     assert last.sum() == 7
-    wanted = encode_masks(one.annotations, images.sizes, 20)[0, matches.target[last]]
+    wanted = masks_to_vectors(one.annotations, images.sizes, 20)[0, matches.target[last]]
     expected = 3 * F.l1_loss(stages.vectors[2, 0, matches.query[last]], wanted)
     torch.testing.assert_close(losses["loss_vector"], expected)
 
@@ -145,15 +145,15 @@ def test_vectors_keep_the_shape_of_a_mask():
     disc = masked((8, 4, 56, 52))
     y, x = torch.meshgrid(torch.arange(64) + 0.5, torch.arange(80) + 0.5, indexing="ij")
     disc.masks = ((x - 32) ** 2 + (y - 28) ** 2 <= 24**2)[None]
-    vectors = encode_masks([disc, objects()], [(64, 80), (64, 80)], 256)
+    vectors = masks_to_vectors([disc, objects()], [(64, 80), (64, 80)], 256)
     assert vectors.shape == (2, 1, 256) and not vectors[1].any()
-    bitmap = decode_masks(vectors)[0, 0]
+    bitmap = vectors_to_masks(vectors)[0, 0]
     cells = (torch.arange(SIDE) + 0.5) / SIDE * 2 - 1
     circle = cells**2 + cells[:, None] ** 2 <= 1
     assert (bitmap == circle).float().mean() > 0.97
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(decode_masks(vectors)[0, 0], bitmap)
-    assert encode_masks([objects()], [(64, 80)], 256).shape == (1, 0, 256)
+        assert torch.equal(vectors_to_masks(vectors)[0, 0], bitmap)
+    assert masks_to_vectors([objects()], [(64, 80)], 256).shape == (1, 0, 256)
 
 
 def test_fusion_smooths_before_it_enlarges():
@@ -170,7 +170,7 @@ def test_fusion_smooths_before_it_enlarges():
 def test_positions_on_padding_and_at_the_margin_are_not_seen():
     mask = torch.zeros(1, 50, 60, dtype=torch.bool)
     mask[:, :, 30:] = True
-    visible = seen(Memory.from_maps([torch.zeros(1, 4, 50, 60)], [mask])).view(50, 60)
+    visible = visible_positions(Memory.from_maps([torch.zeros(1, 4, 50, 60)], [mask])).view(50, 60)
     # Of 50 rows the first and the last have their centres at exactly 1 % of the image; of 30 columns none has.
     assert visible[1:-1, :30].all() and not visible[[0, -1]].any() and not visible[:, 30:].any()
 
@@ -181,15 +181,15 @@ def test_of_overlapping_masks_the_first_has_the_pixel():
 
 
 def test_token_targets_are_the_shares_of_the_classes():
-    first = Annotations(torch.zeros(2, 4), torch.tensor([0, 2]), torch.zeros(2, 4, 6, dtype=torch.bool))
+    first = Annotations(torch.zeros(2, 4), torch.tensor([1, 2]), torch.zeros(2, 4, 6, dtype=torch.bool))
     first.masks[0, :, :2] = True
     first.masks[1, :2] = True
     [targets] = token_targets([first, objects()], (4, 8), [(2, 2)], 4)
     assert targets.shape == (2, 2, 2, 4) and not targets[1].any()
-    assert targets[0, ..., 0].tolist() == [[0.5, 0], [0.5, 0]]
+    assert targets[0, ..., 1].tolist() == [[0.5, 0], [0.5, 0]] and not targets[0, ..., 0].any()
     assert targets[0, ..., 2].tolist() == [[0.5, 0.5], [0, 0]]
-    [official] = token_targets([first, objects()], (4, 8), [(2, 2)], 4, foreground_output=3)
-    assert official[0, ..., 3].tolist() == [[1, 0.5], [0.5, 0]] and torch.equal(official[..., :3], targets[..., :3])
+    [official] = token_targets([first, objects()], (4, 8), [(2, 2)], 4, official=True)
+    assert official[0, ..., 0].tolist() == [[1, 0.5], [0.5, 0]] and torch.equal(official[..., 1:], targets[..., 1:])
 
 
 def test_label_0_is_a_class_like_any_other():

@@ -5,7 +5,7 @@ import torch
 from small_vidt import small_vidt
 
 from detkit.structures import Annotations, LabelMap, Prompt, PromptedDetections
-from detkit.vidt.masks import encode_masks
+from detkit.vidt.masks import masks_to_vectors
 from detkit.vidt.outputs import Stages
 from detkit.vidt.prompts import answer_prompts
 
@@ -20,7 +20,7 @@ def stages(boxes, probabilities, masks=True):
     relative = torch.cat([(table[:, :2] + table[:, 2:]) / 2, table[:, 2:] - table[:, :2]], dim=1) / scale
     y, x = torch.meshgrid(torch.arange(SIZE[0]) + 0.5, torch.arange(SIZE[1]) + 0.5, indexing="ij")
     discs = torch.stack([disc(box, x, y) for box in table])
-    vectors = encode_masks([Annotations(table, torch.zeros(len(table)).long(), discs)], [SIZE], 256)
+    vectors = masks_to_vectors([Annotations(table, torch.zeros(len(table)).long(), discs)], [SIZE], 256)
     logits = torch.tensor(probabilities).logit()
     return Stages(logits[None, None], relative[None, None], vectors=vectors[None] if masks else None)
 

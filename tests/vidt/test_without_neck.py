@@ -7,7 +7,7 @@ from small_vidt import SMALL, batch, objects
 from detkit.backbones.swin import Swin
 from detkit.vidt.convert import from_official
 from detkit.vidt.losses.matching import Targets
-from detkit.vidt.without_neck import Softmax, ViDTWithoutNeck, softmax_losses
+from detkit.vidt.without_neck import SoftmaxPredictions, ViDTWithoutNeck, softmax_losses
 
 
 def small(num_classes=3):
@@ -46,9 +46,9 @@ def test_a_perfect_prediction_loses_nothing_but_what_softmax_leaves():
     logits = torch.full((1, 2, 4), -20.0)
     logits[0, 0, 1] = logits[0, 1, 3] = 20.0
     targets = Targets(torch.tensor([[1]]), boxes[:, :1], [1])
-    losses = softmax_losses(Softmax(logits, boxes), targets)
+    losses = softmax_losses(SoftmaxPredictions(logits, boxes), targets)
     assert all(term.item() == pytest.approx(0, abs=1e-5) for term in losses.values())
-    wrong = softmax_losses(Softmax(logits.flip(1), boxes), targets)
+    wrong = softmax_losses(SoftmaxPredictions(logits.flip(1), boxes), targets)
     assert wrong["loss_ce"] > 10
 
 

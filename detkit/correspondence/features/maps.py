@@ -18,7 +18,6 @@ from detkit.backbones.swin import Block, Stage, Swin, shifted_window_mask
 from detkit.registry import register
 
 SPAIR_LAYERS = (0, 8, 20, 21, 26, 28, 29, 30)
-PASCAL_LAYERS = (2, 17, 21, 22, 25, 26, 28)
 STAGES = ("layer1", "layer2", "layer3", "layer4")
 
 

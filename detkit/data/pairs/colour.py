@@ -25,7 +25,6 @@ CHANGES: dict[str, dict[str, Any]] = {
     "Blur": dict(blur_limit=(3, 7)),
 }
 CATS = ("ToGray", "Posterize", "Equalize", "Sharpen", "RandomBrightnessContrast", "Solarize", "ColorJitter")
-STRONG = tuple("Blur" if name == "Sharpen" else name for name in CATS)
 
 
 @register
@@ -34,7 +33,7 @@ class PairColour(ViewTransform):
 
     Args:
         probability: of each change, for each image.
-        changes: which; `STRONG` is the list of SemiMatch (arXiv 2203.16038) with a blur for the sharpening.
+        changes: names from `CHANGES`; SemiMatch (arXiv 2203.16038) has "Blur" in the place of "Sharpen".
         images: see `ViewTransform`.
 
     Raises:

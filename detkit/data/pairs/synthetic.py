@@ -202,10 +202,10 @@ class SyntheticPairs(PairDataset):
         """Source and target of a pair, with the points that lie inside of both images."""
         posed = [self._posed(image)[2] for image in self._pairs[pair]]
         points = [object_points(parts) for parts in posed]
-        seen = np.all([((p >= 0) & (p <= self.size)).all(axis=1) for p in points], axis=0)
+        in_both = np.all([((p >= 0) & (p <= self.size)).all(axis=1) for p in points], axis=0)
         boxes = [object_box(parts, self.size) for parts in posed]
         parts = zip(self._pairs[pair], points, boxes, strict=True)
-        source, target = (Side(Path(f"synthetic-{self.seed}", str(image)), p[seen], box) for image, p, box in parts)
+        source, target = (Side(Path(f"synthetic-{self.seed}", str(image)), p[in_both], box) for image, p, box in parts)
         return source, target
 
     def read(self, side: Side) -> Tensor:

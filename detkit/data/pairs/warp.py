@@ -25,7 +25,6 @@ from detkit.registry import register
 CONTROL = 3  # control points along each side
 STEP = 1e-4  # of differences
 LEAST_AREA = 0.1  # by which a warp may shrink an area before it counts as folded, relative to its affine part
-CONVERGED = 1e-9  # the largest last step of an inversion
 SOLVED = 1e-6  # the largest error of an inverted place
 
 

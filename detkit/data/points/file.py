@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from detkit.data.coco_file import REQUIRED, check_section, load_json
+from detkit.data.coco_file import COCO_KEYS, check_section, load_json
 from detkit.ops.points import points_inside
 
 
@@ -43,9 +43,9 @@ def read_instances(path: str | Path) -> dict[str, Any]:
     path = Path(path)
     content = load_json(path)
     for section in ("images", "categories"):
-        check_section(content, section, REQUIRED[section], path)
+        check_section(content, section, COCO_KEYS[section], path)
     if not isinstance(content.get("annotations"), list):
-        raise ValueError(f'{path}: no list "annotations"; a COCO file has {", ".join(REQUIRED)}')
+        raise ValueError(f'{path}: no list "annotations"; a COCO file has {", ".join(COCO_KEYS)}')
     return content
 
 
@@ -85,7 +85,7 @@ def sort_out(
 
     Of several annotations with one id the first stays.
     """
-    usable, problems, seen = [], [], set()
+    usable, problems, used_ids = [], [], set()
     for position, annotation in enumerate(annotations):
         if not isinstance(annotation, dict) or not isinstance(annotation.get("id"), int):
             problems.append(Problem(f"number {position} in the list", None, "is not a dict with a whole number as id"))
@@ -95,10 +95,10 @@ def sort_out(
             problems.append(Problem(own, image, "there is no such image"))
         elif not isinstance(category, int) or category not in categories:
             problems.append(Problem(own, image, f"there is no category {category!r}"))
-        elif own in seen:
+        elif own in used_ids:
             problems.append(Problem(own, image, "an earlier annotation has the same id"))
         else:
-            seen.add(own)
+            used_ids.add(own)
             usable.append(annotation)
     return usable, problems
 

@@ -17,7 +17,7 @@ from detkit.ops.rle import decode_mask
 logger = logging.getLogger(__name__)
 
 POINTS = ("centre", "random", "given")
-FILES = {"strong": "strong.json", "weak": "weak.json", "truth": "weak_truth.json"}
+SPLIT_FILES = {"strong": "strong.json", "weak": "weak.json", "truth": "weak_truth.json"}
 
 
 @dataclass
@@ -121,7 +121,7 @@ def write_split(split: Split, folder: str | Path, *, force: bool = False) -> dic
     Raises:
         ValueError: one of them exists and `force` is not set.
     """
-    paths = {name: Path(folder) / file_name for name, file_name in FILES.items()}
+    paths = {name: Path(folder) / file_name for name, file_name in SPLIT_FILES.items()}
     if not force:
         refuse_to_overwrite(paths.values())
     Path(folder).mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,6 @@
 """MatchMe (arXiv 2311.18540): a matcher labels image pairs for the next one, over several rounds, as one program.
 
-Stages, each with a folder of plain files:
+StageRunner, each with a folder of plain files:
 
     baseline             the figures of a matcher without training
     teacher              trained on the labelled pairs
@@ -30,7 +30,7 @@ from detkit.files import write_json
 from detkit.pipelines.matchme.config import resolve, rules, student_config
 from detkit.pipelines.matchme.labels import judge_pairs, write_densified_pairs, write_pseudo_pairs
 from detkit.pipelines.matchme.report import write_report
-from detkit.pipelines.stages import Stages, named_files
+from detkit.pipelines.stages import StageRunner, named_files
 from detkit.pipelines.training import check_run, stable_part, train_in
 from detkit.registry import ConfigError, build
 from detkit.runtime.components import build_model, import_components
@@ -82,7 +82,7 @@ class Rounds:
         self.data = self._build_data()
         student = student_config(self.teacher, self.section, self.teacher["data"]["train"], number=0)
         check_run({**student, "evaluator": self._evaluator}, "rounds.student", self.data.train.label_map)
-        self.stages = Stages(out, config, say=say)
+        self.stages = StageRunner(out, config, say=say)
         self.ending = f"all {self.section['rounds']} rounds are done"
 
     def run(self) -> Path:

@@ -15,11 +15,11 @@ from detkit.data.coco_file import load_json
 from detkit.data.pairs.dataset import PairDataset
 from detkit.files import write_atomically, write_json, write_text
 
-Row = dict[str, Any]
+ReportRow = dict[str, Any]
 POINTS_SHOWN = 12  # key-points of a pair that are drawn at most
 
 
-def collect(out: Path, labelled: int, mixture: str) -> list[Row]:
+def collect(out: Path, labelled: int, mixture: str) -> list[ReportRow]:
     """A row for each matcher that was measured in `out`, in the order in which they were made.
 
     Args:
@@ -85,7 +85,7 @@ def write_report(
     return out / "report.md"
 
 
-def format_report(rows: Sequence[Row], settings: Mapping[str, Any], ending: str) -> str:
+def format_report(rows: Sequence[ReportRow], settings: Mapping[str, Any], ending: str) -> str:
     """The report as Markdown; figures in percent, those that were not measured left out."""
     names = _figure_names(rows)
     sets = [name for name in ("val", "test") if any(name in row["figures"] for row in rows)]
@@ -109,7 +109,7 @@ def _notes(settings: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _cells_of_pool(row: Row) -> str:
+def _cells_of_pool(row: ReportRow) -> str:
     return f"{row['pool_cells'] / row['pool_kept']:.1f}" if row.get("pool_kept") else ""
 
 
@@ -117,13 +117,13 @@ def _percent(value: float | None) -> str:
     return "" if value is None or value < 0 else f"{100 * value:.1f}"
 
 
-def _figure_names(rows: Sequence[Row]) -> list[str]:
+def _figure_names(rows: Sequence[ReportRow]) -> list[str]:
     """The means over pairs that were measured, smallest alpha first."""
     measured = [name for row in rows for name in row["figures"].get("val", {}) if "/" not in name]
     return sorted(set(measured), key=lambda name: float(name.partition("@")[2] or 0))
 
 
-def plot_report(rows: Sequence[Row], path: str | Path) -> None:
+def plot_report(rows: Sequence[ReportRow], path: str | Path) -> None:
     """The figures of all matchers in their order, and the precision of the annotations, as one PNG."""
     from matplotlib.figure import Figure
 

@@ -1,6 +1,6 @@
 """PointWSSIS (arXiv 2303.15062): instance segmentation from a few masks and many points, as one program.
 
-Stages, each with a folder of plain files:
+StageRunner, each with a folder of plain files:
 
     data                  strong.json, weak.json and, where known, truth.json
     teacher               trained on the strong images
@@ -25,7 +25,7 @@ from detkit.data.points.dataset import PointDataset
 from detkit.data.points.file import read_points
 from detkit.engine.hooks import kept_weights
 from detkit.files import write_json
-from detkit.pipelines.stages import Stages
+from detkit.pipelines.stages import StageRunner
 from detkit.pipelines.training import check_run, coco_data, run_config, stable_part, steps_per_epoch, train_in
 from detkit.pipelines.wssis.config import resolve
 from detkit.pipelines.wssis.data import Sources, make_data
@@ -68,7 +68,7 @@ class Pipeline:
 
     def __init__(self, config: dict[str, Any], out: Path, *, processes: int, say: Callable[[str], None]):
         self.config, self.processes = config, processes
-        self.stages = Stages(out, config, total=self._count(), say=say)
+        self.stages = StageRunner(out, config, total=self._count(), say=say)
         self.device = choose_device(config["pseudo"]["device"])
 
     def run(self) -> Path:
@@ -97,7 +97,7 @@ class Pipeline:
 
     def data(self) -> Sources:
         section = {name: self.config[name] for name in ("data", "split", "scenes") if self.config[name] is not None}
-        files = [Path(value) for part in section.values() for key, value in part.items() if key in FILES and value]
+        files = [Path(value) for part in section.values() for key, value in part.items() if key in FILE_KEYS and value]
         inputs = {"config": section, "files": files}
         folder = self.stages.run("data", lambda folder: make_data(section, folder), inputs=inputs)
         sources = Sources.read(folder)
@@ -239,4 +239,4 @@ class Pipeline:
 
 
 # Keys of the data sections that name a file whose content counts.
-FILES = ("strong", "weak", "truth", "val", "annotation_file")
+FILE_KEYS = ("strong", "weak", "truth", "val", "annotation_file")

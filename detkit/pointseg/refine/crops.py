@@ -92,7 +92,7 @@ def training_crop(
     draw: CropDraw,
     *,
     size: int = SIZE,
-    official_classes: bool = False,
+    official: bool = False,
 ) -> Crop:
     """Cut an object out of its image, at a random size around the middle of a square of `size` pixels.
 
@@ -101,8 +101,8 @@ def training_crop(
         rough: [h, w] bool, the mask to refine, with one pixel at least.
         true: [h, w] bool, its match, with one pixel at least.
         label: contiguous from 0.
-        official_classes: mark the class as the official training does: in plane `label`, one below the plane that its
-            inference uses, and with nothing in all masks of class 0.
+        official: mark the class as the authors' training code does: in plane `label`, one below the plane that its
+            inference uses; both masks of class 0 are emptied. For comparisons only.
 
     Raises:
         ValueError: a mask is empty.
@@ -115,11 +115,11 @@ def training_crop(
     window = np.s_[..., y1 : max(y2, y1 + 1), x1 : max(x2, x1 + 1)]
     pixels = _square(image[window].permute(1, 2, 0).numpy(), draw, size, Image.Resampling.BILINEAR)
     masks = [_square(mask[window].byte().numpy(), draw, size, Image.Resampling.NEAREST) > 0 for mask in (rough, true)]
-    if official_classes and label == 0:
+    if official and label == 0:
         masks = [np.zeros_like(mask) for mask in masks]
     rows, columns = np.nonzero(masks[1])
     point = (int(columns.mean()), int(rows.mean())) if len(rows) else None
-    plane = label + (0 if official_classes else 1)
+    plane = label + (0 if official else 1)
     rough, true = (torch.from_numpy(np.ascontiguousarray(mask)) for mask in masks)
     image = torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)
     return Crop(image, rough, true, point, plane if point else -1)

@@ -30,7 +30,7 @@ class MaskRefiner(Model):
         encoder, width, pretrained: of the `MaskRefineNet`.
         size: side of the crops in pixels, in training and afterwards; those of `RefineCrops` must have it too.
         box_scale: sides of the crop over those of the rough mask when masks are refined.
-        per_column: the loss of the official code, see `refine_loss`.
+        official: the published training loss, see `refine_loss`; the configs of PointWSSIS set it.
 
     Raises:
         ValueError: a size that is too small, or what `MaskRefineNet` raises.
@@ -45,7 +45,7 @@ class MaskRefiner(Model):
         pretrained: str | bool | None = None,
         size: int = SIZE,
         box_scale: float = BOX_SCALE,
-        per_column: bool = True,
+        official: bool = False,
     ):
         if size < 32:
             raise ValueError(f"size must be at least 32, the stride of the network, got {size}")
@@ -53,7 +53,7 @@ class MaskRefiner(Model):
             raise ValueError(f"box_scale must be at least 1, so that crops show the whole mask, got {box_scale}")
         super().__init__(LabelMap.numbered(num_classes), InputRule(shortest=size, longest=size, multiple=1))
         self.network = MaskRefineNet(num_classes, encoder=encoder, width=width, pretrained=pretrained)
-        self.size, self.box_scale, self.per_column = size, box_scale, per_column
+        self.size, self.box_scale, self.official = size, box_scale, official
 
     @property
     def num_classes(self) -> int:
@@ -83,7 +83,7 @@ class MaskRefiner(Model):
             raise ValueError(f"the crops have {crops} pixels, the model has size {self.size}: give both the same size")
         images = normalize(batch.images)
         x = network_input(images, batch.rough, batch.points, batch.planes, self.num_classes)
-        loss = refine_loss(self.network(x).float(), batch.true, per_column=self.per_column)
+        loss = refine_loss(self.network(x).float(), batch.true, official=self.official)
         if batch.num_objects is not None:
             loss = loss * (len(batch) / batch.num_objects)
         return {"loss_dice": loss}

@@ -17,9 +17,9 @@ from torch import Tensor
 from detkit.ops.boxes import box_iou, cxcywh_to_xyxy, generalized_iou, xyxy_to_cxcywh
 from detkit.registry import register
 from detkit.structures import Annotations
-from detkit.vidt.losses.matching import Matches, Targets, match, matching_cost
+from detkit.vidt.losses.matching import Assignment, Targets, hungarian_assignment, matching_cost
 from detkit.vidt.losses.token_labels import dice_loss, token_targets
-from detkit.vidt.masks import check_masks, encode_masks
+from detkit.vidt.masks import check_masks, masks_to_vectors
 from detkit.vidt.outputs import Stages
 from detkit.vidt.proposals import DensePredictions, assign_positions
 
@@ -45,9 +45,9 @@ def pad_targets(annotations: Sequence[Annotations], sizes: Sequence[tuple[int, i
     return Targets(labels, boxes, counts)
 
 
-def pick(x_sbqc: Tensor, matches: Matches) -> Tensor:
+def gather_matched(x_sbqc: Tensor, assignment: Assignment) -> Tensor:
     """The predictions of the matched pairs, in float32."""
-    return x_sbqc[matches.stage, matches.image, matches.query].float()
+    return x_sbqc[assignment.stage, assignment.image, assignment.query].float()
 
 
 def sum_stages(values_m: Tensor, stages: Stages) -> Tensor:
@@ -55,7 +55,7 @@ def sum_stages(values_m: Tensor, stages: Stages) -> Tensor:
     return values_m.view(len(stages.boxes), -1).sum(1)
 
 
-def per_stage(terms: dict[str, Tensor]) -> dict[str, Tensor]:
+def losses_by_stage(terms: dict[str, Tensor]) -> dict[str, Tensor]:
     """Terms `[s]` as one term for each stage; the last stage has the plain name."""
     return {
         name if stage == len(term) - 1 else f"{name}_{stage}": value
@@ -84,9 +84,8 @@ class SetCriterion:
             IoU is not a constant: this term moves the boxes too.
         vector_weight: weight of the L1 distance of mask vectors.
         token_weight: weight of both the focal and the Dice loss of token labels.
-        foreground_output: a class output that no label uses and whose token labels are "any object". The official
-            code trains on raw COCO ids, which begin at 1, and uses output 0 so. None, the default: there is no such
-            output, and label 0 is a class like any other.
+        official: token labels as in the authors' code: output 0 is "any object", see `token_targets`. By default label
+            0 is a class like any other.
         positives: positions that each object claims in the dense predictions of a model with proposals; their terms
             end in `_dense` and are divided by `positives` too.
     """
@@ -100,12 +99,12 @@ class SetCriterion:
         iou_weight: float = 2.0,
         vector_weight: float = 3.0,
         token_weight: float = 2.0,
-        foreground_output: int | None = None,
+        official: bool = False,
         positives: int = 8,
     ):
         self.class_weight, self.box_weight, self.giou_weight = class_weight, box_weight, giou_weight
         self.iou_weight, self.vector_weight, self.token_weight = iou_weight, vector_weight, token_weight
-        self.foreground_output = foreground_output
+        self.official = official
         self.positives = positives
 
     def __call__(
@@ -126,25 +125,25 @@ class SetCriterion:
             check_masks(annotations, sizes)
         targets = pad_targets(annotations, sizes, device)
         with torch.autocast(device.type, enabled=False):
-            matches = self.match(stages, targets)
-            vector_losses = self.vector_losses(stages, annotations, sizes, matches, num_objects)
+            assignment = self.match(stages, targets)
+            vector_losses = self.vector_losses(stages, annotations, sizes, assignment, num_objects)
             if num_objects is None:
                 num_objects = torch.tensor(float(max(1, sum(targets.counts))), device=device)
-            terms = self.terms(stages, targets, matches)
-            losses = per_stage({name: term / num_objects for name, term in terms.items()})
+            terms = self.terms(stages, targets, assignment)
+            losses = losses_by_stage({name: term / num_objects for name, term in terms.items()})
             token_losses = self.token_losses(stages.token_logits, annotations, sizes, num_objects)
             return losses | vector_losses | token_losses | self.dense_losses(stages.dense, targets, num_objects)
 
-    def terms(self, stages: Stages, targets: Targets, matches: Matches) -> dict[str, Tensor]:
+    def terms(self, stages: Stages, targets: Targets, assignment: Assignment) -> dict[str, Tensor]:
         """Weighted, summed terms of each stage, `[s]`."""
-        l1, giou = self.box_losses(stages, targets, matches)
+        l1, giou = self.box_losses(stages, targets, assignment)
         terms = {
-            "loss_ce": self.class_weight * self.class_loss(stages, targets, matches),
+            "loss_ce": self.class_weight * self.class_loss(stages, targets, assignment),
             "loss_bbox": self.box_weight * l1,
             "loss_giou": self.giou_weight * giou,
         }
         if stages.ious is not None:
-            terms["loss_iouaware"] = self.iou_weight * self.iou_loss(stages.ious, stages, targets, matches)
+            terms["loss_iouaware"] = self.iou_weight * self.iou_loss(stages.ious, stages, targets, assignment)
         return terms
 
     def dense_losses(self, dense: DensePredictions | None, targets: Targets, num_objects: Tensor) -> dict[str, Tensor]:
@@ -153,8 +152,8 @@ class SetCriterion:
             return {}
         stage = Stages(dense.logits[None], dense.boxes[None])
         cost = matching_cost(stage.logits, stage.boxes, targets, **self.costs)[0]
-        matches = assign_positions(dense, targets, cost, self.positives)
-        terms = self.terms(stage, targets, matches)
+        assignment = assign_positions(dense, targets, cost, self.positives)
+        terms = self.terms(stage, targets, assignment)
         return {f"{name}_dense": term[0] / (num_objects * self.positives) for name, term in terms.items()}
 
     @property
@@ -162,29 +161,29 @@ class SetCriterion:
         """The weights of `matching_cost`, equal to those of the loss terms."""
         return dict(class_cost=self.class_weight, box_cost=self.box_weight, giou_cost=self.giou_weight)
 
-    def match(self, stages: Stages, targets: Targets) -> Matches:
-        return match(matching_cost(stages.logits, stages.boxes, targets, **self.costs), targets.counts)
+    def match(self, stages: Stages, targets: Targets) -> Assignment:
+        return hungarian_assignment(matching_cost(stages.logits, stages.boxes, targets, **self.costs), targets.counts)
 
-    def class_loss(self, stages: Stages, targets: Targets, matches: Matches) -> Tensor:
+    def class_loss(self, stages: Stages, targets: Targets, assignment: Assignment) -> Tensor:
         """Summed focal loss of each stage, `[s]`."""
         logits = stages.logits.float()
         wanted = torch.zeros_like(logits)
-        labels = targets.labels[matches.image, matches.target]
-        wanted[matches.stage, matches.image, matches.query, labels] = 1
+        labels = targets.labels[assignment.image, assignment.target]
+        wanted[assignment.stage, assignment.image, assignment.query, labels] = 1
         return sigmoid_focal_loss(logits, wanted).sum((1, 2, 3))
 
-    def box_losses(self, stages: Stages, targets: Targets, matches: Matches) -> tuple[Tensor, Tensor]:
+    def box_losses(self, stages: Stages, targets: Targets, assignment: Assignment) -> tuple[Tensor, Tensor]:
         """Summed L1 distance and 1 - GIoU of the matched pairs of each stage, both `[s]`."""
-        predicted, wanted = pick(stages.boxes, matches), targets.boxes[matches.image, matches.target]
+        predicted, wanted = gather_matched(stages.boxes, assignment), targets.boxes[assignment.image, assignment.target]
         l1 = (predicted - wanted).abs().sum(-1)
         giou = 1 - generalized_iou(cxcywh_to_xyxy(predicted), cxcywh_to_xyxy(wanted))
         return sum_stages(l1, stages), sum_stages(giou, stages)
 
-    def iou_loss(self, ious_sbq1: Tensor, stages: Stages, targets: Targets, matches: Matches) -> Tensor:
+    def iou_loss(self, ious_sbq1: Tensor, stages: Stages, targets: Targets, assignment: Assignment) -> Tensor:
         """Summed cross entropy of the IoU that each matched query predicts and that it has, `[s]`."""
-        predicted, wanted = pick(stages.boxes, matches), targets.boxes[matches.image, matches.target]
+        predicted, wanted = gather_matched(stages.boxes, assignment), targets.boxes[assignment.image, assignment.target]
         iou = box_iou(cxcywh_to_xyxy(predicted), cxcywh_to_xyxy(wanted))
-        logits = pick(ious_sbq1, matches)[:, 0]
+        logits = gather_matched(ious_sbq1, assignment)[:, 0]
         return sum_stages(F.binary_cross_entropy_with_logits(logits, iou, reduction="none"), stages)
 
     def vector_losses(
@@ -192,16 +191,16 @@ class SetCriterion:
         stages: Stages,
         annotations: Sequence[Annotations],
         sizes: Sequence[tuple[int, int]],
-        matches: Matches,
+        assignment: Assignment,
         num_objects: Tensor | None,
     ) -> dict[str, Tensor]:
         """Weighted mean L1 distance of the mask vectors of each stage."""
         if stages.vectors is None:
             return {}
-        wanted = encode_masks(annotations, sizes, stages.vectors.shape[-1])[matches.image, matches.target]
-        distance = (pick(stages.vectors, matches) - wanted).abs().mean(-1)
+        wanted = masks_to_vectors(annotations, sizes, stages.vectors.shape[-1])[assignment.image, assignment.target]
+        distance = (gather_matched(stages.vectors, assignment) - wanted).abs().mean(-1)
         pairs = max(1, len(distance) // len(stages.vectors)) if num_objects is None else num_objects
-        return per_stage({"loss_vector": self.vector_weight * sum_stages(distance, stages) / pairs})
+        return losses_by_stage({"loss_vector": self.vector_weight * sum_stages(distance, stages) / pairs})
 
     def token_losses(
         self,
@@ -215,7 +214,8 @@ class SetCriterion:
             return {}
         frame = max(h for h, _ in sizes), max(w for _, w in sizes)
         shapes = [(level.shape[1], level.shape[2]) for level in token_logits]
-        targets = token_targets(annotations, frame, shapes, token_logits[0].shape[-1], self.foreground_output)
+        num_classes = token_logits[0].shape[-1]
+        targets = token_targets(annotations, frame, shapes, num_classes, official=self.official)
         focal = dice = torch.zeros((), device=num_objects.device)
         for logits, (h, w), target in zip(token_logits, shapes, targets, strict=True):
             focal = focal + sigmoid_focal_loss(logits.float(), target).sum() / (h * w)

@@ -6,10 +6,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from detkit.vidt.outputs import Tokens
+from detkit.vidt.outputs import DistillationFeatures
 
 
-def token_matching_loss(student: Tokens, teacher: Tokens) -> Tensor:
+def distillation_loss(student: DistillationFeatures, teacher: DistillationFeatures) -> Tensor:
     """Square root of the summed mean distances of patch tokens (each level), body and neck det tokens (each stage)."""
     sizes = [h * w for h, w in student.shapes]
     levels = zip(student.patches.split(sizes, 1), teacher.patches.split(sizes, 1), strict=True)
@@ -25,7 +25,7 @@ def mean_distance(tokens: Tensor, wanted: Tensor) -> Tensor:
 
 
 def check_teacher(student: nn.Module, teacher: nn.Module) -> None:
-    """Tokens are matched one by one, so teacher and student need as many of each kind, equally wide.
+    """DistillationFeatures are matched one by one, so teacher and student need as many of each kind, equally wide.
 
     Raises:
         ValueError: they have not, the teacher is no ViDT, or it wants its images normalised in another way.

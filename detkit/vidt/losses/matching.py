@@ -32,7 +32,7 @@ class Targets:
 
 
 @dataclass
-class Matches:
+class Assignment:
     """Matched pairs as index vectors of one length, ordered by stage, image and query."""
 
     stage: Tensor
@@ -57,7 +57,7 @@ def matching_cost(
     return box_cost * cost_box + class_cost * cost_class + giou_cost * cost_giou
 
 
-def match(cost_sbqt: Tensor, counts: Sequence[int]) -> Matches:
+def hungarian_assignment(cost_sbqt: Tensor, counts: Sequence[int]) -> Assignment:
     """The cheapest one-to-one assignment of every stage and image; one transfer to the CPU for all of them.
 
     Costs that are not finite are treated as very dear, so that the loss (and not this function) reports them.
@@ -73,4 +73,4 @@ def match(cost_sbqt: Tensor, counts: Sequence[int]) -> Matches:
             query, target = linear_sum_assignment(cost[:, :count])
             pairs += [(s, b, int(q), int(t)) for q, t in zip(query, target, strict=True)]
     indices = torch.tensor(pairs, dtype=torch.int64).view(-1, 4).to(cost_sbqt.device)
-    return Matches(*indices.unbind(1))
+    return Assignment(*indices.unbind(1))

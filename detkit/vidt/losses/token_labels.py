@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from detkit.ops.linear import Linear
-from detkit.ops.masks import CHUNK
+from detkit.ops.masks import MASKS_AT_ONCE
 from detkit.structures import Annotations
 from detkit.vidt.decoder import Memory
 
@@ -34,13 +34,13 @@ class TokenHead(nn.Module):
 
     def forward(self, memory: Memory) -> list[Tensor]:
         """Logits `[b, h, w, k]` of each level."""
-        features = memory.features.masked_fill(~seen(memory)[..., None], 0)
+        features = memory.features.masked_fill(~visible_positions(memory)[..., None], 0)
         logits = self.classes(self.norm(self.output(features)))
         levels = logits.split([h * w for h, w in memory.shapes], dim=1)
         return [level.unflatten(1, shape) for level, shape in zip(levels, memory.shapes, strict=True)]
 
 
-def seen(memory: Memory) -> Tensor:
+def visible_positions(memory: Memory) -> Tensor:
     """`[b, s]`, True on positions that are not padding and whose centre lies at least 1 % inside the image."""
     inside = []
     for level, (h, w) in enumerate(memory.shapes):
@@ -58,14 +58,16 @@ def token_targets(
     frame: tuple[int, int],
     shapes: Sequence[tuple[int, int]],
     num_classes: int,
-    foreground_output: int | None = None,
+    *,
+    official: bool = False,
 ) -> list[Tensor]:
     """The share of each cell that each class covers, `[b, h, w, k]` for each level of (h, w) `shapes`.
 
     Args:
         annotations: with masks where there are objects; where masks overlap, the first object has the pixel.
         frame: (h, w) to which the images were padded.
-        foreground_output: an output that no class uses, whose target is the share that any object covers.
+        official: as in the authors' code, the target of output 0 is the share that any object covers. Their labels are
+            raw COCO ids, which begin at 1, so that no class uses output 0.
     """
     device = annotations[0].boxes.device
     targets = [torch.zeros(len(annotations), *shape, num_classes, device=device) for shape in shapes]
@@ -74,13 +76,13 @@ def token_targets(
             continue
         padding = (0, frame[1] - objects.masks.shape[2], 0, frame[0] - objects.masks.shape[1])
         visible = first_owner(objects.masks)
-        for masks, labels in zip(visible.split(CHUNK), objects.labels.split(CHUNK), strict=True):
+        for masks, labels in zip(visible.split(MASKS_AT_ONCE), objects.labels.split(MASKS_AT_ONCE), strict=True):
             padded = F.pad(masks.float(), padding)
             for target, shape in zip(targets, shapes, strict=True):
                 target[i].index_add_(2, labels, F.adaptive_avg_pool2d(padded, shape).permute(1, 2, 0))
-    if foreground_output is not None:
+    if official:
         for target in targets:
-            target[..., foreground_output] = target.sum(-1)
+            target[..., 0] = target.sum(-1)
     return targets
 
 

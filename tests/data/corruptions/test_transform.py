@@ -17,7 +17,7 @@ from detkit.data.drawing import paint
 from detkit.registry import ConfigError, build
 from detkit.runtime.components import build_model, import_components
 from detkit.structures import LabelMap
-from detkit.studies.corruptions import summarize
+from detkit.studies.corruptions import table_rows
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +93,7 @@ def test_corrupted_pairs_keep_points_and_repeat():
 
 def test_the_table_has_means_over_severities_and_their_ratio_to_clean():
     cells = {("clean", 0): 0.8, ("fog", 1): 0.6, ("fog", 2): 0.4, ("snow", 1): 0.2, ("snow", 2): 0.0}
-    clean, fog, snow, mean = summarize({cell: {"PCK@0.1": value, "other": 0} for cell, value in cells.items()})
+    clean, fog, snow, mean = table_rows({cell: {"PCK@0.1": value, "other": 0} for cell, value in cells.items()})
     assert (clean["mean"], clean["ratio"]) == (80, 1)
     assert (fog["1"], fog["2"], fog["mean"]) == (60, 40, 50) and fog["ratio"] == pytest.approx(0.625)
     assert snow["corruption"] == "snow" and mean["mean"] == pytest.approx(30) and mean["1"] == pytest.approx(40)

@@ -99,7 +99,7 @@ def crop_batch(number, size=32, classes=2):
 
 def test_micro_batches_add_up():
     """Without batch norm and with a dice for each crop, accumulated gradients are those of one batch."""
-    model = MaskRefiner(2, encoder="plain", width=16, size=32, per_column=False)
+    model = MaskRefiner(2, encoder="plain", width=16, size=32)
     model.network.eval()
     whole = crop_batch(6)
     parts = [CropBatch(**{k: v[i : i + 3] for k, v in vars(whole).items() if v is not None}) for i in (0, 3)]

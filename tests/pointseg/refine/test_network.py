@@ -34,7 +34,7 @@ def test_matching(name):
     for image_id, scene in scenes(golden).items():
         centres = centres_of_mass(scene.true)[0]
         readable = torch.tensor(scene.readable, dtype=torch.int64)
-        found = match_masks(scene.points, scene.labels, centres[readable], scene.true_labels[readable], keep_empty=True)
+        found = match_masks(scene.points, scene.labels, centres[readable], scene.true_labels[readable], official=True)
         for rough, true in found.tolist():
             number = scene.readable[true] if true >= 0 else -1
             pairs.append([image_id, rough, number, int(scene.labels[rough])])
@@ -47,7 +47,7 @@ def test_matching_leaves_out_what_has_no_pixels_or_no_class():
     points, labels = torch.tensor([[1.0, 1], [2, 2], [3, 3]]), torch.tensor([0, 1, 2])
     centres, true_labels = torch.tensor([[9.0, 9], [torch.nan, torch.nan]]), torch.tensor([0, 1])
     assert match_masks(points, labels, centres, true_labels).tolist() == [[0, 0]]
-    assert match_masks(points, labels, centres, true_labels, keep_empty=True).tolist() == [[0, 0], [1, -1]]
+    assert match_masks(points, labels, centres, true_labels, official=True).tolist() == [[0, 0], [1, -1]]
     assert match_masks(points, labels, centres[:0], true_labels[:0]).shape == (0, 2)
     assert match_masks(points[:0], labels[:0], centres, true_labels).shape == (0, 2)
 
@@ -64,7 +64,7 @@ def test_training_crops(sample):
     assert list(crop_box(extent, tuple(centre.tolist()), scale, size)) == box
 
     arguments = scene.image, scene.rough[rough], scene.true[true], label, draw
-    crop = training_crop(*arguments, official_classes=True)
+    crop = training_crop(*arguments, official=True)
     np.testing.assert_array_equal(crop.plane, golden[f"s{sample}_center_plane"][0])
     if crop.point:
         np.testing.assert_array_equal(crop.point, golden[f"s{sample}_center_xy"])
@@ -159,10 +159,10 @@ def test_a_point_on_the_border_is_in_the_last_pixel_of_its_crop(point):
 
 
 @pytest.mark.parametrize("kind", ["two", "one"])
-def test_loss(kind):
+def test_the_official_loss(kind):
     golden = Golden("07e_dice_loss")
     logits = golden.input(f"logits_{kind}").requires_grad_()
-    loss = refine_loss(logits, golden.tensor(f"target_{kind}"))
+    loss = refine_loss(logits, golden.tensor(f"target_{kind}"), official=True)
     loss.backward()
     golden.check(f"loss_{kind}", loss)
     golden.check(f"grad_{kind}", logits.grad)
@@ -172,9 +172,9 @@ def test_loss_per_crop():
     target = torch.zeros(2, 8, 8, dtype=torch.uint8)
     target[0, 2:5, 2:5] = 1
     right = torch.stack([1.0 - target, target.float()], dim=1) * 40 - 20
-    assert refine_loss(right, target, per_column=False) < 0.3  # an empty target has no Dice to win
-    assert refine_loss(right[:1], target[:1], per_column=False) < 1e-4
-    assert refine_loss(-right[:1], target[:1], per_column=False) > 0.999
+    assert refine_loss(right, target) < 0.3  # an empty target has no Dice to win
+    assert refine_loss(right[:1], target[:1]) < 1e-4
+    assert refine_loss(-right[:1], target[:1]) > 0.999
 
 
 def test_schedules():

@@ -2,13 +2,13 @@ import pytest
 import torch
 from small_vidt import batch, objects, small_vidt
 
-from detkit.vidt.losses.distillation import token_matching_loss
-from detkit.vidt.outputs import Tokens
+from detkit.vidt.losses.distillation import distillation_loss
+from detkit.vidt.outputs import DistillationFeatures
 
 
 def test_the_loss_by_hand():
     def tokens(value):
-        return Tokens(
+        return DistillationFeatures(
             torch.full((1, 5, 4), value),
             [(2, 2), (1, 1)],
             torch.full((1, 3, 4), value),
@@ -16,13 +16,13 @@ def test_the_loss_by_hand():
         )
 
     # A distance of 2 * sqrt(4) = 4 for each of two levels, the body tokens and two stages.
-    assert token_matching_loss(tokens(0.0), tokens(2.0)).item() == pytest.approx((5 * 4) ** 0.5)
+    assert distillation_loss(tokens(0.0), tokens(2.0)).item() == pytest.approx((5 * 4) ** 0.5)
 
 
 def test_equal_tokens_have_a_finite_gradient():
     features = torch.randn(1, 4, 8, requires_grad=True)
-    student = Tokens(features, [(2, 2)], features[:, :2], features[None, :, :2])
-    token_matching_loss(student, student).backward()
+    student = DistillationFeatures(features, [(2, 2)], features[:, :2], features[None, :, :2])
+    distillation_loss(student, student).backward()
     assert torch.isfinite(features.grad).all()
 
 

@@ -4,7 +4,7 @@ import torch
 
 from detkit.structures import Annotations
 from detkit.vidt.losses.criterion import pad_targets, sigmoid_focal_loss
-from detkit.vidt.losses.matching import Targets, match, matching_cost
+from detkit.vidt.losses.matching import Targets, hungarian_assignment, matching_cost
 
 WEIGHTS = dict(class_cost=2.0, box_cost=5.0, giou_cost=2.0)
 
@@ -16,27 +16,27 @@ def cheapest(cost):
     return min(sum(cost[q, t].item() for t, q in enumerate(chosen)) for chosen in assignments)
 
 
-def test_matches_are_the_cheapest_of_every_stage_and_image():
+def test_assignments_are_the_cheapest_of_every_stage_and_image():
     cost = torch.randn(2, 3, 5, 3, generator=torch.Generator().manual_seed(0))
     counts = [3, 0, 2]
-    matches = match(cost, counts)
-    assert len(matches.query) == 2 * sum(counts)
+    assignment = hungarian_assignment(cost, counts)
+    assert len(assignment.query) == 2 * sum(counts)
     for stage, image in itertools.product(range(2), range(3)):
-        chosen = (matches.stage == stage) & (matches.image == image)
-        pairs = cost[stage, image, matches.query[chosen], matches.target[chosen]]
-        assert matches.target[chosen].sort().values.tolist() == list(range(counts[image]))
+        chosen = (assignment.stage == stage) & (assignment.image == image)
+        pairs = cost[stage, image, assignment.query[chosen], assignment.target[chosen]]
+        assert assignment.target[chosen].sort().values.tolist() == list(range(counts[image]))
         assert abs(pairs.sum().item() - cheapest(cost[stage, image, :, : counts[image]])) < 1e-5
 
 
 def test_fewer_queries_than_objects_match_each_query_once():
-    matches = match(torch.rand(1, 1, 2, 4), [4])
-    assert sorted(matches.query.tolist()) == [0, 1] and len(set(matches.target.tolist())) == 2
+    assignment = hungarian_assignment(torch.rand(1, 1, 2, 4), [4])
+    assert sorted(assignment.query.tolist()) == [0, 1] and len(set(assignment.target.tolist())) == 2
 
 
 def test_costs_that_are_not_finite_do_not_stop_the_matching():
     cost = torch.tensor([[[[float("nan"), 1.0], [0.0, float("inf")]]]])
-    matches = match(cost, [2])
-    assert dict(zip(matches.query.tolist(), matches.target.tolist(), strict=True)) == {0: 1, 1: 0}
+    assignment = hungarian_assignment(cost, [2])
+    assert dict(zip(assignment.query.tolist(), assignment.target.tolist(), strict=True)) == {0: 1, 1: 0}
 
 
 def test_a_perfect_prediction_costs_least():

@@ -1,4 +1,4 @@
-"""What a file of points asks of image files."""
+"""Point prompts for image files, read from a file of points (see `detkit.data.points.file`)."""
 
 from __future__ import annotations
 
@@ -21,13 +21,15 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass
-class Question:
+class ImagePoints:
     """The points of one image, and the annotations that they come from.
 
     Attributes:
-        image_id: in the file of points; None for an image that it does not know.
-        annotation_ids, labels, points: [n] ids, classes and x y in pixels of the image as stored.
-        boxes: [n] x1 y1 x2 y2, or empty.
+        image_id: id in the file of points; None for an image that the file does not list.
+        annotation_ids: [n] ids in the file of points.
+        labels: [n] the model's labels.
+        points: [n, 2] x y in pixels of the image as stored.
+        boxes: [n, 4] x1 y1 x2 y2 in the same pixels, or empty.
     """
 
     image_id: int | None = None
@@ -43,43 +45,57 @@ class Question:
 
 
 @dataclass
-class Questions:
-    """Those of all images: by file, and the number of points of images that are not among the files."""
+class PointsByFile:
+    """The points of all images.
 
-    of_file: dict[Path, Question]
+    Attributes:
+        of_file: points of each image file.
+        missing: number of points of each image, by name, that is not among the image files.
+    """
+
+    of_file: dict[Path, ImagePoints]
     missing: dict[str, int]
 
 
-def read_questions(points_file: Path, files: Sequence[Path], label_map: LabelMap, *, with_boxes: bool) -> Questions:
-    """What a file of points asks of image files. Images are matched by the end of their path.
+def read_point_prompts(
+    points_file: Path, files: Sequence[Path], label_map: LabelMap, *, with_boxes: bool
+) -> PointsByFile:
+    """Read the points of image files. A file belongs to the image whose "file_name" its path ends with.
+
+    Args:
+        points_file: see `detkit.data.points.file`.
+        files: image files.
+        label_map: classes of the model.
+        with_boxes: read the boxes of the annotations too; each must have one.
 
     Raises:
-        ValueError: the file cannot be used or has no points for any of the files, an image of it stands for several
-            files, an annotation has no box though `with_boxes` asks for it, or a class that the model does not know.
+        ValueError: the file of points cannot be read or has no points for any of `files`; one of its images matches
+            several files; an annotation lacks its box or is of a class that the model does not know.
     """
     content, problems = read_points(points_file)
     if problems:
         logger.warning("%s: left out %d unusable annotations: %s", points_file, len(problems), summary(problems))
     annotations = sorted(content["annotations"], key=lambda a: a["image_id"])
     labels = labels_of(annotations, content["categories"], label_map)
-    if with_boxes and (lost := [a["id"] for a in annotations if "bbox" not in a]):
-        raise ValueError(f"{points_file}: the prompt needs boxes; {len(lost)} annotations have no bbox: {some(lost)}")
+    if with_boxes and (boxless := [a["id"] for a in annotations if "bbox" not in a]):
+        missing = f"{len(boxless)} annotations have no bbox: {first_ten(boxless)}"
+        raise ValueError(f"{points_file}: the prompt needs boxes; {missing}")
     names = {image["id"]: image["file_name"] for image in content["images"]}
     file_of = match_files(names, files)
-    found = Questions({file: Question(image_id) for image_id, file in file_of.items()}, {})
+    found = PointsByFile({file: ImagePoints(image_id) for image_id, file in file_of.items()}, {})
     for image_id, group in groupby(annotations, key=lambda a: a["image_id"]):
         points = list(group)
         if image_id in file_of:
-            found.of_file[file_of[image_id]] = _question(image_id, points, labels, with_boxes)
+            found.of_file[file_of[image_id]] = _image_points(image_id, points, labels, with_boxes)
         else:
             found.missing[names[image_id]] = len(points)
-    if not any(question.points for question in found.of_file.values()):
-        raise ValueError(f"{points_file} has no points for any of the {len(files)} images given: {some(files)}")
+    if not any(prompts.points for prompts in found.of_file.values()):
+        raise ValueError(f"{points_file} has no points for any of the {len(files)} images given: {first_ten(files)}")
     return found
 
 
-def _question(image_id: int, points: Sequence[dict], labels: Mapping[int, int], with_boxes: bool) -> Question:
-    return Question(
+def _image_points(image_id: int, points: Sequence[dict], labels: Mapping[int, int], with_boxes: bool) -> ImagePoints:
+    return ImagePoints(
         image_id,
         [a["id"] for a in points],
         [labels[a["category_id"]] for a in points],
@@ -89,10 +105,10 @@ def _question(image_id: int, points: Sequence[dict], labels: Mapping[int, int], 
 
 
 def match_files(names: Mapping[int, str], files: Iterable[Path]) -> dict[int, Path]:
-    """The file of each image id whose `file_name` is the end of the file's path.
+    """The file of each image id: the one whose path ends with the image's `file_name`.
 
     Raises:
-        ValueError: several files have the same end, or several images are one file.
+        ValueError: several files match one image, or several images one file.
     """
     by_end: dict[tuple[str, ...], list[Path]] = {}
     for file in dict.fromkeys(files):
@@ -103,7 +119,7 @@ def match_files(names: Mapping[int, str], files: Iterable[Path]) -> dict[int, Pa
     for image_id, name in names.items():
         matching = by_end.get(Path(name).parts, [])
         if len(matching) > 1:
-            raise ValueError(f"image {image_id} ({name}) is ambiguous: {some(matching)}")
+            raise ValueError(f"image {image_id} ({name}) is ambiguous: {first_ten(matching)}")
         if matching:
             if matching[0] in found.values():
                 raise ValueError(f"{matching[0]} stands for several images of the file of points, one of them {name}")
@@ -112,24 +128,24 @@ def match_files(names: Mapping[int, str], files: Iterable[Path]) -> dict[int, Pa
 
 
 def labels_of(annotations: Sequence[dict], categories: Sequence[dict], label_map: LabelMap) -> dict[int, int]:
-    """The model's label of each category: by its name, or by its id where the model's classes are only numbered.
+    """The model's label of each category id, matched by name; by id where the model's classes are named `class_ID`.
 
     Raises:
-        ValueError: the model does not know the category of an annotation; with its id.
+        ValueError: the model does not know the category of an annotation; the message names both.
     """
     known = {name: label for label, name in enumerate(label_map.names) if name is not None}
     names = {category["id"]: category["name"] for category in categories}
     found = {i: known.get(name, known.get(f"class_{i}")) for i, name in names.items()}
     unknown = [a for a in annotations if found[a["category_id"]] is None]
     if unknown:
-        shown = some(f"annotation {a['id']} is of class {names[a['category_id']]!r}" for a in unknown)
+        shown = first_ten(f"annotation {a['id']} is of class {names[a['category_id']]!r}" for a in unknown)
         raise ValueError(
-            f"the model does not know the classes of {len(unknown)} points: {shown}; it knows {some(known)}"
+            f"the model does not know the classes of {len(unknown)} points: {shown}; it knows {first_ten(known)}"
         )
     return {i: label for i, label in found.items() if label is not None}
 
 
-def some(values: Iterable[Any]) -> str:
-    """The first ten of them."""
+def first_ten(values: Iterable[Any]) -> str:
+    """The first ten values as text, with "..." where there are more."""
     shown = list(map(str, values))
     return ", ".join(shown[:10]) + (", ..." if len(shown) > 10 else "")
