@@ -17,7 +17,7 @@ from detkit.modeling.base import InputRule
 from detkit.modeling.prompted import PromptedModel
 from detkit.registry import register
 from detkit.structures import Annotations, Detections, ImageBatch, LabelMap, Prompt
-from detkit.vidt.decoder import DecoderLayer, Memory, HeadMlp, inverse_sigmoid
+from detkit.vidt.decoder import DecoderLayer, HeadMlp, Memory, inverse_sigmoid
 from detkit.vidt.fusion import PyramidFusion
 from detkit.vidt.heads import class_head, iou_head, stage_heads, vector_head
 from detkit.vidt.losses.criterion import SetCriterion
