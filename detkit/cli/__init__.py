@@ -39,6 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 Command = tuple[Callable[[argparse.ArgumentParser], None], Callable[[argparse.Namespace], "int | None"]]
 COMMANDS: dict[str, Command] = {
     "train": (training.train_arguments, training.train),
+    "replay": (training.replay_arguments, training.replay),
     "evaluate": (measuring.evaluate_arguments, measuring.evaluate),
     "evaluate-corruptions": (measuring.evaluate_corruptions_arguments, measuring.evaluate_corruptions),
     "predict": (predicting.predict_arguments, predicting.predict),

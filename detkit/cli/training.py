@@ -28,6 +28,34 @@ def train(options: argparse.Namespace) -> int:
     return 130 if runner.interrupted else 0
 
 
+def replay_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("batch", metavar="BATCH.pt", help="nonfinite_batch_step_N.pt, which a stopped run has written")
+    parser.add_argument(
+        "source", metavar="RUN", help="the run's folder (newest weights), a .safetensors checkpoint or a config"
+    )
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
+
+
+def replay(options: argparse.Namespace) -> int:
+    """Run a saved bad batch again and tell where its values stop being finite; exit code 1 if they do."""
+    from detkit.engine.guard import load_batches
+    from detkit.engine.replay import load_for_replay, replay_batch
+    from detkit.runtime.processes import choose_device
+
+    batches, saved = load_batches(options.batch)
+    model, config = load_for_replay(options.source, choose_device(options.device))
+    terms = ", ".join(f"{name} {value:.4g}" for name, value in saved["values"].items())
+    print(f"in the run, at step {saved['step']}: {terms}")
+    results = []
+    for number, batch in enumerate(batches, 1):
+        results.append(replay_batch(model, batch, precision=config["train"]["precision"]))
+        print(f"batch {number} of {len(batches)}, images {results[-1].image_ids}:", *results[-1].lines(), sep="\n")
+    if all(result.is_finite for result in results):
+        print("all values are finite: the run's weights were others, or its random numbers (dropout) matter")
+        return 0
+    return 1
+
+
 def ablate_arguments(parser: argparse.ArgumentParser) -> None:
     add_config(parser)
     parser.add_argument("--out", type=Path, help="folder of the ladder (default: runs/CONFIG_NAME)")

@@ -1,8 +1,9 @@
-"""Stops a run whose loss or gradients are not finite, and keeps the batch for a replay."""
+"""Stops a run whose loss or gradients are not finite, and keeps the batch for `detkit replay`."""
 
 from __future__ import annotations
 
 import importlib
+import pickle
 import sys
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
@@ -81,7 +82,7 @@ class FiniteGuard:
         terms = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
         raise NonFiniteError(
             f"step {watched.step}: the loss or its gradient is not finite ({terms}). Images: {images}. "
-            f"The batch is saved in {path}; the last checkpoint is from before it."
+            f"The batch is saved; to see where it goes wrong: detkit replay {path} {self.out}"
         )
 
 
@@ -95,14 +96,22 @@ def save_batches(path: str | Path, batches: list[Any], **more: Any) -> None:
     write_atomically(path, lambda temporary: torch.save(state, temporary))
 
 
-def load_batches(path: str | Path) -> list[Any]:
+def load_batches(path: str | Path) -> tuple[list[Any], dict[str, Any]]:
     """Read the batches that a non-finite loss stopped at, to run them again.
 
+    Returns:
+        The batches, and what was saved with them: "step" and "values", the loss terms and the gradient norm.
+
     Raises:
-        ValueError: the file names a type that is no dataclass of detkit or of a module that is imported already.
+        ValueError: no file of saved batches, or one that names a type that is no dataclass of detkit or of a module
+            that is imported already.
     """
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    return [_from_plain(batch) for batch in state["batches"]]
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        batches = state.pop("batches")
+    except (OSError, RuntimeError, EOFError, KeyError, AttributeError, TypeError, pickle.UnpicklingError) as error:
+        raise ValueError(f"{path} holds no saved batches ({type(error).__name__}: {error})") from error
+    return [_from_plain(batch) for batch in batches], state
 
 
 def _to_plain(value: Any) -> Any:

@@ -31,7 +31,8 @@ def test_a_step_that_is_not_finite_stops_and_keeps_its_batch(tmp_path, loss, nor
         FiniteGuard(tmp_path).watch(7, [batch], losses, torch.tensor(norm))
     for text in ("step 7", "loss_class 0.5", "gradient norm", "[50, 51, 52]", "nonfinite_batch_step_7.pt"):
         assert text in str(error.value)
-    (again,) = load_batches(tmp_path / "nonfinite_batch_step_7.pt")
+    (again,), saved = load_batches(tmp_path / "nonfinite_batch_step_7.pt")
+    assert saved["step"] == 7 and saved["values"]["loss_class"] == 0.5
     assert torch.equal(again.images.images, batch.images.images) and torch.equal(again.images.mask, batch.images.mask)
     assert again.images.sizes == batch.images.sizes and again.num_objects == 3
     for first, second in zip(again.annotations, batch.annotations, strict=True):
@@ -45,7 +46,8 @@ def test_batches_of_other_types_come_back_as_they_were(tmp_path):
     pixels = torch.randint(256, (3, 4, 5), dtype=torch.uint8)
     batch = PairBatch.collate([(ImagePair(pixels, pixels.flip(2)), pair)])
     save_batches(tmp_path / "batches.pt", [batch, make_batch()], step=4, values={"loss": float("nan")})
-    again, other = load_batches(tmp_path / "batches.pt")
+    (again, other), saved = load_batches(tmp_path / "batches.pt")
+    assert saved.keys() == {"step", "values"}
     assert type(again) is PairBatch and type(other) is Batch and other.num_objects == 3
     assert torch.equal(again.target.images, batch.target.images) and again.source.sizes == [(4, 5)]
     (known,) = again.annotations

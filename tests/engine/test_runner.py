@@ -181,7 +181,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
     with pytest.raises(NonFiniteError, match=r"loss_box_0 nan.*Images: .*103"):
         train(config, tmp_path / "run")
     (path,) = (tmp_path / "run").glob("nonfinite_batch_step_*.pt")
-    (batch,) = load_batches(path)
+    (batch,), _ = load_batches(path)
     assert 103 in [a.image_id for a in batch.annotations]
     checkpoint = latest_checkpoint(tmp_path / "run" / "checkpoints")
     assert checkpoint is None or all(w.isfinite().all() for w in checkpoint.weights.values())

@@ -199,7 +199,7 @@ def test_a_batch_that_stops_the_run_can_be_run_again(folder, tmp_path, monkeypat
     monkeypatch.setattr(Runner, "_backward", spoil)
     with pytest.raises(NonFiniteError, match=r"Images: \["):
         train(config, tmp_path / "run")
-    (batch,) = load_batches(tmp_path / "run" / "nonfinite_batch_step_1.pt")
+    (batch,), _ = load_batches(tmp_path / "run" / "nonfinite_batch_step_1.pt")
     assert isinstance(batch, CropBatch) and batch.annotations[0].image_id in range(1, 13)
     model = MaskRefiner(2, encoder="plain", width=32, size=32)
     assert model(batch)["loss_dice"].isfinite()
