@@ -20,7 +20,7 @@ def split_points_arguments(parser: argparse.ArgumentParser) -> None:
 
 def split_points(options: argparse.Namespace) -> None:
     """Split an instances json into a few fully annotated images and many with points only."""
-    from detkit.data.points.file import read_instances, summary
+    from detkit.data.points.file import list_problems, read_instances
     from detkit.data.points.split import split_annotations, write_split
 
     content = read_instances(options.annotations)
@@ -29,7 +29,7 @@ def split_points(options: argparse.Namespace) -> None:
     paths = write_split(split, options.out, force=options.force)
     print(split.table())
     if split.problems:
-        print(f"left out {len(split.problems)} annotations: {summary(split.problems)}")
+        print(f"left out {len(split.problems)} annotations: {list_problems(split.problems)}")
     print(f"written to {', '.join(map(str, paths.values()))}")
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from detkit.data.points.file import read_points, summary
+from detkit.data.points.file import list_problems, read_points
 from detkit.images import image_size
 from detkit.ops.points import check_inside
 from detkit.structures import LabelMap
@@ -74,7 +74,7 @@ def read_point_prompts(
     """
     content, problems = read_points(points_file)
     if problems:
-        logger.warning("%s: left out %d unusable annotations: %s", points_file, len(problems), summary(problems))
+        logger.warning("%s: left out %d unusable annotations: %s", points_file, len(problems), list_problems(problems))
     annotations = sorted(content["annotations"], key=lambda a: a["image_id"])
     labels = labels_of(annotations, content["categories"], label_map)
     if with_boxes and (boxless := [a["id"] for a in annotations if "bbox" not in a]):

@@ -1,7 +1,8 @@
 """Correlation of feature maps, and flow from it.
 
 A correlation is `[..., s, t]`: every cell of the source grid against every cell of the target grid, both row by row
-(cell = y * w + x). A flow is `[b, 2, h, w]` on the target grid: in cells, x first, place in the source minus own place.
+(cell = y * w + x). A flow is `[b, 2, h, w]` on the target grid, x then y in cells: the place of the match in the source
+minus the place of the target cell.
 
 Shape letters: b pairs, l levels, c channels, s source cells, t target cells, n points, h/w cells.
 """
@@ -32,9 +33,9 @@ def correlate_levels(sources: Sequence[Tensor], targets: Sequence[Tensor]) -> Te
 
 
 def hyper_correlation(source_bchw: Tensor, target_bchw: Tensor, eps: float = 1e-5) -> Tensor:
-    """The correlation that CATs++ starts from, `[b, ht, wt, hs, ws]`: the cosine, negative ones 0.
+    """The correlation that CATs++ (arXiv 2202.06817) starts from, `[b, ht, wt, hs, ws]`: cosines, negative ones set to 0.
 
-    The norm here is `norm(x) + eps`, and the target comes first.
+    Unlike in `cosine_correlation` the target comes first, and features are divided by `norm(x) + eps`.
     """
     b, _, hs, ws = source_bchw.shape
     ht, wt = target_bchw.shape[2:]
@@ -46,8 +47,8 @@ def hyper_correlation(source_bchw: Tensor, target_bchw: Tensor, eps: float = 1e-
 def mutual_filter(corr_st: Tensor) -> Tensor:
     """Soft mutual nearest neighbours (NCNet, arXiv 1810.10510) of `[..., s, t]`.
 
-    Each entry is scaled by its ratio to the best of its source cell and to the best of its target cell. Its sign stays
-    where both of these are positive.
+    Each entry is multiplied by its ratio to the maximum of its source cell and by its ratio to the maximum of its target
+    cell.
     """
     best_of_source, best_of_target = corr_st.amax(-1, keepdim=True), corr_st.amax(-2, keepdim=True)
     best_of_source, best_of_target = (m.masked_fill(m == 0, 1e-30) for m in (best_of_source, best_of_target))
@@ -55,7 +56,7 @@ def mutual_filter(corr_st: Tensor) -> Tensor:
 
 
 def cell_positions(height: int, width: int, like: Tensor) -> Tensor:
-    """The place of each cell, `[2, h, w]`: x and y in cells."""
+    """x and y of each cell, `[2, h, w]` in cells: 0, 1, ...; dtype and device are those of `like`."""
     y, x = torch.meshgrid(
         torch.arange(height, dtype=like.dtype, device=like.device),
         torch.arange(width, dtype=like.dtype, device=like.device),
@@ -65,13 +66,18 @@ def cell_positions(height: int, width: int, like: Tensor) -> Tensor:
 
 
 def normalized_positions(height: int, width: int, like: Tensor) -> tuple[Tensor, Tensor]:
-    """The x `[w]` and y `[h]` of cells, from -1 (centre of the first cell) to 1 (centre of the last)."""
+    """x `[w]` and y `[h]` of the cell centres, from -1 (first cell) to 1 (last cell)."""
     x, y = (torch.linspace(-1, 1, side, dtype=like.dtype, device=like.device) for side in (width, height))
     return x, y
 
 
 def expected_position(probability_bst: Tensor, x_w: Tensor, y_h: Tensor) -> Tensor:
-    """The mean source place of each target cell, `[b, 2, t]`, where source cells lie at `x_w` and `y_h`."""
+    """The mean x, y of the source cells for each target cell, weighted by probability: `[b, 2, t]`.
+
+    Args:
+        probability_bst: adds up to 1 over the source cells.
+        x_w, y_h: x of the columns and y of the rows of the source grid.
+    """
     b, _, t = probability_bst.shape
     grid = probability_bst.view(b, len(y_h), len(x_w), t)
     return torch.stack([x_w @ grid.sum(1), y_h @ grid.sum(2)], dim=1)
@@ -83,7 +89,12 @@ def probabilities(corr_bst: Tensor, temperature: float) -> Tensor:
 
 
 def map_to_flow(map_b2hw: Tensor, source_size: tuple[int, int]) -> Tensor:
-    """The flow of a map that gives source places in -1..1; `source_size` is (h, w) of the source grid."""
+    """The flow `[b, 2, h, w]` in cells of a map of source places.
+
+    Args:
+        map_b2hw: x, y in -1..1, see `normalized_positions`.
+        source_size: (h, w) of the source grid.
+    """
     h, w = source_size
     last = map_b2hw.new_tensor([w - 1, h - 1])[:, None, None]
     return (map_b2hw + 1) * last / 2 - cell_positions(map_b2hw.shape[2], map_b2hw.shape[3], map_b2hw)
@@ -97,9 +108,14 @@ def hard_flow(corr_bst: Tensor, source_size: tuple[int, int], target_size: tuple
 
 
 def sample_at(grid_bchw: Tensor, points_bn2: Tensor) -> Tensor:
-    """The values `[b, n, c]` of a grid at points in cells (0 is the centre of the first cell), bilinear.
+    """Sample a grid at points, bilinear.
 
-    Points beyond the outermost cell centres get the value at the border.
+    Args:
+        points_bn2: x y in cells; 0 is the centre of the first cell. Points beyond the outermost centres get the value at
+            the border.
+
+    Returns:
+        `[b, n, c]`.
     """
     h, w = grid_bchw.shape[2:]
     where = (2 * points_bn2 + 1) / points_bn2.new_tensor([w, h]) - 1
@@ -110,16 +126,16 @@ def sample_at(grid_bchw: Tensor, points_bn2: Tensor) -> Tensor:
 def transfer_points(
     flow_b2hw: Tensor, points_bn2: Tensor, frame: tuple[int, int], *, whole_pixels: bool = False
 ) -> Tensor:
-    """Move target points along the flow to where they are in the source.
+    """Move target points along the flow to their matches in the source.
 
     Args:
-        points_bn2: x y in pixels of a frame that the grid covers.
-        frame: its (h, w); the source has the same.
-        whole_pixels: cut the points to whole pixels inside the frame first, as the official CATs code does.
+        points_bn2: x y in pixels of the target image, which the grid covers. A point outside of the image moves like the
+            nearest place on its border.
+        frame: (h, w) of both images in pixels.
+        whole_pixels: cut the points to whole pixels inside the image first, as the authors' code of CATs does.
 
     Returns:
-        The places in the source, `[b, n, 2]`. They may lie outside. A target point outside of the grid moves like the
-        border next to it.
+        The matches in pixels of the source, `[b, n, 2]`; they may lie outside of it.
     """
     h, w = flow_b2hw.shape[2:]
     stride = points_bn2.new_tensor([frame[1] / w, frame[0] / h])
@@ -131,7 +147,15 @@ def transfer_points(
 
 
 def position_map(flow_b2hw: Tensor, target_size: tuple[int, int], source_size: tuple[int, int]) -> Tensor:
-    """For each pixel of a target image of any (h, w), its place in pixels of a source of any size, `[b, 2, h, w]`."""
+    """The match of each pixel of a target image in the source image.
+
+    Args:
+        flow_b2hw: on a grid over the target.
+        target_size, source_size: (h, w) of the images in pixels, of any size.
+
+    Returns:
+        `[b, 2, h, w]` of the target's size: x y in pixels of the source.
+    """
     h, w = flow_b2hw.shape[2:]
     flow = F.interpolate(flow_b2hw, size=target_size, mode="bilinear", align_corners=False)
     own = cell_positions(*target_size, flow) + 0.5
@@ -140,7 +164,8 @@ def position_map(flow_b2hw: Tensor, target_size: tuple[int, int], source_size: t
 
 
 def warp(image_bchw: Tensor, map_b2hw: Tensor) -> Tensor:
-    """Fetch an image's pixels from the places (x y in pixels) that `position_map` gives; 0 outside of the image."""
+    """Rearrange an image by a `position_map`: each pixel of the result is sampled, bilinear, at the place that the map has
+    for it; 0 outside of the image."""
     h, w = image_bchw.shape[2:]
     where = 2 * map_b2hw / map_b2hw.new_tensor([w, h])[:, None, None] - 1
     return F.grid_sample(image_bchw, where.permute(0, 2, 3, 1), align_corners=False)

@@ -1,4 +1,4 @@
-"""Instance masks as small square bitmaps of what a box holds: cut out of images, and pasted back into them."""
+"""Instance masks as small square bitmaps that are stretched over boxes: cut out of images and pasted back."""
 
 from __future__ import annotations
 
@@ -42,7 +42,16 @@ def crop_masks(masks: Tensor, boxes: Tensor, side: int, *, frame: tuple[int, int
 
 
 def cell_weights(low: Tensor, high: Tensor, cells: int, size: int) -> Tensor:
-    """How much each of `size` pixels counts in each cell of the intervals `low` to `high`: `[n, cells, size]`."""
+    """Sampling weights of RoIAlign along one axis.
+
+    Args:
+        low, high: [n] ends of the intervals in pixels.
+        cells: parts of each interval.
+        size: pixels of the axis.
+
+    Returns:
+        `[n, cells, size]`: the weight of each pixel in the mean over each cell.
+    """
     cell = ((high - low) / cells)[:, None, None]
     samples = cell.ceil().clamp(min=1)
     number = torch.arange(math.ceil(size / cells), device=low.device)
@@ -106,13 +115,24 @@ class BoxMasks:
         (height, width), device = self.size, self.bitmaps.device
         padded = F.pad(self.bitmaps.float(), (1, 1, 1, 1))
         for bitmap, (x1, y1, x2, y2) in zip(padded, self.boxes.double().cpu().tolist(), strict=True):
-            top, rows = pixels_inside(y1, y2, height, self.bitmaps.shape[1], device)
-            left, columns = pixels_inside(x1, x2, width, self.bitmaps.shape[2], device)
-            yield top, left, sample(sample(bitmap, 1, columns), 0, rows) >= 0.5
+            top, rows = pixel_coordinates(y1, y2, height, self.bitmaps.shape[1], device)
+            left, columns = pixel_coordinates(x1, x2, width, self.bitmaps.shape[2], device)
+            yield top, left, interpolate_axis(interpolate_axis(bitmap, 1, columns), 0, rows) >= 0.5
 
 
-def pixels_inside(low: float, high: float, size: int, cells: int, device: torch.device) -> tuple[int, Tensor]:
-    """The first of `size` pixels whose centre lies in an interval, and where in its `cells` it and the others lie."""
+def pixel_coordinates(low: float, high: float, size: int, cells: int, device: torch.device) -> tuple[int, Tensor]:
+    """The pixels whose centres lie in an interval, and their places in the bitmap that is stretched over it.
+
+    Args:
+        low, high: ends of the interval in pixels.
+        size: pixels of the image along this axis.
+        cells: cells of the bitmap along this axis.
+        device: of the result.
+
+    Returns:
+        The index of the first such pixel, and for it and each further one its place `[m]` in cells; 0 is the centre of
+        the first cell.
+    """
     if not high > low:
         return 0, torch.zeros(0, device=device)
     first, last = math.ceil(max(low - 0.5, 0)), math.floor(min(high - 0.5, size - 1))
@@ -120,8 +140,9 @@ def pixels_inside(low: float, high: float, size: int, cells: int, device: torch.
     return first, (pixels + (0.5 - low)) * (cells / (high - low)) - 0.5
 
 
-def sample(padded: Tensor, dim: int, at: Tensor) -> Tensor:
-    """Interpolate `[h, w]` along `dim`, which has one more element at each end than `at` counts."""
+def interpolate_axis(padded: Tensor, dim: int, at: Tensor) -> Tensor:
+    """Interpolate `[h, w]` linearly along `dim` at the places `at`; `padded` has one more element at each end, so that
+    place 0 is its element 1."""
     low = at.floor()
     fraction, index = at - low, low.long() + 1
     if dim == 0:

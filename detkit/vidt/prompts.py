@@ -74,10 +74,10 @@ def answer_prompts(
     return found
 
 
-Chosen = tuple[Tensor, Tensor, Tensor, Tensor]  # scores, queries, labels and owners, each [m]
+SelectedQueries = tuple[Tensor, Tensor, Tensor, Tensor]  # scores, queries, labels and owners, each [m]
 
 
-def answer_points(queries: Queries, known: Prompt, prompt: str) -> Chosen:
+def answer_points(queries: Queries, known: Prompt, prompt: str) -> SelectedQueries:
     """At most one query for each point, and each query for at most one point of a class.
 
     Only a query whose mask covers the point can answer it, or where the model predicts no masks, whose box does. Of all
@@ -100,7 +100,7 @@ def answer_points(queries: Queries, known: Prompt, prompt: str) -> Chosen:
     return best[order], chosen[order], known.labels[owners[order]], owners[order]
 
 
-def answer_classes(queries: Queries, known: Prompt, top_k: int) -> Chosen:
+def answer_classes(queries: Queries, known: Prompt, top_k: int) -> SelectedQueries:
     """The best scores over queries x known classes."""
     num_classes = queries.probabilities.shape[1]
     owner = torch.full_like(queries.probabilities, -1, dtype=torch.int64)

@@ -29,7 +29,7 @@ from detkit.visualize.canvas import (
 MASK_OPACITY = 0.45
 
 
-class Objects(Protocol):
+class DrawnObjects(Protocol):
     """What is drawn of `detkit.structures.Detections`; drawing stands below it and does not know the class."""
 
     boxes: Any
@@ -50,7 +50,7 @@ class Objects(Protocol):
         """The category id of each object, which chooses its colour."""
 
 
-def draw_detections(image: Any, detections: Objects) -> Image.Image:
+def draw_detections(image: Any, detections: DrawnObjects) -> Image.Image:
     """Draw boxes, translucent masks and tags such as "cat 0.87", the best detections on top.
 
     Args:
@@ -134,7 +134,9 @@ def _paint_points(
                 draw.line(ends, fill=fill, width=round(FINE * width * 0.6))
 
 
-def draw_comparison(image: Any, detections: Objects, truth: Objects, points: Tensor | None = None) -> Image.Image:
+def draw_comparison(
+    image: Any, detections: DrawnObjects, truth: DrawnObjects, points: Tensor | None = None
+) -> Image.Image:
     """Draw detections (left) beside the ground truth (right), each under its caption; small images are magnified.
 
     Args:
@@ -168,7 +170,7 @@ def _repeat(masks: Tensor, factor: int) -> Tensor:
     return masks.repeat_interleave(factor, 1).repeat_interleave(factor, 2)
 
 
-def _colors(found: Objects) -> list[Color]:
+def _colors(found: DrawnObjects) -> list[Color]:
     """One per detection, by category id: a class looks the same whatever the label map."""
     return [class_color(category) for category in found.category_ids()]
 

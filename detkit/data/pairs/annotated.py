@@ -1,4 +1,4 @@
-"""Pairs that a matcher has annotated, and their mixture with labelled ones."""
+"""Image pairs that a matcher has annotated, and their mixture with labelled pairs."""
 
 from __future__ import annotations
 
@@ -19,16 +19,18 @@ from detkit.data.views import TrainingView
 from detkit.registry import register
 from detkit.structures import PairAnnotations
 
-MOST = 0.9999  # the weight of a machine's point at most; 1 is that of a label, which losses treat otherwise (`trim`)
+MAX_MACHINE_WEIGHT = 0.9999  # a weight of 1 marks a labelled point; losses treat weights below 1 differently (`trim`)
 _KEYS = {"pseudo": ("source", "target", "points"), "densified": ("pair", "points")}
 
 
 def write_points(path: str | Path, pairs: Sequence[dict[str, Any]], *, info: dict[str, Any]) -> None:
-    """Write machine annotations as json: "info" and "pairs".
+    """Write machine annotations as json with the entries "info" and "pairs".
 
     Args:
-        pairs: each with `points`, a list of [source x, source y, target x, target y, confidence]; and either `source`
-            and `target`, [number in the pool, file name], or `pair`, the id of a labelled pair.
+        path: the file.
+        pairs: each with "points", a list of [source x, source y, target x, target y, confidence]; and either "source"
+            and "target", [number in the pool, file name] each, or "pair", the id of a labelled pair.
+        info: how the annotations were made.
     """
     lines = ",\n".join(json.dumps(pair) for pair in pairs)
     text = f'{{"info": {json.dumps(info)},\n"pairs": [\n{lines}\n]}}\n'
@@ -47,21 +49,21 @@ def _read_points(path: Path, kind: str) -> list[dict[str, Any]]:
 
 def _points(pair: dict[str, Any]) -> np.ndarray:
     points = np.array(pair["points"], np.float64).reshape(-1, 5)
-    points[:, 4] = points[:, 4].clip(max=MOST)
+    points[:, 4] = points[:, 4].clip(max=MAX_MACHINE_WEIGHT)
     return points
 
 
 @register
 class PseudoPairs(PairDataset):
-    """Pairs of a pool of images with the matches that a machine found; the confidence is the weight of a point.
+    """Pairs of images of a pool with machine-made matches; the confidence of a match is the weight of its points.
 
     Args:
         file: see `write_points`; pairs without points are left out.
-        pool: the images, as when the file was written.
+        pool: the same images as when the file was written.
         direction, limit, seed: see `PairDataset`.
 
     Raises:
-        ValueError: not such a file, one that was written for another pool, or one without any points.
+        ValueError: not a file of `write_points`, one that was written for another pool, or one without any points.
     """
 
     def __init__(self, file: str | Path, pool: ImagePool, **options: Any):
@@ -96,14 +98,14 @@ class PseudoPairs(PairDataset):
 
 @register
 class DensifiedPairs(PairDataset):
-    """Labelled pairs with further points that a machine found, weighted by their confidence.
+    """Labelled pairs with additional machine-made points, weighted by their confidence.
 
     Args:
-        pairs: the labelled pairs, whose own points weigh 1.
-        file: see `write_points`; pairs that it does not name have their own points only.
+        pairs: the labelled pairs; their own points have weight 1.
+        file: see `write_points`; pairs that are not in it have their own points only.
 
     Raises:
-        ValueError: not such a file, or it names pairs that there are not.
+        ValueError: not a file of `write_points`, or it names pairs that are not in `pairs`.
     """
 
     def __init__(self, pairs: PairDataset, file: str | Path):
@@ -131,7 +133,7 @@ class DensifiedPairs(PairDataset):
 
 
 class MixedKeys(SampleKeys):
-    """Labelled and machine-annotated samples in turn, each kind in random order."""
+    """Batches with labelled and machine-annotated samples in turn, each kind in random order."""
 
     def order(self) -> np.ndarray:
         order = np.arange(self.length)
@@ -142,7 +144,7 @@ class MixedKeys(SampleKeys):
 
 
 class MixedView(TrainingView):
-    """Samples of `MixedPairs`, with the weights of machine annotations rising over the first epochs."""
+    """Samples of `MixedPairs`; the weights of machine annotations rise over the first epochs."""
 
     dataset: MixedPairs
 
@@ -157,15 +159,14 @@ class MixedView(TrainingView):
 
 @register
 class MixedPairs(PairSamples):
-    """Labelled pairs at even numbers, machine-annotated ones at odd numbers: half and half in each batch.
+    """Labelled pairs at even indices and machine-annotated pairs at odd ones: half and half in each batch.
 
-    An epoch is as long as twice the longer of the two; the shorter comes round several times.
+    An epoch has twice as many samples as the larger of the two datasets; the smaller one is repeated.
 
     Args:
         labelled, pseudo: the two datasets, of the same classes.
-        weight: what the confidence of a machine annotation is multiplied with to be its weight; a point of a labelled
-            pair weighs 1.
-        ramp: epochs in which this rises from nearly 0 to `weight`; 0 is at once.
+        weight: the weight of a machine-made point is its confidence times this; a labelled point has weight 1.
+        ramp: epochs over which `weight` rises from nearly 0 to its value; 0 for the full value from the start.
 
     Raises:
         ValueError: the classes differ, or a number is out of its range.

@@ -1,4 +1,4 @@
-"""Changes of colour and sharpness of the images of a pair, each for itself."""
+"""Random colour and sharpness changes, drawn for each image of a pair on its own."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from detkit.data.pairs.transforms import IMAGES, View, ViewTransform
+from detkit.data.pairs.transforms import IMAGES, AnnotatedImage, PerImageTransform
 from detkit.data.transforms import check_probability, import_albumentations
 from detkit.registry import register, suggest
 
-# The changes and their arguments in albumentations: the defaults of the version that the official code was written for.
+# Arguments for albumentations: the defaults of the version that the authors' code of CATs was written for.
 CHANGES: dict[str, dict[str, Any]] = {
     "ToGray": {},
     "Posterize": dict(num_bits=4),
@@ -28,13 +28,13 @@ CATS = ("ToGray", "Posterize", "Equalize", "Sharpen", "RandomBrightnessContrast"
 
 
 @register
-class PairColour(ViewTransform):
+class PairColour(PerImageTransform):
     """The colour augmentation of CATs (arXiv 2106.02520): each change with its own probability, in a fixed order.
 
     Args:
         probability: of each change, for each image.
         changes: names from `CHANGES`; SemiMatch (arXiv 2203.16038) has "Blur" in the place of "Sharpen".
-        images: see `ViewTransform`.
+        images: see `PerImageTransform`.
 
     Raises:
         ValueError: an unknown change.
@@ -50,10 +50,10 @@ class PairColour(ViewTransform):
         module = import_albumentations("PairColour")
         self.changes = [getattr(module, name)(p=1, **CHANGES[name]) for name in changes]
 
-    def change(self, view: View, rng: np.random.Generator) -> View:
-        image = np.ascontiguousarray(view.image.permute(1, 2, 0).numpy())
+    def change(self, annotated: AnnotatedImage, rng: np.random.Generator) -> AnnotatedImage:
+        image = np.ascontiguousarray(annotated.image.permute(1, 2, 0).numpy())
         for change in self.changes:
             if rng.random() < self.probability:
                 change.set_random_seed(int(rng.integers(1 << 31)))
                 image = change(image=image)["image"]
-        return replace(view, image=torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))))
+        return replace(annotated, image=torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))))

@@ -1,4 +1,4 @@
-"""The benchmarks of semantic correspondence in their original folders."""
+"""The benchmarks of semantic correspondence (SPair-71k, PF-PASCAL, PF-WILLOW), read from their original folders."""
 
 from __future__ import annotations
 
@@ -80,12 +80,12 @@ def _flag(row: dict[str, str], column: str, path: Path) -> bool:
 class SPair71k(PairDataset):
     """SPair-71k (arXiv 1908.10543): `JPEGImages`, `Layout/<size>/<split>.txt` and `PairAnnotation/<split>`.
 
-    Thresholds of its published numbers: "bbox".
+    Published figures use the threshold "bbox".
 
     Args:
         root: the folder `SPair-71k`.
         split: "trn", "val" or "test".
-        size: which list, "large" or "small".
+        size: the list of pairs, "large" or "small".
         direction, limit, seed: see `PairDataset`.
 
     Raises:
@@ -132,8 +132,8 @@ class SPair71k(PairDataset):
 class PFPascal(PairDataset):
     """PF-PASCAL (arXiv 1703.07144): `<split>_pairs.csv`, `JPEGImages` and `Annotations/<class>/<name>.mat`.
 
-    A pair has the points that are known in both images. Training pairs with `flip` 1 are mirrored: x becomes
-    width - x. Thresholds of its published numbers: "img".
+    A pair has the points that are annotated in both images. Training pairs with `flip` 1 are mirrored: x becomes
+    width - x. Published figures use the threshold "img".
 
     Args:
         root: the folder `PF-PASCAL`.
@@ -178,12 +178,12 @@ def read_pascal_points(path: Path) -> tuple[np.ndarray, np.ndarray]:
     try:
         content = loadmat(path, appendmat=False)
         return content["kps"].astype(np.float64).reshape(-1, 2), content["bbox"].astype(np.float64).reshape(4)
-    except Exception as error:  # scipy raises anything for a file that is torn or not of its kind
+    except Exception as error:  # scipy raises all kinds of errors for damaged or foreign files
         raise ValueError(f"cannot read key-points from {path}: {type(error).__name__} {error}") from error
 
 
 def mirror_side(side: Side) -> Side:
-    """The same image turned left to right."""
+    """The same image mirrored left to right, with its points and box."""
     try:
         with Image.open(side.file) as image:
             width = image.width
@@ -200,7 +200,7 @@ def mirror_side(side: Side) -> Side:
 class PFWillow(PairDataset):
     """PF-WILLOW (arXiv 1511.05065): `test_pairs.csv` and a folder of images for each class; for testing only.
 
-    Boxes are those around the ten key-points. Thresholds of its published numbers: "bbox-kp-padded" (DHPF, CATs) or
+    Boxes are those around the ten key-points. Published figures use the threshold "bbox-kp-padded" (DHPF, CATs) or
     "bbox-kp" (CATs++).
 
     Args:

@@ -35,7 +35,7 @@ class KeypointPairs(PairDataset):
     The first holds "categories" (`id`, `name`, `keypoints`: their names) and "images" (`id`, `file_name`, `width`,
     `height`, `category_id`, `bbox` as x, y, width, height, and `keypoints`: `[x, y, visible]` in the order of the
     names); the second "pairs" (`src`, `trg`: image ids, and `kps`: the numbers of the common key-points). A pair
-    without `kps` has all that are visible in both images. Other keys are left alone.
+    without `kps` has all key-points that are visible in both images. Other keys are ignored.
 
     Args:
         annotations: file of the images.
@@ -44,7 +44,8 @@ class KeypointPairs(PairDataset):
         direction, limit, seed: see `PairDataset`.
 
     Raises:
-        ValueError: a file that cannot be read, lacks something, or refers to what is not there; the message names it.
+        ValueError: a file cannot be read, lacks a key, or refers to an unknown image, category or key-point; the
+            message names the file and the entry.
     """
 
     def __init__(self, annotations: str | Path, pairs: str | Path, images: str | Path | None = None, **options: Any):
@@ -92,7 +93,7 @@ class KeypointPairs(PairDataset):
                 logger.warning("%s: %d of %d pairs %s", path, count, len(self._pairs), problem)
 
     def _common(self, pair: dict[str, Any]) -> list[int]:
-        """The numbers of the key-points that a pair names and that are visible in both images."""
+        """The indices of a pair's key-points that are visible in both images."""
         visible = [[bool(v) for _, _, v in self._images[pair[key]]["keypoints"]] for key in _PAIR_KEYS]
         named = pair.get("kps", range(len(visible[0])))
         return [k for k in named if visible[0][k] and visible[1][k]]
@@ -124,7 +125,7 @@ def _check_numbers(numbers: Any, length: int, name: str) -> None:
 
 
 def box_corners(image: dict[str, Any], path: Path) -> np.ndarray | None:
-    """The x1 y1 x2 y2 of the `bbox` of an image, or None without one.
+    """The `bbox` of an image as x1 y1 x2 y2, or None where it has none.
 
     Raises:
         ValueError: not four numbers.
@@ -139,10 +140,15 @@ def box_corners(image: dict[str, Any], path: Path) -> np.ndarray | None:
 
 
 def read_categories(content: Any, path: Path, **keys: Any) -> list[dict[str, Any]]:
-    """The categories of a json file in the order of their ids; `keys` as in `section`, besides `id` and `name`.
+    """The categories of a json file, ordered by id.
+
+    Args:
+        content: of the json file.
+        path: of the file, for messages.
+        keys: required keys besides `id` and `name`, with their types.
 
     Raises:
-        ValueError: they lack something, or two have one name.
+        ValueError: a category lacks a key, or two have the same name.
     """
     found = sorted(section(content, "categories", {"id": int, "name": str, **keys}, path), key=lambda c: c["id"])
     repeated = [name for name, count in Counter(c["name"] for c in found).items() if count > 1]
@@ -152,10 +158,16 @@ def read_categories(content: Any, path: Path, **keys: Any) -> list[dict[str, Any
 
 
 def section(content: Any, name: str, keys: Mapping[str, Any], path: Path) -> list[dict[str, Any]]:
-    """A list of a json file, each of whose items has the keys, of their types, and another id where they have ids.
+    """A list of a json file, checked.
+
+    Args:
+        content: of the json file.
+        name: key of the list.
+        keys: required keys of each item, with their types.
+        path: of the file, for messages.
 
     Raises:
-        ValueError: there is no such list, or not such items.
+        ValueError: the list is missing or empty, an item lacks a key or has one of another type, or ids repeat.
     """
     items = content.get(name) if isinstance(content, dict) else None
     if not isinstance(items, list) or not items:

@@ -1,4 +1,4 @@
-"""Images of which nothing but the class is known, and pairs of them."""
+"""Unlabelled images, of which only the class is known, and pairs of them."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _NO_POINTS = np.zeros((0, 2))
 
 
 class ImagePool:
-    """Images by number.
+    """A list of images with their classes.
 
     Attributes:
         label_map: the classes.
         labels: class of each image, contiguous from 0.
-        sides: where each image comes from, with its box if that is known, and without points.
+        sides: file of each image, with its box where it is known, and without points.
     """
 
     def __init__(self, label_map: LabelMap, labels: Iterable[int], sides: Iterable[Side]):
@@ -72,12 +72,15 @@ class ImageList(ImagePool):
 
 @register
 class PairImages(ImagePool):
-    """The different images of a dataset of pairs, their key-points forgotten.
+    """All images of a dataset of pairs, each once, without their key-points.
 
     Args:
         pairs: the dataset.
         boxes: keep the boxes.
         without: datasets of pairs whose images are left out, such as validation pairs that share images.
+
+    Raises:
+        ValueError: no image is left.
     """
 
     def __init__(self, pairs: PairDataset, *, boxes: bool = True, without: Sequence[PairDataset] = ()):
@@ -99,7 +102,7 @@ class PairImages(ImagePool):
 
 
 class PoolPairs(PairDataset):
-    """Pairs of images of a pool, about which nothing is known but their class.
+    """Pairs of images of a pool, without points.
 
     Args:
         pairs: numbers of images in the pool.
@@ -120,15 +123,16 @@ class PoolPairs(PairDataset):
 def draw_pairs(
     pool: ImagePool, number: int, *, seed: Any, forbidden: Collection[tuple[Path, Path]] = ()
 ) -> list[tuple[int, int]]:
-    """Pairs of images of one class, both ways round, as many of each class as there are.
+    """Draw random pairs of images of one class, in both directions, and equally many of each class as far as possible.
 
     Args:
-        number: of pairs at most, two for each two images; fewer where the pool has no more.
+        pool: the images.
+        number: most pairs to draw; both directions count.
         seed: of numpy's generator.
-        forbidden: (source file, target file) of pairs that are not wanted.
+        forbidden: (source file, target file) of pairs to leave out.
 
     Returns:
-        Numbers of images in the pool; no pair twice.
+        (source, target) indices into the pool, no pair twice; fewer than `number` where the pool has no more.
     """
     rng = np.random.default_rng(seed)
     labels = np.array(pool.labels)
@@ -148,7 +152,7 @@ def draw_pairs(
 
 
 def _unordered(members: np.ndarray, rng: np.random.Generator) -> Iterator[tuple[int, int]]:
-    """All pairs of different members in random order."""
+    """All pairs of two different members in random order, each pair in one random direction."""
     n = len(members)
     for code in rng.permutation(n * (n - 1) // 2).tolist():
         high = int((1 + (1 + 8 * code) ** 0.5) / 2)  # code = high * (high - 1) / 2 + low, low < high
@@ -158,14 +162,16 @@ def _unordered(members: np.ndarray, rng: np.random.Generator) -> Iterator[tuple[
 
 
 def check_apart(pool: ImagePool, held_out: ImagePool, name: str, *, by_name: bool = False) -> None:
-    """Check that no image of the pool is in a held-out set: by its path, and of files also by their content.
+    """Check that no image of the pool is also in a held-out set: by path and, for files on disk, by content.
 
     Args:
+        pool: the unlabelled images.
+        held_out: the images that matchers are measured on.
         name: of the held-out set, for the message.
-        by_name: files of the same name are taken for the same image too.
+        by_name: also take files of the same name for the same image.
 
     Raises:
-        ValueError: some are, with their files.
+        ValueError: some images are in both; the message names them.
     """
     known = {key for side in held_out.sides for key in _identities(side, by_name)}
     shared = [str(side.file) for side in pool.sides if not known.isdisjoint(_identities(side, by_name))]

@@ -22,7 +22,8 @@ from detkit.structures import LabelMap
 class Part:
     """A rounded bar from `start` to `end`, in units of the object; x to the right, y down.
 
-    `sway` is how far in radians it turns around its start. Its end is a key-point, with `both_ends` the start too.
+    `sway` is the largest angle in radians that it turns around its start. Its end is a key-point; with `both_ends` its
+    start too.
     """
 
     name: str
@@ -85,7 +86,8 @@ class PosedPart:
 
 
 def pose_object(rng: np.random.Generator, kind: str, size: int, pose: float) -> list[PosedPart]:
-    """The parts of an object in an image of `size` x `size`: turned, scaled, stretched, moved, its limbs swayed."""
+    """The parts of an object in a random pose, in pixels of an image of `size` x `size`: rotated, scaled, stretched and
+    moved as a whole, with each limb turned on its own."""
     scale = size * (0.36 - 0.1 * pose * rng.random())
     turn, stretch = pose * rng.uniform(-0.5, 0.5), 1 + pose * rng.uniform(-0.2, 0.2)
     mirror = -1 if rng.random() < 0.5 * min(1.0, pose) else 1
@@ -199,7 +201,7 @@ class SyntheticPairs(PairDataset):
         return rng, kind, pose_object(rng, kind, self.size, self.pose)
 
     def sides(self, pair: int) -> tuple[Side, Side]:
-        """Source and target of a pair, with the points that lie inside of both images."""
+        """Source and target of a pair, with the key-points that lie inside of both images."""
         posed = [self._posed(image)[2] for image in self._pairs[pair]]
         points = [object_points(parts) for parts in posed]
         in_both = np.all([((p >= 0) & (p <= self.size)).all(axis=1) for p in points], axis=0)

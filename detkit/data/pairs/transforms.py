@@ -1,7 +1,7 @@
 """Training transforms of image pairs: callables `transform(pair, annotations, rng) -> (pair, annotations)`.
 
-Images are uint8 [3, h, w]. All randomness comes from `rng`. Points and boxes follow the pixels exactly; a point that
-leaves its image goes from both images, with its weight.
+Images are uint8 [3, h, w]. All randomness comes from `rng`. Points and boxes move exactly with the pixels. A point that
+leaves one image is dropped from both, with its weight.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ IMAGES = ("source", "target")
 
 
 @dataclass(frozen=True)
-class View:
+class AnnotatedImage:
     """One image of a pair, uint8 [3, h, w], with its points [n, 2] and the box [4] of its object, or None."""
 
     image: Tensor
@@ -37,7 +37,7 @@ class View:
         return int(self.image.shape[1]), int(self.image.shape[2])
 
     def object_box(self) -> Tensor | None:
-        """x1 y1 x2 y2 of the object within the image: its box or else that of its points; None without either."""
+        """x1 y1 x2 y2 of the object, clipped to the image: its box, or the box around its points; None without both."""
         box = self.box
         if box is None and len(self.points):
             box = torch.cat([self.points.amin(0), self.points.amax(0)])
@@ -49,17 +49,20 @@ def clip_box(box: Tensor, size: tuple[int, int]) -> Tensor:
     return box.clamp(min=0).minimum(box.new_tensor([size[1], size[0]] * 2))
 
 
-def split_pair(pair: ImagePair, known: PairAnnotations) -> tuple[View, View]:
+def split_pair(pair: ImagePair, known: PairAnnotations) -> tuple[AnnotatedImage, AnnotatedImage]:
     """Source and target of a pair."""
-    source = View(pair.source, known.source_points, known.source_box)
-    return source, View(pair.target, known.target_points, known.target_box)
+    source = AnnotatedImage(pair.source, known.source_points, known.source_box)
+    return source, AnnotatedImage(pair.target, known.target_points, known.target_box)
 
 
-def join_pair(source: View, target: View, known: PairAnnotations) -> PairSample:
-    """A pair of changed images, with the points that lie inside of both (the border counts)."""
+def join_pair(source: AnnotatedImage, target: AnnotatedImage, known: PairAnnotations) -> PairSample:
+    """The pair of two changed images, with the points that lie inside of both (border included)."""
     inside = [
-        ((view.points >= 0) & (view.points <= view.points.new_tensor([view.size[1], view.size[0]]))).all(1)
-        for view in (source, target)
+        (
+            (annotated.points >= 0)
+            & (annotated.points <= annotated.points.new_tensor([annotated.size[1], annotated.size[0]]))
+        ).all(1)
+        for annotated in (source, target)
     ]
     keep = inside[0] & inside[1]
     moved = replace(
@@ -75,11 +78,11 @@ def join_pair(source: View, target: View, known: PairAnnotations) -> PairSample:
     return ImagePair(source.image, target.image), moved
 
 
-class ViewTransform:
-    """A transform of the two images of a pair, each for itself; a subclass gives `change(view, rng)`.
+class PerImageTransform:
+    """A transform that changes each image of a pair on its own; a subclass defines `change(annotated, rng)`.
 
     Args:
-        images: which of "source" and "target" it may change.
+        images: which images to change, of "source" and "target".
     """
 
     def __init__(self, images: Sequence[str] = IMAGES):
@@ -87,60 +90,61 @@ class ViewTransform:
             raise ValueError(f'images must be a list of "source" and "target", got {images!r}')
         self.images = tuple(images)
 
-    def change(self, view: View, rng: np.random.Generator) -> View:
-        """The changed view."""
+    def change(self, annotated: AnnotatedImage, rng: np.random.Generator) -> AnnotatedImage:
+        """The changed image, with its points and its box moved along."""
         raise TypeError(f"{type(self).__name__} defines no change")
 
     def __call__(self, pair: ImagePair, annotations: PairAnnotations, rng: np.random.Generator) -> PairSample:
-        views = zip(IMAGES, split_pair(pair, annotations), strict=True)
-        source, target = (self.change(view, rng) if name in self.images else view for name, view in views)
+        both = zip(IMAGES, split_pair(pair, annotations), strict=True)
+        source, target = (self.change(annotated, rng) if name in self.images else annotated for name, annotated in both)
         return join_pair(source, target, annotations)
 
 
 @register
-class RandomObjectCrop(ViewTransform):
+class RandomObjectCrop(PerImageTransform):
     """Crop an image at random such that the object stays whole (CATs, arXiv 2106.02520).
 
-    Each edge of the crop lies between the object's box and the edge of the image. Without a box, that around the points
-    counts; without points too, nothing is cropped. Unlike in the official code, whose points stop at the edge of the
-    crop, points outside of it (beyond the box) are dropped.
+    Each edge of the crop is drawn between the edge of the object's box and that of the image. Without a box, the box
+    around the points counts; without points either, nothing is cropped. Points outside of the crop are dropped (the
+    authors' code moves them to its edge).
 
     Args:
         probability: for each image.
-        images: see `ViewTransform`.
+        images: see `PerImageTransform`.
     """
 
     def __init__(self, probability: float = 0.5, *, images: Sequence[str] = IMAGES):
         super().__init__(images)
         self.probability = check_probability("probability", probability)
 
-    def change(self, view: View, rng: np.random.Generator) -> View:
-        box = view.object_box()
+    def change(self, annotated: AnnotatedImage, rng: np.random.Generator) -> AnnotatedImage:
+        box = annotated.object_box()
         if rng.random() >= self.probability or box is None:
-            return view
-        height, width = view.size
+            return annotated
+        height, width = annotated.size
         x1, x2 = _draw_edges(float(box[0]), float(box[2]), width, rng)
         y1, y2 = _draw_edges(float(box[1]), float(box[3]), height, rng)
         offset = box.new_tensor([x1, y1])
-        moved = None if view.box is None else clip_box(view.box - offset.repeat(2), (y2 - y1, x2 - x1))
-        return View(view.image[:, y1:y2, x1:x2].contiguous(), view.points - offset, moved)
+        moved = None if annotated.box is None else clip_box(annotated.box - offset.repeat(2), (y2 - y1, x2 - x1))
+        return AnnotatedImage(annotated.image[:, y1:y2, x1:x2].contiguous(), annotated.points - offset, moved)
 
 
 def _draw_edges(low: float, high: float, side: int, rng: np.random.Generator) -> tuple[int, int]:
-    """First and end pixel of a crop of 0 .. `side` around `low` .. `high`, at least one pixel."""
+    """First pixel and end (one past the last) of a crop along an axis of `side` pixels that holds `low` to `high`; at
+    least one pixel."""
     first = min(int(low), side - 1)
     return int(rng.integers(first + 1)), int(rng.integers(max(math.ceil(high), first + 1), side + 1))
 
 
 @register
-class KeyOut(ViewTransform):
-    """Black squares over key-points (SemiMatch, arXiv 2203.16038).
+class KeyOut(PerImageTransform):
+    """Hide key-points under black squares (SemiMatch, arXiv 2203.16038).
 
     Args:
         probability: for each key-point.
-        size: smallest and largest side of a square as shares of the longer side of the object's box (or of the box
+        size: smallest and largest side of a square, relative to the longer side of the object's box (or of the box
             around the points).
-        images: see `ViewTransform`; SemiMatch covers points of the target.
+        images: see `PerImageTransform`; SemiMatch covers points of the target.
     """
 
     def __init__(
@@ -155,18 +159,18 @@ class KeyOut(ViewTransform):
             raise ValueError(f"size must be two numbers above 0 in order, got {size!r}")
         self.probability, self.size = check_probability("probability", probability), (size[0], size[1])
 
-    def change(self, view: View, rng: np.random.Generator) -> View:
-        box = view.object_box()
+    def change(self, annotated: AnnotatedImage, rng: np.random.Generator) -> AnnotatedImage:
+        box = annotated.object_box()
         if box is None:
-            return view
-        longer, image = float((box[2:] - box[:2]).max()), view.image.clone()
-        for point in view.points:
+            return annotated
+        longer, image = float((box[2:] - box[:2]).max()), annotated.image.clone()
+        for point in annotated.points:
             if rng.random() >= self.probability:
                 continue
             half = longer * rng.uniform(self.size[0], self.size[1]) / 2
             (x1, y1), (x2, y2) = (bound.round().int().clamp(min=0).tolist() for bound in (point - half, point + half))
             image[:, y1 : max(y2, y1 + 1), x1 : max(x2, x1 + 1)] = 0
-        return replace(view, image=image)
+        return replace(annotated, image=image)
 
 
 @register
@@ -182,18 +186,18 @@ class RandomPairFlip:
     def __call__(self, pair: ImagePair, annotations: PairAnnotations, rng: np.random.Generator) -> PairSample:
         if rng.random() >= self.probability:
             return pair, annotations
-        source, target = (mirror(view) for view in split_pair(pair, annotations))
+        source, target = (mirror(annotated) for annotated in split_pair(pair, annotations))
         return join_pair(source, target, annotations)
 
 
-def mirror(view: View) -> View:
-    """The view turned left to right."""
-    width = view.size[1]
-    points = torch.stack([width - view.points[:, 0], view.points[:, 1]], dim=1)
-    box = view.box
+def mirror(annotated: AnnotatedImage) -> AnnotatedImage:
+    """Mirrored left to right."""
+    width = annotated.size[1]
+    points = torch.stack([width - annotated.points[:, 0], annotated.points[:, 1]], dim=1)
+    box = annotated.box
     if box is not None:
         box = torch.stack([width - box[2], box[1], width - box[0], box[3]])
-    return View(view.image.flip(2), points, box)
+    return AnnotatedImage(annotated.image.flip(2), points, box)
 
 
 @register
@@ -210,8 +214,9 @@ class PairSwap:
 
 
 @register
-class PairResize(ViewTransform):
-    """Stretch both images to a square of `side` pixels, as matchers do, so that less has to leave the data workers."""
+class PairResize(PerImageTransform):
+    """Stretch both images to a square of `side` pixels, as matchers do; done in the data workers, which then pass on
+    smaller images."""
 
     def __init__(self, side: int):
         super().__init__()
@@ -219,7 +224,7 @@ class PairResize(ViewTransform):
             raise ValueError(f"side must be a number of pixels, got {side!r}")
         self.side = side
 
-    def change(self, view: View, rng: np.random.Generator) -> View:
-        scale = view.points.new_tensor([self.side / view.size[1], self.side / view.size[0]])
-        box = None if view.box is None else view.box * scale.repeat(2)
-        return View(resize_image(view.image, (self.side, self.side)), view.points * scale, box)
+    def change(self, annotated: AnnotatedImage, rng: np.random.Generator) -> AnnotatedImage:
+        scale = annotated.points.new_tensor([self.side / annotated.size[1], self.side / annotated.size[0]])
+        box = None if annotated.box is None else annotated.box * scale.repeat(2)
+        return AnnotatedImage(resize_image(annotated.image, (self.side, self.side)), annotated.points * scale, box)

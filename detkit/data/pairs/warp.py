@@ -1,6 +1,6 @@
 """Random smooth warps of the images of a pair, with exact points.
 
-Places are x y in -1..1 over an image, whose outer edges lie at -1 and 1.
+Places are x y over an image whose outer edges lie at -1 and 1.
 
 Shape letters: n places, k control points.
 """
@@ -17,24 +17,25 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from detkit.data.pairs.transforms import IMAGES, View, ViewTransform, clip_box
+from detkit.data.pairs.transforms import IMAGES, AnnotatedImage, PerImageTransform, clip_box
 from detkit.data.transforms import check_probability
 from detkit.ops.splines import control_points, spline_basis, spline_weights
 from detkit.registry import register
 
 CONTROL = 3  # control points along each side
-STEP = 1e-4  # of differences
-LEAST_AREA = 0.1  # by which a warp may shrink an area before it counts as folded, relative to its affine part
-SOLVED = 1e-6  # the largest error of an inverted place
+STEP = 1e-4  # of the finite differences
+LEAST_AREA = 0.1  # least local change of area, relative to that of the affine map, before a warp counts as folded
+SOLVED = 1e-6  # largest error of an inverted place
 
 
 @dataclass(frozen=True)
 class Warp:
-    """Where each place of the result is fetched from: a thin-plate spline, then an affine map.
+    """A smooth map from places in the warped image to places in the original: a thin-plate spline, then an affine map.
 
     Attributes:
-        matrix: [2, 2] and shift: [2], the affine map.
-        moved: [k, 2], what the spline makes of a square grid of control points.
+        matrix: [2, 2], linear part of the affine map.
+        shift: [2], its translation.
+        moved: [k, 2], where the spline moves a square grid of control points to.
     """
 
     matrix: Tensor
@@ -52,23 +53,28 @@ class Warp:
         return fixed, spline_weights(fixed, self.moved[None])[0]
 
     def fetched_from(self, places_n2: Tensor) -> Tensor:
-        """Places in the image of places in the result, `[n, 2]`."""
+        """Places in the original image that places in the warped image are fetched from, `[n, 2]`."""
         fixed, weights = self._spline
         return spline_basis(places_n2, fixed) @ weights @ self.matrix.T + self.shift
 
     def derivative(self, places_n2: Tensor) -> Tensor:
-        """How `fetched_from` changes with x and y, `[n, 2, 2]` (last: x, y of the result)."""
+        """The Jacobian of `fetched_from`, `[n, 2, 2]`; the last axis is x, y of the warped image."""
         steps = torch.eye(2, dtype=places_n2.dtype) * STEP
         change = [self.fetched_from(places_n2 + step) - self.fetched_from(places_n2 - step) for step in steps]
         return torch.stack(change, dim=2) / (2 * STEP)
 
     def folds(self) -> bool:
-        """Whether it turns over some part of the image, or nearly so."""
+        """Whether the warp turns some part of the image over, or nearly so (see `LEAST_AREA`)."""
         area = torch.linalg.det(self.derivative(control_points(17, self.moved)))
         return bool((area < LEAST_AREA * torch.linalg.det(self.matrix)).any())
 
     def appears_at(self, places_n2: Tensor) -> tuple[Tensor, Tensor]:
-        """Places in the result of places in the image, `[n, 2]`, by Newton's method; and for which it found one."""
+        """The inverse of `fetched_from`, by Newton's method.
+
+        Returns:
+            Places in the warped image of places in the original, `[n, 2]`, and for which of them one was found, `[n]`
+            bool.
+        """
         start = 1.5 * control_points(49, self.moved)
         found = start[torch.cdist(places_n2, self.fetched_from(start)).argmin(1)]
         for _ in range(20):
@@ -82,20 +88,20 @@ class Warp:
 
 
 @register
-class RandomPairWarp(ViewTransform):
+class RandomPairWarp(PerImageTransform):
     """Warp an image at random: turned, sheared, scaled, shifted and bent (as in SemiMatch, arXiv 2203.16038).
 
-    What comes from outside of the image is black. Points go where their pixels go; points that leave the image are
-    dropped. A box becomes the one around what its inside becomes. A bend that would fold the image is weakened, so
-    that each pixel appears at one place at most.
+    What comes from outside of the image is black. Points move with their pixels; points that leave the image are
+    dropped. A box becomes the box around its warped inside. A bend that would fold the image is weakened, so that each
+    pixel appears at most once.
 
     Args:
         probability: for each image.
         rotation, shear: largest angles in degrees.
-        scale: the factor of what is fetched lies within 1 - scale .. 1 + scale.
-        shift, bend: how far the image and, besides, each of nine control points move at most, as shares of half the
-            image.
-        images: see `ViewTransform`; SemiMatch warps the target.
+        scale: factors of x and y are drawn from 1 - scale .. 1 + scale.
+        shift: largest translation of the whole image, relative to half of the image.
+        bend: largest further translation of each of nine control points, relative to half of the image.
+        images: see `PerImageTransform`; SemiMatch warps the target.
     """
 
     def __init__(
@@ -119,11 +125,11 @@ class RandomPairWarp(ViewTransform):
         self.rotation, self.shear = math.radians(rotation), math.radians(shear)
         self.scale, self.shift, self.bend = scale, shift, bend
 
-    def change(self, view: View, rng: np.random.Generator) -> View:
-        return view if rng.random() >= self.probability else warp_view(view, self.draw(rng))
+    def change(self, annotated: AnnotatedImage, rng: np.random.Generator) -> AnnotatedImage:
+        return annotated if rng.random() >= self.probability else warp_image(annotated, self.draw(rng))
 
     def draw(self, rng: np.random.Generator) -> Warp:
-        """A random warp that folds nothing."""
+        """A random warp that does not fold the image."""
         angle, shear = rng.uniform(-1, 1) * self.rotation, rng.uniform(-1, 1) * self.shear
         cos, sin = math.cos(angle), math.sin(angle)
         turn, slant = np.array([[cos, -sin], [sin, cos]]), np.array([[1, math.tan(shear)], [0, 1]])
@@ -136,27 +142,29 @@ class RandomPairWarp(ViewTransform):
         return warp
 
 
-def warp_view(view: View, warp: Warp) -> View:
-    """The image, its points and its box after a warp; points that cannot be seen any more lie outside of the image."""
-    height, width = view.size
-    y, x = (2 * (torch.arange(side) + 0.5) / side - 1 for side in view.size)
+def warp_image(annotated: AnnotatedImage, warp: Warp) -> AnnotatedImage:
+    """Warp an image with its points and its box; points that the warped image does not show become (-1, -1)."""
+    height, width = annotated.size
+    y, x = (2 * (torch.arange(side) + 0.5) / side - 1 for side in annotated.size)
     places = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1)
     grid = warp.float().fetched_from(places.view(-1, 2)).view(1, height, width, 2)
-    image = F.grid_sample(view.image[None].float(), grid, align_corners=False)[0].round_().to(torch.uint8)
-    points, found = move(view.points, warp, view.size)
+    image = F.grid_sample(annotated.image[None].float(), grid, align_corners=False)[0].round_().to(torch.uint8)
+    points, found = move(annotated.points, warp, annotated.size)
     points = torch.where(found[:, None], points, -1)
-    return View(image, points, None if view.box is None else move_box(view.box, warp, view.size))
+    return AnnotatedImage(
+        image, points, None if annotated.box is None else move_box(annotated.box, warp, annotated.size)
+    )
 
 
 def move(points_n2: Tensor, warp: Warp, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Points in pixels of an image of `size` (h, w) after the warp, and which of them have such a place."""
+    """Points after the warp, `[n, 2]` in pixels of an image of `size` (h, w), and which of them were found, `[n]` bool."""
     half = torch.tensor([size[1], size[0]], dtype=torch.float64) / 2
     moved, found = warp.appears_at(points_n2.double() / half - 1)
     return ((moved + 1) * half).to(points_n2), found
 
 
 def move_box(box: Tensor, warp: Warp, size: tuple[int, int]) -> Tensor | None:
-    """The box around what the inside of a box becomes, within the image; None where nothing of it is left."""
+    """The box around the warped inside of a box, clipped to the image; None where nothing of it is left."""
     share = (control_points(9, box) + 1) / 2
     moved, found = move(box[:2] + share * (box[2:] - box[:2]), warp, size)
     if not found.any():

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from detkit.data.coco import CocoDataset
-from detkit.data.points.file import Problem, read_points, summary
+from detkit.data.points.file import Problem, list_problems, read_points
 from detkit.images import image_size, read_image
 from detkit.ops.points import check_inside
 from detkit.registry import register
@@ -48,7 +48,7 @@ class PointDataset(CocoDataset):
         super().__init__(annotation_file, image_folder)
         if self.problems:
             message = "%s: left out %d annotations that are not usable as points: %s"
-            logger.warning(message, self.annotation_file, len(self.problems), summary(self.problems))
+            logger.warning(message, self.annotation_file, len(self.problems), list_problems(self.problems))
 
     def annotation_ids(self, index: int) -> list[int]:
         """The file's ids of the points of a sample, in their order."""

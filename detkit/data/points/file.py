@@ -60,7 +60,7 @@ def read_points(path: str | Path) -> tuple[dict[str, Any], list[Problem]]:
     """
     content = read_instances(path)
     images = {image["id"]: image for image in content["images"]}
-    objects, problems = sort_out(content["annotations"], images, {c["id"] for c in content["categories"]})
+    objects, problems = usable_annotations(content["annotations"], images, {c["id"] for c in content["categories"]})
     points = []
     for annotation in objects:
         image = images[annotation["image_id"]]
@@ -74,11 +74,11 @@ def read_points(path: str | Path) -> tuple[dict[str, Any], list[Problem]]:
         else:
             problems.append(Problem(annotation["id"], annotation["image_id"], reason))
     if problems and not points:
-        raise ValueError(f"{path}: none of its annotations is a usable point: {summary(problems)}")
+        raise ValueError(f"{path}: none of its annotations is a usable point: {list_problems(problems)}")
     return {**content, "annotations": points}, problems
 
 
-def sort_out(
+def usable_annotations(
     annotations: list, images: Collection[int], categories: Collection[int]
 ) -> tuple[list[dict], list[Problem]]:
     """The annotations with an id of their own, a known image and a known category, and what is wrong with the others.
@@ -128,7 +128,7 @@ def box_problem(annotation: Mapping, image: Mapping) -> str | None:
     return None
 
 
-def summary(problems: list[Problem]) -> str:
+def list_problems(problems: list[Problem]) -> str:
     """The first ten of them in one line."""
     return "; ".join(map(str, problems[:10])) + (f"; ... ({len(problems)} in all)" if len(problems) > 10 else "")
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from detkit.data.points.file import Problem, box_problem, point_problem, sort_out, summary
+from detkit.data.points.file import Problem, box_problem, list_problems, point_problem, usable_annotations
 from detkit.files import refuse_to_overwrite, write_json
 from detkit.ops.rle import decode_mask
 
@@ -80,10 +80,10 @@ def split_annotations(
         raise ValueError(f"unknown points {points!r}: choose from {', '.join(POINTS)}")
     images = {image["id"]: image for image in content["images"]}
     chosen = draw_images(list(images), percent, seed)
-    usable, problems = sort_out(content["annotations"], images, {c["id"] for c in content["categories"]})
+    usable, problems = usable_annotations(content["annotations"], images, {c["id"] for c in content["categories"]})
     pointed = _with_points(usable, images, points, seed, boxes, problems)
     if problems and all(a.get("iscrowd") for a in pointed):
-        raise ValueError(f"no annotation can be used: {summary(problems)}")
+        raise ValueError(f"no annotation can be used: {list_problems(problems)}")
     # A full label is worth keeping where its point was never given.
     full = usable if points == "given" else pointed
     weak = [a for a in pointed if a["image_id"] not in chosen]

@@ -11,7 +11,7 @@ from typing import Any
 
 from detkit.data.coco_file import load_json, read_coco_file
 from detkit.data.export import export_scenes
-from detkit.data.points.file import Problem, read_points, summary
+from detkit.data.points.file import Problem, list_problems, read_points
 from detkit.data.points.split import point_of, split_annotations, write_split
 from detkit.evaluation.backends import clean_ground_truth
 from detkit.files import write_json
@@ -88,7 +88,7 @@ def _split(options: dict[str, Any], folder: Path) -> Sources:
     drawn = {name: options[name] for name in DRAWN}
     split = split_annotations(content, **drawn)
     if split.problems:
-        logger.warning("%s: left out %s", options["annotation_file"], summary(split.problems))
+        logger.warning("%s: left out %s", options["annotation_file"], list_problems(split.problems))
     files = write_split(split, folder, force=True)
     val, val_folder = (_optional(options[name]) for name in ("val", "val_image_folder"))
     return Sources(Path(options["image_folder"]), files["strong"], files["weak"], files["truth"], val, val_folder)
@@ -117,7 +117,7 @@ def with_points(content: dict[str, Any]) -> dict[str, Any]:
             annotation = {**annotation, "point": point}
         annotations.append(annotation)
     if problems:
-        raise ValueError(f"annotations without a point or a mask; take them out: {summary(problems)}")
+        raise ValueError(f"annotations without a point or a mask; take them out: {list_problems(problems)}")
     return {**content, "annotations": annotations}
 
 
