@@ -33,7 +33,7 @@ def correlate_levels(sources: Sequence[Tensor], targets: Sequence[Tensor]) -> Te
 
 
 def hyper_correlation(source_bchw: Tensor, target_bchw: Tensor, eps: float = 1e-5) -> Tensor:
-    """The correlation that CATs++ (arXiv 2202.06817) starts from, `[b, ht, wt, hs, ws]`: cosines, negative ones set to 0.
+    """The correlation that CATs++ (arXiv 2202.06817) starts from, `[b, ht, wt, hs, ws]`: cosines, at least 0.
 
     Unlike in `cosine_correlation` the target comes first, and features are divided by `norm(x) + eps`.
     """
@@ -47,8 +47,8 @@ def hyper_correlation(source_bchw: Tensor, target_bchw: Tensor, eps: float = 1e-
 def mutual_filter(corr_st: Tensor) -> Tensor:
     """Soft mutual nearest neighbours (NCNet, arXiv 1810.10510) of `[..., s, t]`.
 
-    Each entry is multiplied by its ratio to the maximum of its source cell and by its ratio to the maximum of its target
-    cell.
+    Each entry is multiplied by its ratio to the maximum of its source cell and by its ratio to the maximum of its
+    target cell.
     """
     best_of_source, best_of_target = corr_st.amax(-1, keepdim=True), corr_st.amax(-2, keepdim=True)
     best_of_source, best_of_target = (m.masked_fill(m == 0, 1e-30) for m in (best_of_source, best_of_target))
@@ -111,8 +111,8 @@ def sample_at(grid_bchw: Tensor, points_bn2: Tensor) -> Tensor:
     """Sample a grid at points, bilinear.
 
     Args:
-        points_bn2: x y in cells; 0 is the centre of the first cell. Points beyond the outermost centres get the value at
-            the border.
+        points_bn2: x y in cells; 0 is the centre of the first cell. Points beyond the outermost centres get the value
+            at the border.
 
     Returns:
         `[b, n, c]`.
@@ -129,8 +129,8 @@ def transfer_points(
     """Move target points along the flow to their matches in the source.
 
     Args:
-        points_bn2: x y in pixels of the target image, which the grid covers. A point outside of the image moves like the
-            nearest place on its border.
+        points_bn2: x y in pixels of the target image, which the grid covers. A point outside of the image moves like
+            the nearest place on its border.
         frame: (h, w) of both images in pixels.
         whole_pixels: cut the points to whole pixels inside the image first, as the authors' code of CATs does.
 
@@ -164,8 +164,10 @@ def position_map(flow_b2hw: Tensor, target_size: tuple[int, int], source_size: t
 
 
 def warp(image_bchw: Tensor, map_b2hw: Tensor) -> Tensor:
-    """Rearrange an image by a `position_map`: each pixel of the result is sampled, bilinear, at the place that the map has
-    for it; 0 outside of the image."""
+    """Rearrange an image by a `position_map`.
+
+    Each pixel of the result is sampled, bilinear, at the place that the map gives for it; 0 outside of the image.
+    """
     h, w = image_bchw.shape[2:]
     where = 2 * map_b2hw / map_b2hw.new_tensor([w, h])[:, None, None] - 1
     return F.grid_sample(image_bchw, where.permute(0, 2, 3, 1), align_corners=False)

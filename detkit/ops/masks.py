@@ -14,7 +14,7 @@ from torch import Tensor
 
 from detkit.ops.rle import encode_region
 
-# Masks that are float32 at the same time.
+# Masks that are converted to float32 at the same time.
 MASKS_AT_ONCE = 16
 
 
@@ -67,7 +67,8 @@ def cell_weights(low: Tensor, high: Tensor, cells: int, size: int) -> Tensor:
 class BoxMasks:
     """The instance masks of one image as bitmaps that are stretched over boxes, bilinearly.
 
-    A hundred masks of a large photograph are gigabytes; this holds kilobytes of each, and pastes when asked.
+    A hundred full masks of a large photograph take gigabytes. The bitmaps take kilobytes; they are resized and pasted
+    only when the full masks are needed.
 
     Attributes:
         bitmaps: [n, s, s] bool.
@@ -95,7 +96,7 @@ class BoxMasks:
         return self.map_tensors(lambda tensor: tensor.cpu())
 
     def dense(self) -> Tensor:
-        """The masks as they lie in the image, `[n, h, w]` bool."""
+        """The full masks, `[n, h, w]` bool."""
         shape = (len(self), *self.size)
         if self.bitmaps.device.type == "cpu":
             # numpy asks for huge pages, which makes the first touch of so much memory several times faster.
@@ -107,11 +108,11 @@ class BoxMasks:
         return masks
 
     def encode(self) -> list[dict[str, Any]]:
-        """The masks as compressed RLE, without building them whole; see `detkit.ops.rle.encode_masks`."""
+        """The masks as compressed RLE, without the full masks in between; see `detkit.ops.rle.encode_masks`."""
         return [encode_region(pixels, top, left, *self.size) for top, left, pixels in self.cpu().regions()]
 
     def regions(self) -> Iterator[tuple[int, int, Tensor]]:
-        """Of each mask the top row, the left column and the pixels `[h, w]` bool that lie in both box and image."""
+        """For each mask the part of it that lies in the image: top row, left column, and pixels `[h, w]` bool."""
         (height, width), device = self.size, self.bitmaps.device
         padded = F.pad(self.bitmaps.float(), (1, 1, 1, 1))
         for bitmap, (x1, y1, x2, y2) in zip(padded, self.boxes.double().cpu().tolist(), strict=True):

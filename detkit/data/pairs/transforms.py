@@ -17,6 +17,7 @@ from torch import Tensor
 from detkit.data.pairs.dataset import PairSample
 from detkit.data.transforms import check_probability
 from detkit.images import resize_image
+from detkit.ops.points import points_inside
 from detkit.registry import register
 from detkit.structures import ImagePair, PairAnnotations
 
@@ -57,14 +58,7 @@ def split_pair(pair: ImagePair, known: PairAnnotations) -> tuple[AnnotatedImage,
 
 def join_pair(source: AnnotatedImage, target: AnnotatedImage, known: PairAnnotations) -> PairSample:
     """The pair of two changed images, with the points that lie inside of both (border included)."""
-    inside = [
-        (
-            (annotated.points >= 0)
-            & (annotated.points <= annotated.points.new_tensor([annotated.size[1], annotated.size[0]]))
-        ).all(1)
-        for annotated in (source, target)
-    ]
-    keep = inside[0] & inside[1]
+    keep = points_inside(source.points, source.size) & points_inside(target.points, target.size)
     moved = replace(
         known,
         source_points=source.points[keep],

@@ -157,7 +157,7 @@ def warp_image(annotated: AnnotatedImage, warp: Warp) -> AnnotatedImage:
 
 
 def move(points_n2: Tensor, warp: Warp, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Points after the warp, `[n, 2]` in pixels of an image of `size` (h, w), and which of them were found, `[n]` bool."""
+    """Points after the warp, `[n, 2]` in pixels of an image of `size` (h, w), and which were found, `[n]` bool."""
     half = torch.tensor([size[1], size[0]], dtype=torch.float64) / 2
     moved, found = warp.appears_at(points_n2.double() / half - 1)
     return ((moved + 1) * half).to(points_n2), found
