@@ -1,6 +1,8 @@
-"""Point prompts at inference: which cells of the grids are asked for masks (PointWSSIS, arXiv 2303.15062, section 3.2).
+"""Candidates of SOLOv2: which grid cells give a mask, with and without prompts.
 
-Shape letters: n objects prompted for, l levels, m candidates, k classes, d kernel channels, p cells of all levels.
+Source: PointWSSIS, arXiv 2303.15062, section 3.2.
+
+Shape letters: n prompted objects, l levels, m candidates, k classes, d kernel channels, p cells of all levels.
 """
 
 from __future__ import annotations
@@ -19,19 +21,19 @@ from detkit.pointseg.heads import SoloOutputs
 from detkit.pointseg.nms import point_nms
 from detkit.structures import Prompt
 
-# Candidates whose masks are in memory at the same time.
+# Candidates whose masks are computed at the same time.
 CANDIDATES_AT_ONCE = 256
 
 
 @dataclass
 class Candidates:
-    """Cells of one image that are asked for a mask, in the order of levels, rows, columns and classes.
+    """Cells of one image that give a mask, ordered by level, row, column and class.
 
     Attributes:
-        scores: [m] 0 to 1.
+        scores: [m] in 0..1.
         labels: [m] int64.
         cells: [m] cell, numbered through the levels.
-        owners: [m] number of the prompted object; -1 where there is none.
+        owners: [m] index of the prompted object that the candidate belongs to; -1 for none.
     """
 
     scores: Tensor
@@ -40,7 +42,7 @@ class Candidates:
     owners: Tensor
 
     def chunks(self) -> Iterator[Candidates]:
-        """So many at a time that their masks fit into memory; one chunk at least."""
+        """Split into chunks whose masks fit into memory; at least one chunk, which may be empty."""
         columns = (column.split(CANDIDATES_AT_ONCE) for column in vars(self).values())
         return (Candidates(*part) for part in zip(*columns, strict=True))
 
@@ -65,18 +67,24 @@ class ImagePredictions:
 
 
 def split_images(outputs: SoloOutputs) -> list[ImagePredictions]:
-    """The predictions image by image, in float32."""
+    """The predictions of each image of a batch, in float32."""
     parts = outputs.flat_kernels().float(), outputs.flat_category().float(), outputs.mask_features.float()
     return [ImagePredictions(*image) for image in zip(*parts, strict=True)]
 
 
 def peaks(outputs: SoloOutputs) -> Tensor:
-    """Class probabilities `[b, k, p]` of the cells that are maxima of their neighbourhood, 0 elsewhere."""
+    """Class probabilities `[b, k, p]` after `point_nms`: 0 for cells that are no local maximum."""
     return torch.cat([point_nms(level.float().sigmoid()).flatten(2) for level in outputs.category], dim=2)
 
 
 def score_candidates(prob_kp: Tensor, threshold: float, owners: Tensor | None = None) -> Candidates:
-    """Every cell and class whose probability is above a threshold; `owners [p]` tells whose a cell is."""
+    """All cells and classes whose probability is above a threshold.
+
+    Args:
+        prob_kp: class probabilities.
+        threshold: in 0..1.
+        owners: [p] the prompted object of each cell, -1 for none; None without prompts.
+    """
     likely_kp = prob_kp > threshold
     cells, labels = likely_kp.T.nonzero(as_tuple=True)
     owner = torch.full_like(cells, -1) if owners is None else owners[cells]
@@ -86,9 +94,9 @@ def score_candidates(prob_kp: Tensor, threshold: float, owners: Tensor | None = 
 def class_candidates(
     prob_kp: Tensor, prompt: Prompt, grids: GridLevels, frame: tuple[int, int], threshold: float
 ) -> Candidates:
-    """Ordinary candidates of classes that are known to be in the image.
+    """Ordinary candidates of the prompted classes only, for the prompt "class".
 
-    With boxes, only those in the cells of an object of that class, as the official code does under this name.
+    With boxes, only those in the cells of a prompted object of that class, as in the authors' code.
     """
     if prompt.boxes is None:
         known = torch.zeros(len(prob_kp), 1, dtype=torch.bool, device=prob_kp.device)
@@ -100,7 +108,7 @@ def class_candidates(
 
 
 def sized_candidates(prompt: Prompt, grids: GridLevels, frame: tuple[int, int]) -> Candidates:
-    """The cells that stand for the objects in training, with score 1."""
+    """All cells that are positive for the prompted boxes in training, with score 1, for "point_with_size"."""
     owners, labels = _owners(prompt, grids, frame, background=-1)
     cells = (owners >= 0).nonzero()[:, 0]
     return Candidates(torch.ones(len(cells), device=cells.device), labels[cells], cells, owners[cells])
@@ -109,10 +117,10 @@ def sized_candidates(prompt: Prompt, grids: GridLevels, frame: tuple[int, int]) 
 def point_candidates(
     image: ImagePredictions, prompt: Prompt, grids: GridLevels, *, official: bool = False
 ) -> Candidates:
-    """One cell for each point: its own, on the level whose mask is best; with score 1.
+    """One candidate for each point: the cell of the point on the level with the best mask, with score 1.
 
-    Points that share class and cell on the level chosen are one candidate, which belongs to the first of them. A
-    point without a mask on any level has none.
+    Points of one class in one cell of that level share one candidate, which belongs to the first of them. A point
+    without a mask on any level has no candidate.
 
     Args:
         official: as the authors' code, find cells by rounded point codes and the owner of a candidate by its cell. A
@@ -121,7 +129,7 @@ def point_candidates(
     if official:
         targets = _targets(prompt, grids, image.frame, centre_only=True)
         owners = targets.owner.unique()
-        numbers = owners[owners >= 0]  # a point whose cells are all taken by later ones is lost
+        numbers = owners[owners >= 0]  # a point is lost where later points own all of its cells
     else:
         assert prompt.points is not None
         numbers = torch.arange(len(prompt.points), device=prompt.points.device)
@@ -152,7 +160,7 @@ def point_cells(prompt: Prompt, grids: GridLevels, frame: tuple[int, int], *, of
 
 
 def level_values(image: ImagePredictions, cells_nl: Tensor, labels: Tensor) -> Tensor:
-    """How good the mask at each cell is for its class, `[n, l]`: the mean probability inside it times the class's."""
+    """The score of the mask at each cell, `[n, l]`: mean mask probability inside the mask x class probability."""
     confident = []
     for cells in cells_nl.flatten().split(CANDIDATES_AT_ONCE):
         prob = image.masks_at(cells)
@@ -169,7 +177,7 @@ def area_and_sum(prob: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
 
 
 def _objects(prompt: Prompt) -> Objects:
-    """As a table; there must be points, and objects without a box have one without extent."""
+    """The prompted objects as a table. There must be points; without boxes each has an empty box at its point."""
     assert prompt.points is not None
     boxes = prompt.points.repeat(1, 2) if prompt.boxes is None else prompt.boxes
     return Objects(torch.zeros_like(prompt.labels), prompt.labels, boxes, prompt.points)

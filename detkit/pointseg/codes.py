@@ -1,7 +1,7 @@
-"""Point codes: how the official code packs a point into one integer, and reads cells out of it.
+"""Point codes: how the authors' code of PointWSSIS packs a point into one integer, and finds its grid cell from it.
 
-A code is `y * 10000 + x` with both as ten-thousandths of the image's height and width, rounded down; 0 means "none".
-Prediction files of the official code hold them. Inside detkit points stay x, y in pixels.
+A code is `y * 10000 + x` with both in ten-thousandths of the image's height and width, rounded down; 0 means "none".
+Prediction files of the authors' code hold them. Inside detkit points stay x, y in pixels.
 """
 
 from __future__ import annotations
@@ -27,10 +27,9 @@ def decode(codes: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def cells_of(codes: Tensor, sides: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Row and column `[n, l]` of codes `[n]` in the grid of each level, as the official prompts read them.
+    """Row and column `[n, l]` of codes `[n]` in the grid of each level, as the authors' code computes them.
 
-    The division of rounded codes in double precision may miss the cell that the point itself lies in (about 0.6 % of
-    points and axes in a grid of 80).
+    Because codes are rounded, about 0.6 % of points and axes get a neighbour of their cell in a grid of 80.
     """
     y, x = codes.div(CODE_UNITS, rounding_mode="floor"), codes % CODE_UNITS
     width = torch.tensor([1 / side for side in sides], dtype=torch.float64, device=codes.device)

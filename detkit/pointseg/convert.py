@@ -24,7 +24,7 @@ from detkit.structures import LabelMap
 
 # The official code feeds B, G, R in 0..255 without dividing by a standard deviation; here it is R, G, B in 0..1.
 INPUT_RULE = dict(mean=(123.675 / 255, 116.28 / 255, 103.53 / 255), std=(1 / 255, 1 / 255, 1 / 255))
-# Keys whose shapes tell the sizes of the networks.
+# Keys whose shapes give the sizes of the networks.
 SOLO_LANDMARKS = (
     "ins_head.cate_pred.weight",
     "ins_head.kernel_pred.weight",

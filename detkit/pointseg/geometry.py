@@ -1,4 +1,4 @@
-"""Centres, extents and resizing of stacks of masks, without a loop over them.
+"""Centres, extents and resizing of many masks at once.
 
 Shape letters: n masks, h/w pixels.
 """
@@ -9,14 +9,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# Weights of a bilinear resize are integers out of this (as in OpenCV).
+# Denominator of the integer weights of a bilinear resize, as in OpenCV.
 WEIGHT_UNIT = 2048
 
 
 def profiles(masks: Tensor) -> tuple[Tensor, Tensor]:
     """Number of pixels in each row `[n, h]` and each column `[n, w]` of bool masks `[n, h, w]`, int64.
 
-    Eight pixels are read as one integer, whose bytes stay apart as long as at most 255 of them are summed.
+    Eight pixels are summed as one 64-bit integer; its bytes do not overflow for sums of at most 255.
     """
     n, height, width = masks.shape
     if masks.numel() == 0:
@@ -30,7 +30,11 @@ def profiles(masks: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def centres_of_mass(masks: Tensor) -> tuple[Tensor, Tensor]:
-    """The mean pixel index x, y `[n, 2]` float32 of bool masks `[n, h, w]`, NaN where empty, and their areas `[n]`."""
+    """Centres of mass of bool masks `[n, h, w]`.
+
+    Returns:
+        The mean pixel index x, y `[n, 2]` float32, NaN for an empty mask, and the areas `[n]` in pixels.
+    """
     rows, columns = profiles(masks)
     area = rows.sum(1)
     moments = [(p * torch.arange(p.shape[1], device=p.device)).sum(1) for p in (columns, rows)]
@@ -38,7 +42,7 @@ def centres_of_mass(masks: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def extents(masks: Tensor) -> Tensor:
-    """The first and last pixel index x1 y1 x2 y2 `[n, 4]` int64 of bool masks `[n, h, w]`; -1 all over where empty."""
+    """First and last pixel index x1 y1 x2 y2 `[n, 4]` int64 of bool masks `[n, h, w]`; all -1 for an empty mask."""
     rows, columns = (p > 0 for p in profiles(masks))
     firsts = [p.byte().argmax(1) for p in (columns, rows)]
     lasts = [p.shape[1] - 1 - p.flip(1).byte().argmax(1) for p in (columns, rows)]
@@ -46,23 +50,27 @@ def extents(masks: Tensor) -> Tensor:
 
 
 def mask_boxes(masks: Tensor) -> Tensor:
-    """Boxes `[n, 4]` xyxy around bool masks `[n, h, w]`, x2 and y2 one past the last pixel; zeros where empty."""
+    """Boxes `[n, 4]` xyxy around bool masks `[n, h, w]`; x2, y2 are one past the last pixel; zeros where empty."""
     box = extents(masks).float()
     return torch.where(box[:, :1] < 0, 0, box + box.new_tensor([0, 0, 1, 1]))
 
 
 def quarter_masks(masks: Tensor, size: tuple[int, int]) -> Tensor:
-    """Bool masks `[n, h, w]` at a quarter of their size, padded bottom-right with 0 to `size`: uint8 of 0 and 1.
+    """Resize bool masks `[n, h, w]` to a quarter of their size and pad them bottom-right with 0 to `size` (h, w).
 
-    The bilinear resize of 8-bit images in fixed-point arithmetic, to the last bit. Where both sides are divisible by
-    4 a pixel is 1 when at least two of the four in the middle of its 4 x 4 block are. Thin objects may vanish.
+    It is bit-equal to OpenCV's bilinear resize of 8-bit images, which uses fixed-point arithmetic. Where both sides are
+    divisible by 4, a pixel is 1 if at least two of the four in the middle of its 4 x 4 block are. Thin objects may
+    vanish.
+
+    Returns:
+        uint8 of 0 and 1.
     """
     height, width = masks.shape[1:]
     out_h, out_w = int(height / 4 + 0.5), int(width / 4 + 0.5)
     pixels = masks.view(torch.uint8)
     top, bottom, top_weight, bottom_weight = _taps(height, out_h, False, masks.device)
     left, right, left_weight, right_weight = _taps(width, out_w, True, masks.device)
-    # Both rows of a pixel in one byte: fetching single columns is slow.
+    # Both rows of a pixel in one byte: indexing single columns is slow.
     rows = pixels.index_select(1, top) + 2 * pixels.index_select(1, bottom)
     one, other = rows.index_select(2, left), rows.index_select(2, right)
 
@@ -74,11 +82,11 @@ def quarter_masks(masks: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def _taps(old: int, new: int, is_row: bool, device: torch.device) -> list[Tensor]:
-    """The two pixels that each new one lies between along an axis, and their integer weights, all `[new]`."""
+    """For each new pixel along an axis the two old pixels beside it, and their integer weights, all `[new]`."""
     at = ((torch.arange(new, dtype=torch.float64) + 0.5) * (old / max(new, 1)) - 0.5).float()
     first = at.floor()
     part = at - first
-    if is_row:  # outside the first and the last pixel of a row the nearest counts alone
+    if is_row:  # beyond the first and the last pixel of a row only the nearest one counts
         part = torch.where((first < 0) | (first >= old - 1), 0, part)
     first = first.long()
     weights = [(WEIGHT_UNIT * share).round().short() for share in (1 - part, part)]

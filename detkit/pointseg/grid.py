@@ -1,4 +1,6 @@
-"""Which cells of which grid stand for which object (SOLOv2, arXiv 2003.10152; SOLO, arXiv 1912.04488, section 3.3).
+"""Target assignment of SOLOv2 (arXiv 2003.10152): which grid cells are positive for which object.
+
+Source: SOLO, arXiv 1912.04488, section 3.3.
 
 Shape letters: b images, n objects of a batch, l levels, p cells of all levels together, r pairs of cell and object.
 """
@@ -16,7 +18,7 @@ from detkit.structures import Annotations
 
 STUDENT_GRIDS, STUDENT_RANGES = (40, 36, 24, 16, 12), ((1, 96), (48, 192), (96, 384), (192, 768), (384, 2048))
 TEACHER_GRIDS, TEACHER_RANGES = (80, 64, 32, 24, 12), ((1, 72), (72, 144), (144, 288), (288, 584), (584, 2048))
-# An object of any size is on every level: what points without sizes ask for.
+# Ranges that put objects of any size on every level, for points without sizes.
 ALL_SIZES = ((0, float("inf")),) * 5
 
 
@@ -26,8 +28,8 @@ class GridLevels:
 
     Attributes:
         sides: cells along each side of a level's grid; it spans the padded image.
-        ranges: of each level, the objects whose square root of the box area, in pixels, is in [low, high).
-        sigma: the part of the box around the centre of mass whose cells are positive, 3 x 3 at most.
+        ranges: of each level [low, high); it has the objects whose square root of the box area, in pixels, lies there.
+        sigma: size of the positive region around the centre of mass, relative to the box; at most 3 x 3 cells.
     """
 
     sides: tuple[int, ...] = STUDENT_GRIDS
@@ -46,7 +48,7 @@ class GridLevels:
         return [side * side for side in self.sides]
 
     def offsets(self, device: torch.device) -> Tensor:
-        """The number of the first cell of each level, `[l]`."""
+        """The index of the first cell of each level, `[l]`, where cells are numbered through the levels."""
         sizes = torch.tensor([0, *self.level_sizes[:-1]], device=device)
         return sizes.cumsum(0)
 
@@ -56,10 +58,10 @@ class Objects:
     """The objects of a batch as one table, image after image.
 
     Attributes:
-        image: [n] number of the image in the batch.
+        image: [n] index of the image in the batch.
         labels: [n] int64.
         boxes: [n, 4] xyxy in pixels of the network's input.
-        centres: [n, 2] x, y of the point that stands for the object, in the same pixels.
+        centres: [n, 2] x, y of the centre of mass, or of the prompted point, in the same pixels.
         masks: [n, h / 4, w / 4] uint8 at the size of the mask features, or None.
     """
 
@@ -76,7 +78,12 @@ class Objects:
     def from_annotations(
         cls, annotations: Sequence[Annotations], frame: tuple[int, int], device: torch.device
     ) -> Objects:
-        """Objects with masks, without those whose masks are empty; `frame` is the padded (h, w).
+        """The objects of a batch; those with an empty mask are left out.
+
+        Args:
+            annotations: with masks where there are objects.
+            frame: (h, w) of the padded images.
+            device: of the result.
 
         Raises:
             ValueError: an image whose objects have no masks.
@@ -103,13 +110,15 @@ class Objects:
 
 @dataclass
 class GridTargets:
-    """What each cell should predict.
+    """Which object each cell should predict.
+
+    A cell may be positive for several objects. The class is that of its owner, the last of them; the mask is trained
+    for all of them, one row for each pair of object and cell.
 
     Attributes:
-        owner: [b, p] the object of each cell, numbered through the batch; -1 for none.
-        row_cell: [r] a cell of the image of the object.
-        row_object: [r] an object to which the cell belongs, ascending. Where a cell belongs to several objects all of
-            them are rows, though only the last of them owns it.
+        owner: [b, p] index of the object in the batch; -1 for none.
+        row_cell: [r] cell of each pair.
+        row_object: [r] object of each pair, ascending.
     """
 
     owner: Tensor
@@ -124,10 +133,10 @@ class GridTargets:
 
 
 def cells_at(position: Tensor, size: int, sides: Sequence[int]) -> Tensor:
-    """The row or column of positions `[n]`, in pixels of `size`, in the grid of each level: `[n, l]` int64.
+    """The row or column of positions `[n]`, in pixels of an axis of `size` pixels, in the grid of each level: `[n, l]`.
 
-    Floor division as torch and Python define it, through the remainder: on a border between two cells rounding may
-    give the lower one. Checkpoints were trained with that.
+    This is torch's floor division of floats: exactly on a border between two cells, rounding may give the lower one.
+    The published checkpoints were trained with that.
     """
     width = torch.tensor([1 / side for side in sides], dtype=position.dtype, device=position.device)
     return torch.div((position / size)[:, None], width, rounding_mode="floor").long()
@@ -136,13 +145,17 @@ def cells_at(position: Tensor, size: int, sides: Sequence[int]) -> Tensor:
 def assign(
     objects: Objects, grids: GridLevels, frame: tuple[int, int], batch: int, *, centre_only: bool = False
 ) -> GridTargets:
-    """Give cells to objects, for images padded to `frame` (h, w).
+    """Assign the grid cells of a batch to its objects.
 
-    An object is on the levels that its size belongs to, in the cells around its centre. Where objects share a cell the
-    last one owns it.
+    An object gets the cells around its centre, on the levels whose range of sizes holds it. Where several objects get a
+    cell, the last one owns it.
 
     Args:
-        centre_only: only the cell of the centre itself.
+        objects: of the batch.
+        grids: of the model.
+        frame: (h, w) of the padded images.
+        batch: number of images.
+        centre_only: assign the cell of the centre only.
     """
     device = objects.boxes.device
     offsets, total = grids.offsets(device), sum(grids.level_sizes)
@@ -158,14 +171,14 @@ def assign(
 
 
 def levels_of(boxes: Tensor, grids: GridLevels) -> Tensor:
-    """Which levels the sizes of boxes `[n, 4]` belong to, `[n, l]` bool."""
+    """Which levels have boxes `[n, 4]` of these sizes, `[n, l]` bool."""
     sizes = ((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])).sqrt()[:, None]
     low, high = torch.tensor(grids.ranges, dtype=sizes.dtype, device=sizes.device).unbind(1)
     return (sizes >= low) & (sizes < high)
 
 
 def _reach(objects: Objects, grids: GridLevels, size: int, axis: int, centre_only: bool) -> tuple[Tensor, Tensor]:
-    """The cell of the centre and its two neighbours along an axis (0: x), `[n, l, 3]`, and which of them to take."""
+    """The cell of the centre and its neighbours along an axis (0: x), `[n, l, 3]`, and which of them are positive."""
     centre = objects.centres[:, axis]
     last = torch.tensor(grids.sides, device=centre.device) - 1
     middle = cells_at(centre, size, grids.sides)

@@ -1,4 +1,4 @@
-"""The two heads of SOLOv2 (arXiv 2003.10152, section 3): instances on grids, and the mask features they all share.
+"""The two heads of SOLOv2 (arXiv 2003.10152, section 3): classes and mask filters on grids, and mask features.
 
 Shape letters: b images, k classes, c channels, d kernel channels, p cells of all levels, h/w pixels.
 """
@@ -16,11 +16,11 @@ from torch import Tensor, nn
 
 @dataclass
 class SoloOutputs:
-    """What the network predicts for a batch.
+    """The predictions for a batch. The mask of a cell is its filter applied to the mask features.
 
     Attributes:
-        category: of each level the class logits [b, k, side, side].
-        kernels: of each level the 1 x 1 filters [b, d, side, side] that cut the masks out of the mask features.
+        category: class logits [b, k, side, side] of each level.
+        kernels: 1 x 1 filters [b, d, side, side] of each level.
         mask_features: [b, d, h / 4, w / 4], not negative; h, w of the padded images.
     """
 
@@ -45,7 +45,7 @@ def conv_norm_relu(in_channels: int, out_channels: int, size: int = 3) -> nn.Seq
 
 
 def prediction(in_channels: int, out_channels: int, prior: float | None = None) -> nn.Conv2d:
-    """The last convolution of a branch; `prior` is the probability that its sigmoid begins with, otherwise bias 0."""
+    """The last convolution of a branch. Its sigmoid starts at the probability `prior`; without it the bias is 0."""
     conv = nn.Conv2d(in_channels, out_channels, 3, padding=1)
     nn.init.normal_(conv.weight, std=0.01)
     nn.init.constant_(conv.bias, 0.0 if prior is None else -math.log((1 - prior) / prior))
@@ -66,7 +66,7 @@ def resize(x_bchw: Tensor, size: Sequence[int]) -> Tensor:
 
 
 class InstanceHead(nn.Module):
-    """Classes and mask filters for each cell of each level, by weights that all levels share.
+    """Class logits and mask filters for each cell of each level; all levels share the weights.
 
     Args:
         num_classes: k.
@@ -105,13 +105,13 @@ class InstanceHead(nn.Module):
 
     @staticmethod
     def five_maps(pyramid: Sequence[Tensor]) -> list[Tensor]:
-        """The finest map at half its size and the coarsest at double: strides 8, 8, 16, 32, 32."""
+        """The maps of the five levels, of stride 8, 8, 16, 32 and 32: the finest is halved, the coarsest doubled."""
         finest = F.interpolate(pyramid[0], scale_factor=0.5, mode="bilinear", align_corners=False)
         return [finest, *pyramid[1:4], resize(pyramid[4], pyramid[3].shape[2:])]
 
 
 class MaskHead(nn.Module):
-    """One map of features for all masks, at a quarter of the image's size."""
+    """The mask features, which all cells share, at a quarter of the image's size."""
 
     def __init__(self, *, in_channels: int = 256, channels: int = 128, out_channels: int = 256):
         super().__init__()
@@ -127,7 +127,7 @@ class MaskHead(nn.Module):
         return self.output(sum(self.branch(level, pyramid[level]) for level in range(4)))
 
     def branch(self, level: int, x_bchw: Tensor) -> Tensor:
-        """Bring one map to stride 4, doubling it after each convolution; the coarsest sees its coordinates."""
+        """Bring one map to stride 4: convolutions, each followed by doubling; the coarsest map gets its coordinates."""
         x = with_coordinates(x_bchw) if level == 3 else x_bchw
         for conv in self.branches[level]:
             x = conv(x)

@@ -29,12 +29,14 @@ def focal_loss_sum(logits: Tensor, labels: Tensor, *, alpha: float = 0.25, gamma
 
     Args:
         logits: [b, k, p].
-        labels: [b, p] int64; k stands for "no class". The few positive entries are corrected after all have been
-            counted as negative, which needs no target of the size of the logits.
+        labels: [b, p] int64; k means "no class".
+        alpha: weight of positive entries; negative ones have 1 - alpha.
+        gamma: exponent of the probability that was missed.
     """
 
+    # All entries are summed as negative, then the few positive ones are corrected: no target as large as the logits.
     def term(logit: Tensor, weight: float) -> Tensor:
-        """Of entries whose logit should be low."""
+        """The loss of entries whose logit should be low."""
         return weight * (logit.sigmoid() ** gamma * F.softplus(logit)).sum()
 
     image, cell = (labels < logits.shape[1]).nonzero(as_tuple=True)
@@ -44,13 +46,13 @@ def focal_loss_sum(logits: Tensor, labels: Tensor, *, alpha: float = 0.25, gamma
 
 @register
 class SoloCriterion:
-    """Weighted loss terms of `SoloOutputs` against annotations with masks.
+    """The weighted loss terms of `SoloOutputs` against annotations with masks.
 
-    `loss_mask` is the mean Dice distance of all pairs of an object and one of its cells; `loss_class` the focal loss
-    of all cells, over the number of positive cells + 1. All arithmetic is float32.
+    `loss_mask` is the mean Dice distance over all pairs of an object and one of its cells; `loss_class` is the focal
+    loss of all cells, divided by the number of positive cells + 1. All arithmetic is float32.
 
-    Where the number of objects is given from outside, for gradient accumulation or several processes, both count by the
-    share of it that this batch has (one object at least).
+    With gradient accumulation or several processes the number of objects is given from outside. Both terms are then
+    weighted by this batch's share of it (at least one object).
 
     Args:
         mask_weight, class_weight: weights of the terms.

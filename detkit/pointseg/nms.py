@@ -35,7 +35,7 @@ def same_class_iou(masks: Tensor, labels: Tensor) -> Tensor:
 def common_pixels(masks: Tensor) -> Tensor:
     """The number of pixels that each two of `[m, h, w]` bool masks share, `[m, m]` float32.
 
-    On a CPU tile by tile: of most tiles only a few masks have a part.
+    On a CPU it is computed tile by tile: in most tiles only a few masks have pixels.
     """
     tile = TILE if masks.device.type == "cpu" else max(masks.shape)
     common = torch.zeros(len(masks), len(masks), device=masks.device)
@@ -79,17 +79,18 @@ def matrix_nms(
 
 
 def mask_nms(masks: Tensor, labels: Tensor, *, threshold: float = 0.5) -> Tensor:
-    """Greedy suppression: a mask goes when it overlaps a better one of its class that stays by more than `threshold`.
+    """Greedy suppression: drop a mask if its IoU with a better one of its class that is kept is above `threshold`.
 
-    The greedy rule is run for all masks at once and repeated until nothing changes: after k rounds the best k masks
-    are settled, and in practice after a few rounds all of them.
+    All masks are tested at once, and again until nothing changes. After k rounds the best k masks are final; in
+    practice a few rounds are enough for all.
 
     Args:
         masks: [m, h, w] bool, best first.
         labels: [m] int64.
+        threshold: IoU in 0..1.
 
     Returns:
-        `[m]` bool, True for those that stay. Of several empty masks of a class the first stays.
+        `[m]` bool, True for the masks that are kept. Of several empty masks of a class the first is kept.
     """
     suppresses = (same_class_iou(masks, labels) > threshold).triu(1)
     keep = torch.ones(len(masks), dtype=torch.bool, device=masks.device)
@@ -102,6 +103,9 @@ def mask_nms(masks: Tensor, labels: Tensor, *, threshold: float = 0.5) -> Tensor
 
 
 def point_nms(heat: Tensor) -> Tensor:
-    """Keep the cells of `[b, k, h, w]` that no cell above, to the left or above left exceeds; the others become 0."""
+    """Keep the local maxima of `[b, k, h, w]`, set the others to 0.
+
+    A cell is compared with the cells above it, to its left and above left.
+    """
     peaks = F.max_pool2d(heat, 2, stride=1, padding=1)[:, :, :-1, :-1]
     return heat.where(heat == peaks, 0)

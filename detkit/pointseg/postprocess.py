@@ -24,7 +24,15 @@ STRIPS = 8
 
 @dataclass
 class MaskCandidates:
-    """Masks in the making: scores [m], labels [m], owners [m], areas [m] and probabilities prob [m, h / 4, w / 4]."""
+    """Candidates with their masks.
+
+    Attributes:
+        scores: [m] in 0..1.
+        labels: [m] int64.
+        owners: [m] index of the prompted object; -1 for none.
+        areas: [m] pixels of the mask at a quarter of the image's size.
+        prob: [m, h / 4, w / 4] mask probabilities.
+    """
 
     scores: Tensor
     labels: Tensor
@@ -35,24 +43,24 @@ class MaskCandidates:
     def __getitem__(self, keep: Tensor) -> MaskCandidates:
         return MaskCandidates(*(column[keep] for column in vars(self).values()))
 
-    def best(self, most: int) -> MaskCandidates:
-        """Sorted by score, at most so many."""
-        return self[self.scores.argsort(descending=True, stable=True)[:most]]
+    def top_k(self, k: int) -> MaskCandidates:
+        """The k highest scores, in order."""
+        return self[self.scores.argsort(descending=True, stable=True)[:k]]
 
 
 @register
 class SoloPostprocess:
-    """What becomes of candidates: scores of masks, suppression, masks at the original size.
+    """From candidates to detections: scores of the masks, suppression, masks at the original size.
 
     Args:
         nms: "matrix" or "mask", see `detkit.pointseg.nms`.
         kernel, sigma: of the matrix NMS.
         iou_threshold: of the mask NMS.
-        score_threshold: candidates must be above it; prompted ones have score 1.
-        update_threshold: the score after the matrix NMS must reach it.
-        mask_threshold: a pixel belongs to a mask above this probability.
-        pre_nms: candidates kept before the suppression.
-        max_detections: kept for an image.
+        score_threshold: least class probability of a candidate; prompted candidates have score 1.
+        update_threshold: least score after the matrix NMS.
+        mask_threshold: a pixel belongs to a mask if its probability is above this.
+        pre_nms: top-k candidates kept before the suppression.
+        max_detections: top-k detections of an image.
 
     Raises:
         ValueError: another `nms`.
@@ -86,19 +94,27 @@ class SoloPostprocess:
         size: tuple[int, int],
         original_size: tuple[int, int],
     ) -> tuple[Detections, Tensor]:
-        """The detections of one image, and whose candidates they were `[n]`.
+        """The detections of one image.
 
         Args:
-            strides: [p] stride of the level of each cell: masks of no more pixels of the features than that go.
+            image: the predictions.
+            candidates: cells that give a mask.
+            strides: [p] stride of the level of each cell; masks whose area is not larger than the stride are dropped.
             size: (h, w) of the unpadded input of the network.
-            original_size: (h, w) of the masks and boxes to make.
+            original_size: (h, w) of the image that masks and boxes refer to.
+
+        Returns:
+            The detections, best first, and the index of the prompted object of each, `[n]`, -1 for none.
         """
-        found = self.suppress(self.measure(image, candidates, strides)).best(self.max_detections)
+        found = self.suppress(self.measure(image, candidates, strides)).top_k(self.max_detections)
         masks = self.full_masks(found.prob, size, original_size)
         return Detections(mask_boxes(masks), found.scores, found.labels, masks), found.owners
 
     def measure(self, image: ImagePredictions, candidates: Candidates, strides: Tensor) -> MaskCandidates:
-        """Masks with their scores, best first: those of the candidates times the mean probability inside the mask."""
+        """The masks of the candidates, best first; scores become score x mean probability inside the mask.
+
+        Masks whose area, at a quarter of the image's size, is not larger than the stride of their level are dropped.
+        """
         nothing = image.features.new_zeros(0)
         best = MaskCandidates(nothing, nothing.long(), nothing.long(), nothing, image.features[:0])
         for part in candidates.chunks():
@@ -107,11 +123,11 @@ class SoloPostprocess:
             scores = part.scores * (inside / areas.clamp(min=1))
             new = MaskCandidates(scores, part.labels, part.owners, areas, prob)[areas > strides[part.cells]]
             both = zip(vars(best).values(), vars(new).values(), strict=True)
-            best = MaskCandidates(*(torch.cat(columns) for columns in both)).best(self.pre_nms)
+            best = MaskCandidates(*(torch.cat(columns) for columns in both)).top_k(self.pre_nms)
         return best
 
     def suppress(self, found: MaskCandidates) -> MaskCandidates:
-        """Without the masks that repeat better ones, or whose scores fall too low for that."""
+        """Drop the masks that repeat better ones (mask NMS), or whose score falls too low by it (matrix NMS)."""
         masks = found.prob > self.mask_threshold
         if self.nms == "mask":
             return found[mask_nms(masks, found.labels, threshold=self.iou_threshold)]
@@ -121,7 +137,7 @@ class SoloPostprocess:
     def full_masks(self, prob: Tensor, size: tuple[int, int], original_size: tuple[int, int]) -> Tensor:
         """Masks `[m, h, w]` bool at the original size.
 
-        Tile by tile, each for the masks that have a part there: resizing cannot raise a probability.
+        Each tile is computed for the masks with pixels there only: resizing never raises the largest probability.
         """
         masks = torch.zeros(len(prob), *original_size, dtype=torch.bool, device=prob.device)
         columns = list(resize_strips(prob, 2, size[1], original_size[1]))
@@ -135,10 +151,18 @@ class SoloPostprocess:
 
 
 def resize_strips(prob: Tensor, axis: int, cut: int, new: int) -> Iterator[tuple[slice, slice, Tensor]]:
-    """How an axis of `prob [m, h / 4, w / 4]` is made four times as long, cut, and resized, all bilinear, in strips.
+    """Weights to upsample an axis of `prob [m, h / 4, w / 4]` four times, cut the padding and resize it, in strips.
+
+    Both resizes are bilinear.
+
+    Args:
+        prob: mask probabilities.
+        axis: of `prob`, 1 or 2.
+        cut: length of the unpadded input along the axis.
+        new: length of the result.
 
     Yields:
-        The pixels of a strip, the pixels of `prob` that it is made of, and their weights `[strip, old]`.
+        The pixels of a strip of the result, the pixels of `prob` that it depends on, and the weights `[strip, old]`.
     """
     pixels = torch.eye(prob.shape[axis], device=prob.device)[None]
     larger = F.interpolate(pixels, scale_factor=4.0, mode="linear", align_corners=False)[..., :cut]

@@ -14,7 +14,7 @@ Schedule = Callable[[int], float]
 def refine_cosine(
     *, lr: float, epochs: int, steps_per_epoch: int, warmup_steps: int = 2000, floor: float = 0.01
 ) -> Schedule:
-    """The schedule of MaskRefineNet: a line from `floor * lr` to `lr`, then half a cosine back over all other steps.
+    """The schedule of MaskRefineNet: linear warm-up from `floor * lr` to `lr`, then half a cosine back to `floor * lr`.
 
     The paper trains 200,000 steps with lr 1e-4.
 
@@ -45,7 +45,9 @@ def solo_steps(
     warmup_steps: int = 1000,
     warmup_factor: float = 0.01,
 ) -> Schedule:
-    """The schedule of teacher and student: a line from `warmup_factor * lr` to `lr`, then times `factor` at each drop.
+    """The schedule of teacher and student: linear warm-up from `warmup_factor * lr` to `lr`, then steps.
+
+    The rate is multiplied by `factor` at each of `drop_steps`.
 
     Args:
         drop_steps: ascending steps at which the rate drops.

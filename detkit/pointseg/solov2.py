@@ -33,26 +33,26 @@ from detkit.pointseg.postprocess import SoloPostprocess
 from detkit.registry import register
 from detkit.structures import Annotations, Detections, ImageBatch, LabelMap, Prompt, PromptedDetections
 
-# Images are padded to a multiple of this.
+# Images are padded to a multiple of this many pixels.
 PADDING_MULTIPLE = 32
-# Of the maps from which the five levels are made.
+# Strides of the maps from which the five levels are made.
 STRIDES = (8, 8, 16, 32, 32)
 
 
 @register
 class SOLOv2(PromptedModel):
-    """Instance segmentation by locations: each cell of five grids predicts classes and the filter of a mask.
+    """Instance segmentation by locations: each cell of five grids predicts a class and the filter of a mask.
 
     Args:
-        backbone: gives five maps of stride 4 to 64 with `out_channels` channels from images and padding mask: an `FPN`.
+        backbone: an `FPN`, which gives five maps of stride 4 to 64 with `out_channels` channels.
         num_classes: classifier outputs.
         num_grids: cells along each side of the five grids.
         scale_ranges: which objects belong to each level, see `GridLevels`. The defaults of both are those of the
             paper's student; `TEACHER_GRIDS` and `TEACHER_RANGES` in `detkit.pointseg.grid` those of its teacher.
-        sigma: how much of an object's box around its centre is positive.
-        instance_channels, instance_convs: of the category and kernel branches.
-        kernel_channels: of the mask features.
-        mask_channels: inside the mask branch.
+        sigma: size of the positive region around an object's centre, relative to its box.
+        instance_channels, instance_convs: channels and convolutions of the class and filter branches.
+        kernel_channels: channels of the mask features.
+        mask_channels: channels inside the mask branch.
         criterion: loss terms, by default `SoloCriterion()`.
         postprocess: by default `SoloPostprocess()`, with the student's matrix NMS; the teacher has `nms="mask"`.
         official: with point prompts, find cells and the points of detections as the authors' code does, see
@@ -133,7 +133,7 @@ class SOLOv2(PromptedModel):
         prompt: str = "none",
         prompts: Sequence[Prompt] | None = None,
     ) -> list[Detections]:
-        """What the outputs say, with or without a prompt.
+        """The detections of a batch of outputs, with or without a prompt.
 
         Args:
             sizes: (h, w) of the unpadded inputs of the network.
@@ -157,7 +157,7 @@ class SOLOv2(PromptedModel):
     def candidates(
         self, image: ImagePredictions, prob_kp: Tensor | None, prompt: str, known: Prompt | None
     ) -> Candidates:
-        """What one image is asked for; its class peaks `prob_kp` are needed for "none" and "class"."""
+        """The cells of one image that give a mask; "none" and "class" need its class probabilities `prob_kp`."""
         if prob_kp is None:
             assert known is not None
             if prompt == "point":
@@ -176,10 +176,10 @@ class SOLOv2(PromptedModel):
     def detect_prompted(
         self, images: ImageBatch, original_sizes: Sequence[tuple[int, int]], prompt: str, prompts: Sequence[Prompt]
     ) -> list[Detections]:
-        """What is found with prompts in pixels of the original images.
+        """Detections for prompts, in pixels of the original images.
 
-        With "point" each point has the mask of its cell on the level that fits it best; with "point_with_size" the box
-        chooses the level, and up to 9 cells around its centre give a mask each, before the suppression.
+        With "point" each point gets the mask of its cell on the level with the best mask. With "point_with_size" the
+        box chooses the level, and up to 9 cells around its centre give a mask each, before the suppression.
         """
         scaled = [
             known.scaled(new[1] / old[1], new[0] / old[0])
@@ -190,11 +190,11 @@ class SOLOv2(PromptedModel):
     def _points_of(
         self, owners: Tensor, known: Prompt, size: tuple[int, int], original_size: tuple[int, int]
     ) -> Tensor | None:
-        """The points that detections answer, in pixels of the original image."""
+        """The prompted point of each detection, `[n, 2]` in pixels of the original image."""
         if known.points is None:
             return None
         scale = known.points.new_tensor([original_size[1] / size[1], original_size[0] / size[0]])
         points = known.points * scale
         if self.official:
             points = codes.decode(codes.encode(known.points, size), original_size).to(points)
-        return torch.cat([points, points.new_zeros(1, 2)])[owners]  # owner -1 takes the last
+        return torch.cat([points, points.new_zeros(1, 2)])[owners]  # owner -1 gets the zeros at the end

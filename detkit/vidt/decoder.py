@@ -27,7 +27,7 @@ class Memory:
         features: [b, s, c].
         padding: [b, s] bool, True on padding.
         shapes: (h, w) of each level.
-        valid_ratios: [b, l, 2], the unpadded part of each level's width and height.
+        valid_ratios: [b, l, 2], unpadded width over width and unpadded height over height of each level, in 0..1.
     """
 
     features: Tensor
@@ -37,7 +37,7 @@ class Memory:
 
     @classmethod
     def from_maps(cls, maps: Sequence[Tensor], masks: Sequence[Tensor]) -> Memory:
-        """From `[b, c, h, w]` maps and `[b, h, w]` padding masks."""
+        """Of the maps `[b, c, h, w]` of each level and their padding masks `[b, h, w]`, True on padding."""
         features = torch.cat([m.flatten(2).transpose(1, 2) for m in maps], dim=1)
         padding = torch.cat([mask.flatten(1) for mask in masks], dim=1)
         ratios = [torch.stack([(~m[:, 0]).float().mean(1), (~m[:, :, 0]).float().mean(1)], dim=-1) for m in masks]
@@ -51,7 +51,17 @@ def inverse_sigmoid(x: Tensor, eps: float = 1e-5) -> Tensor:
 
 
 class DeformableAttention(nn.Module):
-    """Each query samples `points` places around its reference on every level (arXiv 2010.04159, section 4.1)."""
+    """Each query samples `points` places around its reference on every level (arXiv 2010.04159, section 4.1).
+
+    Args:
+        dim: channels of queries and maps.
+        levels: feature maps.
+        heads: attention heads, a divisor of `dim`.
+        points: places that a head samples on a level.
+
+    Raises:
+        ValueError: `heads` does not divide `dim`.
+    """
 
     def __init__(self, dim: int, levels: int, heads: int, points: int):
         super().__init__()
@@ -65,7 +75,7 @@ class DeformableAttention(nn.Module):
         self._init_weights()
 
     def _init_weights(self):
-        """Heads look into as many directions, point i at i + 1 pixels."""
+        """Each head starts with a direction of its own; its point i lies i + 1 cells away from the reference."""
         angles = torch.arange(self.heads) * (2 * math.pi / self.heads)
         direction = torch.stack([angles.cos(), angles.sin()], dim=-1)
         direction = direction / direction.abs().amax(-1, keepdim=True)
@@ -100,7 +110,7 @@ class DeformableAttention(nn.Module):
 
 
 class DecoderLayer(nn.Module):
-    """[DET] self-attention, deformable attention to the maps, then a feed-forward network; norms come after."""
+    """[DET] self-attention, deformable attention to the maps, and a feed-forward network, each followed by a norm."""
 
     def __init__(self, dim: int, levels: int, *, heads: int, points: int, ffn_dim: int, dropout: float):
         super().__init__()
@@ -127,7 +137,7 @@ class DecoderLayer(nn.Module):
 
 
 class HeadMlp(nn.Module):
-    """Linear layers with ReLU between; the last one starts at zero."""
+    """A prediction head: linear layers with ReLU between; the last layer starts with zeros."""
 
     def __init__(self, dim: int, hidden_dim: int, out_dim: int, num_layers: int = 3):
         super().__init__()

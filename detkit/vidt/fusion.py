@@ -1,4 +1,4 @@
-"""Multi-scale fusion of ViDT+ (the efficient pyramid feature fusion of arXiv 2204.07962).
+"""Multi-scale fusion of ViDT+ (EPFF, efficient pyramid feature fusion, arXiv 2204.07962).
 
 Shape letters: b images, c channels, h/w cells of a level.
 """
@@ -14,7 +14,7 @@ BOTTLENECK = 64
 
 
 class ResidualBottleneck(nn.Module):
-    """A residual branch of 1 x 1, 3 x 3 and 1 x 1 convolutions, each after a ReLU."""
+    """Adds a branch of 1 x 1, 3 x 3 and 1 x 1 convolutions, each after a ReLU."""
 
     def __init__(self, dim: int):
         super().__init__()
@@ -28,7 +28,7 @@ class ResidualBottleneck(nn.Module):
 
 
 class PyramidFusion(nn.Module):
-    """Carries the coarse maps of one width down to the fine ones, level by level."""
+    """Adds coarse maps to finer ones, level by level from coarse to fine (top-down); all maps have `dim` channels."""
 
     def __init__(self, dim: int, levels: int):
         super().__init__()
@@ -37,10 +37,10 @@ class PyramidFusion(nn.Module):
         self.refine = nn.ModuleList(ResidualBottleneck(dim) for _ in range(levels))
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
-        """Fused maps of `[b, c, h, w]` maps that are given fine to coarse; they come back coarse to fine."""
+        """Fuse maps `[b, c, h, w]`, given fine to coarse; the fused maps are returned coarse to fine."""
         fused = [self.refine[-1](maps[-1])]
         for level in reversed(range(len(maps) - 1)):
-            # Smoothing mixes channels and interpolation cells, so their order is free: the small map costs less.
+            # A 1 x 1 convolution and interpolation commute: smoothing the small map costs less.
             smooth = self.smoothing[level](fused[-1])
             coarse = F.interpolate(smooth, size=maps[level].shape[2:], mode="bilinear", align_corners=True)
             fused.append(self.refine[level](coarse + self.lateral[level](maps[level])))

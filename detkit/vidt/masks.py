@@ -1,6 +1,7 @@
-"""Instance masks of ViDT+: each det token predicts one vector (UQR, arXiv 2204.07962).
+"""Instance masks of ViDT+ as vectors, one for each det token (UQR, arXiv 2204.07962).
 
-A mask, cut out of its box and stretched to 128 x 128, is its lowest DCT frequencies, as in DCT-Mask (arXiv 2011.09876).
+As in DCT-Mask (arXiv 2011.09876) the part of a mask in its box is resized to 128 x 128, and the vector holds the lowest
+frequencies of its discrete cosine transform.
 """
 
 from __future__ import annotations
@@ -18,10 +19,10 @@ SIDE = 128
 
 
 def check_masks(annotations: Sequence[Annotations], sizes: Sequence[tuple[int, int]]) -> None:
-    """See that objects have masks of the size (h, w) of their image.
+    """Check that all objects have masks of the size (h, w) of their image.
 
     Raises:
-        ValueError: they have none, or of another size; the message names the image.
+        ValueError: masks are missing or have another size; the message names the image.
     """
     for objects, size in zip(annotations, sizes, strict=True):
         image = f"image {objects.image_id} ({objects.file_name})"
@@ -36,12 +37,15 @@ def check_masks(annotations: Sequence[Annotations], sizes: Sequence[tuple[int, i
 
 
 def masks_to_vectors(annotations: Sequence[Annotations], sizes: Sequence[tuple[int, int]], keep: int) -> Tensor:
-    """The mask vectors `[b, t, keep]` of the objects of a batch, padded with zeros to the most of an image.
+    """The mask vectors of the objects of a batch.
 
     Args:
         annotations: with masks where there are objects.
-        sizes: (h, w) of each image; the masks count as padded to the largest, like the images.
+        sizes: (h, w) of each image; the masks are taken as padded to the largest height and width, like the images.
         keep: number of DCT coefficients.
+
+    Returns:
+        `[b, t, keep]`, where t is the largest number of objects in an image; zeros for missing objects.
     """
     frame = max(h for h, _ in sizes), max(w for _, w in sizes)
     device = annotations[0].boxes.device
@@ -54,9 +58,10 @@ def masks_to_vectors(annotations: Sequence[Annotations], sizes: Sequence[tuple[i
 
 
 def vectors_to_masks(vectors: Tensor) -> Tensor:
-    """Bitmaps `[..., 128, 128]` bool of mask vectors `[..., keep]`: above the middle of their own least and most.
+    """Bitmaps `[..., 128, 128]` bool of mask vectors `[..., keep]`.
 
-    The arithmetic is float32 inside autocast too.
+    A pixel is True where its value is above the mean of the smallest and the largest value of its mask. The arithmetic
+    is float32, inside autocast too.
     """
     with torch.autocast(vectors.device.type, enabled=False):
         images = decode_dct(vectors, SIDE)
@@ -65,7 +70,7 @@ def vectors_to_masks(vectors: Tensor) -> Tensor:
 
 
 def vectors_to_soft_masks(vectors: Tensor) -> Tensor:
-    """The same before the decision, from 0 (their least) to 1 (their most): `[..., 128, 128]` float32."""
+    """The values of the pixels before the threshold, scaled to 0..1 for each mask: `[..., 128, 128]` float32."""
     with torch.autocast(vectors.device.type, enabled=False):
         images = decode_dct(vectors, SIDE)
         low, high = images.amin((-2, -1), keepdim=True), images.amax((-2, -1), keepdim=True)

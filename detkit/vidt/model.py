@@ -1,5 +1,5 @@
-"""ViDT: a backbone with [DET] tokens and an encoder-free deformable decoder (arXiv 2110.03921), and the parts that
-ViDT+ adds to it (arXiv 2204.07962).
+"""ViDT (arXiv 2110.03921), a backbone with [DET] tokens and an encoder-free deformable decoder, and ViDT+
+(arXiv 2204.07962).
 
 Shape letters: s stages, b images, n det tokens, c channels, h/w pixels.
 """
@@ -38,33 +38,36 @@ def input_projection(conv: type[nn.Module], channels: int, hidden_dim: int) -> n
 
 
 def apply_heads(heads: nn.ModuleList, det_of_stage: Sequence[Tensor]) -> Tensor:
-    """The predictions `[s, b, n, ...]` of the heads of all stages."""
+    """The predictions `[s, b, n, ...]` of all stages, each by its own head of the list."""
     return torch.stack([head(det) for head, det in zip(heads, det_of_stage, strict=True)])
 
 
 @register
 class ViDT(PromptedModel):
-    """The detector of the paper: every det token becomes one prediction, refined by each decoder layer.
+    """The detector: every det token becomes one prediction, which each decoder layer refines.
+
+    Stage 0 predicts from the det tokens of the backbone, stage i from those after decoder layer i.
 
     Args:
         backbone: gives `DetFeatures` from images and padding mask, and has `num_channels`, `det_channels`,
             `pos_dim`.
         num_classes: classifier outputs.
         hidden_dim: channels of the decoder.
-        decoder_layers: stages after the backbone's own.
+        decoder_layers: number of decoder layers; there is one stage more.
         heads, points, ffn_dim, dropout: of each decoder layer; `points` for each head and level.
-        box_refine: each stage moves the boxes of the one before and has heads of its own. Without it all stages
-            share their heads and start from the reference points.
-        fusion: carry the coarse maps down to the fine ones before the decoder (EPFF of ViDT+).
-        mask_vectors: DCT coefficients that each stage predicts of each mask (UQR of ViDT+, 256 there); 0 for no masks.
-        vector_hidden_dim: channels inside the head that predicts them, which all stages share.
-        iou_aware: also predict the IoU of each box with its object (ViDT+); only training uses it.
-        token_labels: also classify the positions of the maps (ViDT+); only training uses it.
-        teacher: a trained detector whose tokens this one learns to match (token-matching distillation), for example
-            `dict(type="Checkpoint", path="teacher.safetensors")`; only training uses it.
-        distil_weight: factor of that loss term.
-        proposals: start the det tokens at the best predictions of a dense head (see `detkit.vidt.proposals`) instead
-            of learned reference points, which is the published way.
+        box_refine: each stage refines the boxes of the stage before, with heads of its own. Otherwise all stages share
+            their heads and predict boxes relative to the reference points.
+        fusion: fuse the feature maps from coarse to fine before the decoder (EPFF of ViDT+).
+        mask_vectors: DCT coefficients of each predicted mask (UQR of ViDT+, 256 there); 0 predicts no masks.
+        vector_hidden_dim: channels inside the head for mask vectors, which all stages share.
+        iou_aware: also predict the IoU of each box with its object (ViDT+), as a further loss in training.
+        token_labels: also classify the positions of the feature maps (token labeling of ViDT+), as a further loss in
+            training.
+        teacher: a trained detector to distil from (token-matching distillation), used in training only; for example
+            `dict(type="Checkpoint", path="teacher.safetensors")`.
+        distil_weight: weight of the distillation loss.
+        proposals: start the det tokens at the best predictions of a dense head (see `detkit.vidt.proposals`). By
+            default they start at learned reference points, as published.
         criterion: loss terms, by default `SetCriterion()`.
         top_k: detections kept for an image.
         input_rule: arguments of `InputRule`.
@@ -132,7 +135,7 @@ class ViDT(PromptedModel):
         return self.backbone.num_tokens
 
     def forward_stages(self, images: ImageBatch) -> Stages:
-        """Predictions of every stage for normalised images."""
+        """The predictions of all stages for normalised images."""
         det, det_pos, memory = self.encode(images)
         det_of_stage, boxes, dense = self.decode(det, det_pos, memory)
         det_sbnc = torch.stack(det_of_stage)
@@ -147,14 +150,18 @@ class ViDT(PromptedModel):
         )
 
     def forward_last(self, images: ImageBatch) -> Stages:
-        """What detections are made from: the last stage alone, without the predictions that only training uses."""
+        """The predictions of the last stage, without those that only training uses; detections are made from these."""
         det_of_stage, boxes, _ = self.decode(*self.encode(images))
         last = det_of_stage[-1][None]
         vectors = None if self.vector_embed is None else self.vector_embed(last)
         return Stages(self.class_embed[-1](last), boxes[-1][None], vectors=vectors)
 
     def encode(self, images: ImageBatch) -> tuple[Tensor, Tensor, Memory]:
-        """The det tokens `[b, n, c]`, their positions `[1, n, c]` and the maps that the decoder starts from."""
+        """Run backbone, projections and fusion.
+
+        Returns:
+            The det tokens `[b, n, c]`, their position embeddings `[1, n, c]` and the feature maps.
+        """
         found = self.backbone(images.images, images.mask)
         maps = [project(feature) for project, feature in zip(self.input_proj, found.features, strict=True)]
         if self.fusion is not None:
@@ -167,10 +174,11 @@ class ViDT(PromptedModel):
     def decode(
         self, det_bnc: Tensor, det_pos: Tensor, memory: Memory
     ) -> tuple[list[Tensor], list[Tensor], DensePredictions | None]:
-        """Run the decoder; the boxes of a stage are where the next one looks.
+        """Run the decoder; the boxes of a stage are the references of the next one.
 
         Returns:
-            The det tokens `[b, n, c]` and the boxes `[b, n, 4]` of each stage, and the proposals if it has any.
+            The det tokens `[b, n, c]` and the boxes `[b, n, 4]` (cxcywh, 0..1) of each stage, and the dense predictions
+            of the proposals, if there are any.
         """
         dense = None
         if self.proposals is not None:
@@ -192,7 +200,7 @@ class ViDT(PromptedModel):
 
     @staticmethod
     def _refine(change: Tensor, references: Tensor) -> Tensor:
-        """Boxes `[b, n, 4]` from a change in logit space of reference points or boxes."""
+        """Boxes `[b, n, 4]`: reference points or boxes moved by `change` in logit space."""
         base = inverse_sigmoid(references)
         if base.shape[-1] == 2:
             base = torch.cat([base, torch.zeros_like(base)], dim=-1)
@@ -212,7 +220,7 @@ class ViDT(PromptedModel):
         return losses
 
     def keep_layers(self, number: int) -> None:
-        """Leave out all decoder layers after the first `number`, and the heads of their stages.
+        """Remove all decoder layers after the first `number`, and the heads of their stages.
 
         Raises:
             ValueError: there are not more than `number` layers.

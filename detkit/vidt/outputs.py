@@ -1,4 +1,4 @@
-"""What a ViDT model predicts."""
+"""The outputs of a ViDT model."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from detkit.vidt.proposals import DensePredictions
 
 @dataclass
 class DistillationFeatures:
-    """What the predictions were made from, in the order of the network; a distilled student learns from these.
+    """The features that the predictions are made from; distillation compares those of student and teacher.
 
     Attributes:
-        patches: [b, s, c], the maps as the decoder sees them, flattened and concatenated over levels.
+        patches: [b, s, c], the feature maps as the decoder reads them, flattened and concatenated over levels.
         shapes: (h, w) of each level.
-        det: [b, n, c], the det tokens as they enter the decoder.
+        det: [b, n, c], the det tokens that enter the decoder.
         stages: [s, b, n, c], the det tokens of every stage.
     """
 
@@ -33,11 +33,11 @@ class Stages:
     Attributes:
         logits: [s, b, n, classes], one sigmoid classifier for each class.
         boxes: [s, b, n, 4], cxcywh relative to the unpadded image, in 0..1.
-        dense: the dense predictions that the det tokens started from, where the model makes proposals.
-        vectors: [s, b, n, coefficients], the mask in the box (see `detkit.vidt.masks`), where the model predicts masks.
-        ious: [s, b, n, 1], a logit of the IoU of the box with its object, where the model predicts it.
-        token_logits: [b, h, w, classes] of each level, where the model classifies positions.
-        tokens: what all this was predicted from.
+        dense: the dense predictions from which proposals were chosen, or None.
+        vectors: [s, b, n, coefficients], mask vectors (see `detkit.vidt.masks`), or None.
+        ious: [s, b, n, 1], the logit of the IoU of the box with its object, or None.
+        token_logits: [b, h, w, classes] of each level, the classes of the positions (token labeling), or None.
+        features: what the predictions were made from, for distillation, or None.
     """
 
     logits: Tensor

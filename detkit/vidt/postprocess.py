@@ -15,13 +15,16 @@ from detkit.vidt.proposals import gather_rows
 def postprocess(
     stages: Stages, original_sizes: Sequence[tuple[int, int]], label_map: LabelMap, top_k: int = 100
 ) -> list[Detections]:
-    """The `top_k` best scores over queries x classes of the last stage, as Deformable DETR takes them.
+    """The top-k of all scores of the last stage, over queries and classes, as in Deformable DETR.
 
     Args:
-        original_sizes: (h, w) of each image, to whose pixels the boxes are scaled. Boxes may reach beyond it.
+        stages: the predictions; only the last stage is used.
+        original_sizes: (h, w) of each image. Boxes are scaled to its pixels; they may reach beyond it.
+        label_map: of the classes.
+        top_k: detections of an image.
 
     Returns:
-        Detections of each image; with masks where the stages have mask vectors.
+        The detections of each image, with masks where the stages have mask vectors.
     """
     probabilities = stages.logits[-1].float().sigmoid()
     num_classes = probabilities.shape[-1]

@@ -1,7 +1,8 @@
-"""Point prompts for ViDT+: which of its queries answers a clicked point.
+"""Point prompts for ViDT+: which query gives the mask of a clicked point.
 
-The question is PointWSSIS's (arXiv 2303.15062, section 3.2), who ask it of a model with grids; the answer here is this
-project's own: a query answers a point of class c as far as it is sure of c and as its mask covers the point.
+PointWSSIS (arXiv 2303.15062, section 3.2) defines point prompts for a model with grids. For a model with queries this
+module is detkit's own design: the score of a query for a point of class c is its probability of c times how surely its
+mask covers the point.
 
 Shape letters: b images, n queries, p points, u classes of the points, s side of a bitmap, h/w pixels.
 """
@@ -25,12 +26,12 @@ from detkit.vidt.outputs import Stages
 
 @dataclass
 class Queries:
-    """The last stage's predictions for one image.
+    """The predictions of the last stage for one image.
 
     Attributes:
-        probabilities: [n, classes] 0 to 1.
+        probabilities: [n, classes] in 0..1.
         boxes: [n, 4] xyxy in pixels of the original image.
-        vectors: [n, coefficients] of the masks, or None.
+        vectors: [n, coefficients] mask vectors, or None.
         size: (h, w) of the original image.
     """
 
@@ -48,15 +49,18 @@ def answer_prompts(
     label_map: LabelMap,
     top_k: int = 100,
 ) -> list[PromptedDetections]:
-    """What the last stage says of each image to what is known about it.
+    """The detections of the last stage that answer the prompts of each image.
 
     Args:
-        prompt: "class": detections as without a prompt, of the known classes only; with points and boxes, only those
-            that cover a point of their class, and they belong to the one whose box they fit best. "point": see
-            `answer_points`, with the score class probability x coverage; "point_with_size": that score x the IoU of the
-            query's box with the given one.
-        prompts: in pixels of the original images.
-        original_sizes: (h, w) of each.
+        stages: the predictions; only the last stage is used.
+        prompt: the kind of prompt.
+            "class": ordinary detections, of the prompted classes only. With points and boxes, only detections that
+                cover a point of their class; each belongs to the object whose box it overlaps most.
+            "point": one query for each point, see `answer_points`; the score is class probability x coverage.
+            "point_with_size": as "point", with the score x the IoU of the query's box and the prompted box.
+        prompts: the prompted objects of each image, in pixels of the original images.
+        original_sizes: (h, w) of each original image.
+        label_map: of the classes.
         top_k: detections kept for an image with "class".
 
     Returns:
@@ -78,11 +82,11 @@ SelectedQueries = tuple[Tensor, Tensor, Tensor, Tensor]  # scores, queries, labe
 
 
 def answer_points(queries: Queries, known: Prompt, prompt: str) -> SelectedQueries:
-    """At most one query for each point, and each query for at most one point of a class.
+    """Assign at most one query to each point, and each query to at most one point of a class.
 
-    Only a query whose mask covers the point can answer it, or where the model predicts no masks, whose box does. Of all
-    ways to hand them out, the one with the greatest sum of scores is taken: of two clicks on one object the better one
-    gets the object's query, and the other the next best that covers it, or none.
+    Only a query whose mask covers the point can be assigned to it; where the model predicts no masks, its box must. The
+    assignment maximises the sum of scores: of two clicks on one object the better one gets the object's query, and the
+    other one the next best query that covers it, or none.
     """
     assert known.points is not None
     score = queries.probabilities[:, known.labels].T * coverage(queries, known.points)
@@ -101,7 +105,7 @@ def answer_points(queries: Queries, known: Prompt, prompt: str) -> SelectedQueri
 
 
 def answer_classes(queries: Queries, known: Prompt, top_k: int) -> SelectedQueries:
-    """The best scores over queries x known classes."""
+    """The top-k scores over queries and prompted classes."""
     num_classes = queries.probabilities.shape[1]
     owner = torch.full_like(queries.probabilities, -1, dtype=torch.int64)
     if known.points is None or known.boxes is None:
@@ -118,7 +122,8 @@ def answer_classes(queries: Queries, known: Prompt, top_k: int) -> SelectedQueri
 
 
 def _owners(queries: Queries, known: Prompt, num_classes: int) -> Tensor:
-    """Of each query and class `[n, classes]` the object that it covers and whose box it fits best; -1 for none."""
+    """For each query and class `[n, classes]` the prompted object of this class that the query covers and whose box it
+    overlaps most; -1 for none."""
     assert known.points is not None and known.boxes is not None
     fit = (1 + box_iou(known.boxes[:, None], queries.boxes)) * (coverage(queries, known.points) > 0)
     best = fit.new_zeros(num_classes, len(queries.boxes))
@@ -132,8 +137,8 @@ def _owners(queries: Queries, known: Prompt, num_classes: int) -> Tensor:
 def coverage(queries: Queries, points_p2: Tensor) -> Tensor:
     """How surely the mask of each query covers each point, `[p, n]`: 0 where it does not, else up to 1.
 
-    A mask covers a point where it has the pixel that the point lies in. Its value there is relative to the mask's own
-    least and most, which makes a half of its edge. Without masks it is 1 inside of the box.
+    A mask covers a point if it has the pixel in which the point lies. Values inside a mask are relative to its smallest
+    and largest value, so that its edge is at a half. Without masks the coverage is 1 inside of the box.
     """
     height, width = queries.size
     last = points_p2.new_tensor([width - 1, height - 1])
@@ -153,7 +158,7 @@ def _detections(
 ) -> PromptedDetections:
     boxes, points, masks = queries.boxes[chosen], None, None
     if known.points is not None:
-        points = torch.cat([known.points, known.points.new_zeros(1, 2)])[owners]  # owner -1 takes the last
+        points = torch.cat([known.points, known.points.new_zeros(1, 2)])[owners]  # owner -1 gets the zeros at the end
     if queries.vectors is not None:
         masks = BoxMasks(vectors_to_masks(queries.vectors[chosen]), boxes, queries.size)
     return PromptedDetections(boxes, scores, labels, masks, label_map, owners, points)

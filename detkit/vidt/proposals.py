@@ -1,11 +1,10 @@
-"""Proposals: a dense head over the feature maps tells the det tokens where to start.
+"""Proposals: a dense head over the feature maps gives the det tokens their first boxes.
 
-One-to-one matching gives a detector few positive examples, and det tokens that start from learned reference points
-must first find the objects. Here every position of the maps predicts a class and a box, taught with one-to-many
-assignment (as in Co-DETR, arXiv 2211.12860), and the best distinct predictions become the first references of the
-det tokens (the two-stage variant of Deformable DETR, arXiv 2010.04159, section 4.2; distinct as in DDQ, arXiv
-2303.12776). It converges several times faster from random weights. It is an option of detkit: the published ViDT
-has none.
+Every position of the maps predicts a class and a box. The head is trained with one-to-many assignment (as in Co-DETR,
+arXiv 2211.12860). The best predictions that do not overlap become the first references of the det tokens (two-stage
+Deformable DETR, arXiv 2010.04159, section 4.2; distinct queries as in DDQ, arXiv 2303.12776). From random weights a
+detector with proposals converges several times faster: it gets more positive examples than one-to-one matching gives,
+and det tokens need not find the objects first. This is an option of detkit; the published ViDT has no proposals.
 
 Shape letters: b images, s positions of all levels, n det tokens, t objects (padded), c channels, k classes.
 """
@@ -30,13 +29,13 @@ MIN_SIDE, MAX_SIDE = 0.01, 0.99
 
 @dataclass
 class DensePredictions:
-    """What each position predicts.
+    """The predictions of all positions of the feature maps.
 
     Attributes:
         logits: [b, s, k].
-        boxes: [b, s, 4], cxcywh relative to the unpadded image.
-        points: [b, s, 2], the position itself, relative to the unpadded image.
-        padding: [b, s], True where the position is padding.
+        boxes: [b, s, 4], cxcywh relative to the unpadded image, in 0..1.
+        points: [b, s, 2], x y of the position itself, relative to the unpadded image.
+        padding: [b, s] bool, True on padding.
     """
 
     logits: Tensor
@@ -46,7 +45,7 @@ class DensePredictions:
 
 
 class ProposalHead(nn.Module):
-    """Predicts at every position, and starts det tokens at the best distinct predictions."""
+    """Predicts a class and a box at every position, and starts the det tokens at the best of them."""
 
     def __init__(self, hidden_dim: int, num_classes: int):
         super().__init__()
@@ -66,7 +65,12 @@ class ProposalHead(nn.Module):
     def start(
         self, dense: DensePredictions, memory: Memory, det_bnc: Tensor, det_pos: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Det tokens and det positions with what was found at their proposals, and the references `[b, n, 4]`."""
+        """Choose a proposal for each det token.
+
+        Returns:
+            The det tokens `[b, n, c]` with the features of their proposals added, their positions with the embedded
+            boxes added, and the boxes `[b, n, 4]` as first references.
+        """
         best = best_distinct(dense, det_bnc.shape[1])
         references = gather_rows(dense.boxes.detach(), best)
         det = det_bnc + self.content(gather_rows(memory.features, best))
@@ -74,16 +78,16 @@ class ProposalHead(nn.Module):
 
 
 def gather_rows(x_bsc: Tensor, index_bn: Tensor) -> Tensor:
-    """Rows of each image: `[b, n, c]`."""
+    """The rows with these indices of each image, `[b, n, c]`."""
     return x_bsc.gather(1, index_bn[..., None].expand(-1, -1, x_bsc.shape[-1]))
 
 
 @torch.no_grad()
 def best_distinct(dense: DensePredictions, number: int) -> Tensor:
-    """`[b, number]` positions of the best scores; those that overlap a better one come last.
+    """The positions `[b, number]` of the highest scores; those that overlap a better one (by IoU) come last.
 
     Raises:
-        ValueError: there are fewer positions than asked for.
+        ValueError: there are fewer than `number` positions.
     """
     positions = dense.logits.shape[1]
     if positions < number:
@@ -96,14 +100,14 @@ def best_distinct(dense: DensePredictions, number: int) -> Tensor:
 
 
 def encode_boxes(boxes: Tensor, dim: int, temperature: float = 10000.0) -> Tensor:
-    """Sinusoidal features `[..., 4 * dim]` of relative boxes."""
+    """Sinusoidal embedding `[..., 4 * dim]` of boxes `[..., 4]` in 0..1."""
     period = temperature ** (2 * (torch.arange(dim, device=boxes.device) // 2) / dim)
     angle = boxes[..., None] * (2 * math.pi) / period
     return torch.stack([angle[..., 0::2].sin(), angle[..., 1::2].cos()], dim=-1).flatten(-3)
 
 
 def grid_anchors(memory: Memory) -> Tensor:
-    """A box `[b, s, 4]` (cxcywh relative to the unpadded image) around each position, four cells wide and high."""
+    """An anchor box `[b, s, 4]` for each position, four cells wide and high: cxcywh relative to the unpadded image."""
     anchors = []
     for level, (h, w) in enumerate(memory.shapes):
         x = torch.arange(w, device=memory.features.device) + 0.5
@@ -116,10 +120,15 @@ def grid_anchors(memory: Memory) -> Tensor:
 
 @torch.no_grad()
 def assign_positions(dense: DensePredictions, targets: Targets, cost_bst: Tensor, positives: int) -> Assignment:
-    """Give each object its `positives` cheapest positions inside its box; a contested one goes to whom it costs least.
+    """One-to-many assignment: each object gets its `positives` cheapest positions inside its box.
+
+    A position that several objects want goes to the object with the lowest cost.
 
     Args:
+        dense: the predictions.
+        targets: the objects.
         cost_bst: from `matching_cost`.
+        positives: positions of an object.
     """
     corners = cxcywh_to_xyxy(targets.boxes)[:, None]
     points = dense.points[:, :, None]
@@ -130,7 +139,7 @@ def assign_positions(dense: DensePredictions, targets: Targets, cost_bst: Tensor
     cost = cost_bst.nan_to_num(1e6, 1e6, -1e6).masked_fill(~allowed, math.inf)
     cheapest, positions = cost.topk(min(positives, cost.shape[1]), dim=1, largest=False)
     claims = torch.full_like(cost, math.inf).scatter_(1, positions, cheapest)
-    # A column that nobody can claim, so that the minimum exists for images without objects.
+    # One more column of infinite cost, so that the minimum exists for images without objects.
     least, owner = torch.cat([claims, claims.new_full((*claims.shape[:2], 1), math.inf)], dim=2).min(dim=2)
     image, query = torch.where(least.isfinite())
     return Assignment(torch.zeros_like(image), image, query, owner[image, query])

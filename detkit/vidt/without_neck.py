@@ -1,6 +1,6 @@
-"""ViDT without neck: the det tokens of the backbone are the predictions (arXiv 2110.03921, section 4, "w.o. Neck").
+"""ViDT without neck ("w.o. Neck", arXiv 2110.03921, section 4): predictions straight from the backbone's det tokens.
 
-Its objective is DETR's (arXiv 2005.12872): a softmax over the classes and "no object", matched once.
+It is trained as DETR (arXiv 2005.12872): a softmax over the classes and "no object", and one Hungarian matching.
 
 Shape letters: b images, n det tokens, k classes.
 """
@@ -32,11 +32,11 @@ NO_OBJECT_WEIGHT = 0.1
 
 @register
 class ViDTWithoutNeck(ImageModel):
-    """A backbone with [DET] tokens and two small heads.
+    """A backbone with [DET] tokens, a class head and a box head.
 
     Args:
-        backbone: gives `DetFeatures`; of them only the det tokens are used.
-        num_classes: classes; the classifier has one output more, "no object", as its last.
+        backbone: gives `DetFeatures`, of which only the det tokens are used.
+        num_classes: classes; the classifier has one further output, the last, for "no object".
         hidden_dim: channels of the heads.
         input_rule: arguments of `InputRule`.
     """
@@ -63,10 +63,10 @@ class ViDTWithoutNeck(ImageModel):
         return self.backbone.num_tokens
 
     def forward_stages(self, images: ImageBatch) -> Stages:
-        """One stage; its logits have "no object" as last output and mean a softmax."""
+        """The predictions of the only stage. The logits belong to a softmax, whose last output is "no object"."""
         found = self.backbone(images.images, images.mask)
         det = self.input_proj(found.det.transpose(1, 2)).transpose(1, 2)
-        if self.training:  # the last patches count for nothing, yet every parameter needs a gradient on every rank
+        if self.training:  # the last map is not used, but distributed training wants a gradient for every parameter
             det = det + 0 * found.features[-1].mean()
         boxes = self.bbox_embed(det).float().sigmoid()
         return Stages(self.class_embed(det)[None], boxes[None])
@@ -81,7 +81,7 @@ class ViDTWithoutNeck(ImageModel):
             return softmax_losses(predicted, pad_targets(annotations, images.sizes, stages.boxes.device), num_objects)
 
     def postprocess(self, stages: Stages, original_sizes: Sequence[tuple[int, int]]) -> list[Detections]:
-        """One detection for each det token: its best class other than "no object", best first."""
+        """One detection for each det token, by its best class other than "no object"; highest scores first."""
         scores, labels = stages.logits[-1].float().softmax(-1)[..., :-1].max(-1)
         scores, order = scores.sort(dim=1, descending=True)
         scale = stages.boxes.new_tensor([(w, h, w, h) for h, w in original_sizes])
@@ -95,14 +95,14 @@ class ViDTWithoutNeck(ImageModel):
 
 
 def model_arguments(weights: Mapping[str, Tensor]) -> dict[str, Any]:
-    """The config, besides the backbone, that fits official weights; their last output is "no object"."""
+    """Arguments of `ViDTWithoutNeck`, besides the backbone, that fit official weights."""
     outputs, hidden_dim = weights["class_embed.layers.2.weight"].shape
     return dict(type=ViDTWithoutNeck.__name__, num_classes=outputs - 1, hidden_dim=hidden_dim)
 
 
 @dataclass
 class SoftmaxPredictions:
-    """Predictions of one stage: logits [b, n, k + 1], the last one for "no object"; boxes [b, n, 4] (cxcywh)."""
+    """Predictions of one stage: logits [b, n, k + 1], whose last is "no object", and boxes [b, n, 4] (cxcywh, 0..1)."""
 
     logits: Tensor
     boxes: Tensor
@@ -122,10 +122,13 @@ class SoftmaxPredictions:
 def softmax_losses(
     predicted: SoftmaxPredictions, targets: Targets, num_objects: Tensor | None = None
 ) -> dict[str, Tensor]:
-    """DETR's terms: weighted mean cross-entropy, and L1 and 1 - GIoU summed over pairs and divided by the objects.
+    """The losses of DETR: weighted mean cross-entropy; L1 and 1 - GIoU, summed over pairs and divided by the objects.
 
-    With `num_objects` (the objects of the whole optimizer step, for each process), the cross-entropy of this batch
-    counts in proportion to the objects that it holds, so that accumulated batches act together as one.
+    Args:
+        predicted: the predictions.
+        targets: the objects of the batch.
+        num_objects: objects of the whole optimizer step, for each process. The cross-entropy of this batch is then
+            weighted by its share of them, so that accumulated batches give the gradient of one large batch.
     """
     assignment = predicted.match(targets)
     own = max(1, sum(targets.counts))
@@ -141,7 +144,7 @@ def softmax_losses(
 
 
 def _cross_entropy(logits: Tensor, targets: Targets, assignment: Assignment) -> Tensor:
-    """Mean over all det tokens; those without object weigh `NO_OBJECT_WEIGHT`."""
+    """The mean over all det tokens; those without object have the weight `NO_OBJECT_WEIGHT`."""
     no_object = logits.shape[-1] - 1
     classes = torch.full(logits.shape[:2], no_object, dtype=torch.int64, device=logits.device)
     classes[assignment.image, assignment.query] = targets.labels[assignment.image, assignment.target]

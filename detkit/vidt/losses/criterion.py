@@ -1,7 +1,7 @@
 """The training objective of ViDT (arXiv 2110.03921, appendix A) and ViDT+ (arXiv 2204.07962).
 
-Matched focal, L1 and GIoU terms at every stage; with ViDT+ also the masks and the IoU of the matched boxes, and the
-classes of the positions of the maps.
+Focal loss of all queries, and L1 and GIoU loss of the matched boxes, at every stage. ViDT+ adds losses of the mask
+vectors and the IoU of the matched boxes, and of the classes of all positions of the feature maps (token labeling).
 
 Shape letters: s stages, b images, q queries, t objects (padded), k classes, m matched pairs of a stage.
 """
@@ -25,7 +25,14 @@ from detkit.vidt.proposals import DensePredictions, assign_positions
 
 
 def sigmoid_focal_loss(logits: Tensor, targets: Tensor, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:
-    """Focal loss (arXiv 1708.02002) of independent classifiers, element by element; targets are 0 or 1."""
+    """Focal loss (arXiv 1708.02002) of independent classifiers, elementwise.
+
+    Args:
+        logits: any shape.
+        targets: of the same shape, in 0..1.
+        alpha: weight of positive targets; negative ones have 1 - alpha.
+        gamma: exponent of the probability that was missed.
+    """
     prob = logits.sigmoid()
     cross_entropy = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
     missed = prob * (1 - targets) + (1 - prob) * targets
@@ -34,7 +41,7 @@ def sigmoid_focal_loss(logits: Tensor, targets: Tensor, alpha: float = 0.25, gam
 
 
 def pad_targets(annotations: Sequence[Annotations], sizes: Sequence[tuple[int, int]], device: torch.device) -> Targets:
-    """Objects of a batch as one padded table; boxes become relative to the image sizes (h, w)."""
+    """The objects of a batch, padded to one number; boxes become cxcywh relative to the image sizes (h, w)."""
     counts = [len(a) for a in annotations]
     labels = torch.zeros(len(counts), max(counts, default=0), dtype=torch.int64, device=device)
     boxes = torch.zeros(*labels.shape, 4, device=device)
@@ -51,12 +58,12 @@ def gather_matched(x_sbqc: Tensor, assignment: Assignment) -> Tensor:
 
 
 def sum_stages(values_m: Tensor, stages: Stages) -> Tensor:
-    """Sums `[s]` of matched pairs, of which every stage has the same number, in order."""
+    """The sum over the matched pairs of each stage, `[s]`; all stages have equally many pairs, in order."""
     return values_m.view(len(stages.boxes), -1).sum(1)
 
 
 def losses_by_stage(terms: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Terms `[s]` as one term for each stage; the last stage has the plain name."""
+    """Split terms `[s]` into one term for each stage: "name_0", "name_1", ..., and "name" for the last stage."""
     return {
         name if stage == len(term) - 1 else f"{name}_{stage}": value
         for name, term in terms.items()
@@ -66,28 +73,28 @@ def losses_by_stage(terms: dict[str, Tensor]) -> dict[str, Tensor]:
 
 @register
 class SetCriterion:
-    """Weighted loss terms of `Stages` against annotations; those terms whose predictions the stages have.
+    """The weighted loss terms of `Stages` against annotations. There are only terms whose predictions the stages have.
 
-    The last stage's terms are `loss_ce`, `loss_bbox`, `loss_giou`, `loss_iouaware` and `loss_vector`; those of stage i
+    Terms of the last stage are `loss_ce`, `loss_bbox`, `loss_giou`, `loss_iouaware` and `loss_vector`; those of stage i
     end in `_i`. Each is summed over queries or matched pairs and divided by the number of objects. `loss_token_focal`
     and `loss_token_dice` are summed over the levels and divided by the number of objects. All arithmetic is float32.
 
-    `loss_vector` is the mean over matched pairs and coefficients. Where the number of objects is given from outside, to
-    make up for gradient accumulation or several processes, it takes the place of the number of pairs; the two differ
-    only where an image has more objects than queries.
+    `loss_vector` is the mean over matched pairs and coefficients. With gradient accumulation or several processes the
+    number of objects is given from outside and takes the place of the number of pairs; the two differ only where an
+    image has more objects than queries.
 
     Args:
         class_weight: weight of the focal loss, and of the class cost in matching.
-        box_weight: the same of the L1 distance of relative cxcywh boxes.
-        giou_weight: the same of 1 - GIoU.
-        iou_weight: weight of the cross entropy between the predicted and the actual IoU of box and object. The actual
-            IoU is not a constant: this term moves the boxes too.
+        box_weight: weight of the L1 distance of relative cxcywh boxes, as loss and as matching cost.
+        giou_weight: weight of 1 - GIoU, as loss and as matching cost.
+        iou_weight: weight of the cross entropy between the predicted and the actual IoU of box and object. It has a
+            gradient for the boxes too, through the actual IoU.
         vector_weight: weight of the L1 distance of mask vectors.
         token_weight: weight of both the focal and the Dice loss of token labels.
         official: token labels as in the authors' code: output 0 is "any object", see `token_targets`. By default label
             0 is a class like any other.
-        positives: positions that each object claims in the dense predictions of a model with proposals; their terms
-            end in `_dense` and are divided by `positives` too.
+        positives: with proposals, positions of the dense predictions that are assigned to each object. The terms of
+            dense predictions end in `_dense` and are divided by `positives` too.
     """
 
     def __init__(
@@ -135,7 +142,7 @@ class SetCriterion:
             return losses | vector_losses | token_losses | self.dense_losses(stages.dense, targets, num_objects)
 
     def terms(self, stages: Stages, targets: Targets, assignment: Assignment) -> dict[str, Tensor]:
-        """Weighted, summed terms of each stage, `[s]`."""
+        """The weighted terms of each stage, `[s]`, summed over queries or matched pairs."""
         l1, giou = self.box_losses(stages, targets, assignment)
         terms = {
             "loss_ce": self.class_weight * self.class_loss(stages, targets, assignment),
@@ -147,7 +154,7 @@ class SetCriterion:
         return terms
 
     def dense_losses(self, dense: DensePredictions | None, targets: Targets, num_objects: Tensor) -> dict[str, Tensor]:
-        """The same terms of dense predictions."""
+        """The terms of dense predictions."""
         if dense is None:
             return {}
         stage = Stages(dense.logits[None], dense.boxes[None])

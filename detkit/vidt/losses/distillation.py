@@ -1,5 +1,5 @@
-"""Token-matching distillation (ViDT, arXiv 2110.03921, section 3.4): the tokens of a small detector are drawn to those
-of a larger one that has as many of the same width."""
+"""Token-matching distillation (ViDT, arXiv 2110.03921, section 3.4): the features of a small detector learn to equal
+those of a larger one. Both have equally many det tokens, stages and levels, and equally many channels."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from detkit.vidt.outputs import DistillationFeatures
 
 
 def distillation_loss(student: DistillationFeatures, teacher: DistillationFeatures) -> Tensor:
-    """Square root of the summed mean distances of patch tokens (each level), body and neck det tokens (each stage)."""
+    """The square root of a sum of mean distances between features of student and teacher.
+
+    The sum is over the feature maps (each level), the det tokens that enter the decoder, and those of each stage.
+    """
     sizes = [h * w for h, w in student.shapes]
     levels = zip(student.patches.split(sizes, 1), teacher.patches.split(sizes, 1), strict=True)
     stages = zip(student.stages, teacher.stages, strict=True)
@@ -19,23 +22,23 @@ def distillation_loss(student: DistillationFeatures, teacher: DistillationFeatur
     return total.clamp(min=torch.finfo(total.dtype).eps).sqrt()
 
 
-def mean_distance(tokens: Tensor, wanted: Tensor) -> Tensor:
-    """Mean Euclidean distance of tokens `[..., c]`, in float32."""
-    return torch.linalg.vector_norm(tokens.float() - wanted.detach().float(), dim=-1).mean()
+def mean_distance(student: Tensor, teacher: Tensor) -> Tensor:
+    """The mean Euclidean distance of features `[..., c]`, in float32; the teacher gets no gradient."""
+    return torch.linalg.vector_norm(student.float() - teacher.detach().float(), dim=-1).mean()
 
 
 def check_teacher(student: nn.Module, teacher: nn.Module) -> None:
-    """DistillationFeatures are matched one by one, so teacher and student need as many of each kind, equally wide.
+    """Check that the features of student and teacher can be compared one by one.
 
     Raises:
-        ValueError: they have not, the teacher is no ViDT, or it wants its images normalised in another way.
+        ValueError: their numbers or channels differ, the teacher is no ViDT, or its images are normalised otherwise.
     """
     if not hasattr(teacher, "tgt_proj"):
-        raise ValueError(f"the teacher is a {type(teacher).__name__}: only a ViDT has tokens to match")
+        raise ValueError(f"the teacher is a {type(teacher).__name__}: only a ViDT can be distilled from")
     wanted, given = _counts(student), _counts(teacher)
     differing = [f"{name} {given[name]}, not {wanted[name]}" for name in wanted if given[name] != wanted[name]]
     if differing:
-        raise ValueError(f"the teacher's tokens do not match the student's: it has {', '.join(differing)}")
+        raise ValueError(f"the teacher does not fit the student: it has {', '.join(differing)}")
 
 
 def _counts(model: nn.Module) -> dict[str, object]:

@@ -1,7 +1,7 @@
 """Hungarian matching of predictions and objects (DETR, arXiv 2005.12872, section 3.1; focal class cost of
 Deformable DETR).
 
-Shape letters: s decoder stages, b images, q queries, t objects of an image (padded to the most), k classes.
+Shape letters: s stages, b images, q queries, t objects of an image (padded to the largest number), k classes.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from detkit.ops.boxes import cxcywh_to_xyxy, generalized_iou
 
 @dataclass
 class Targets:
-    """The objects of a batch, padded to one number and relative to the image size.
+    """The objects of a batch, padded to one number.
 
     Attributes:
         labels: [b, t] int64, 0 on padding.
-        boxes: [b, t, 4] cxcywh in 0..1 of the unpadded image.
+        boxes: [b, t, 4] cxcywh relative to the unpadded image, in 0..1.
         counts: number of objects of each image.
     """
 
@@ -33,7 +33,11 @@ class Targets:
 
 @dataclass
 class Assignment:
-    """Matched pairs as index vectors of one length, ordered by stage, image and query."""
+    """Which queries are assigned to which objects: one entry for each matched pair, by stage, image and query.
+
+    Attributes:
+        stage, image, query, target: [m] indices, int64.
+    """
 
     stage: Tensor
     image: Tensor
@@ -45,7 +49,14 @@ class Assignment:
 def matching_cost(
     logits_sbqk: Tensor, boxes_sbq4: Tensor, targets: Targets, *, class_cost: float, box_cost: float, giou_cost: float
 ) -> Tensor:
-    """Cost `[s, b, q, t]` of giving each query each object: weighted focal, L1 and negative GIoU terms."""
+    """The cost of assigning each query to each object: weighted focal, L1 and negative GIoU terms, `[s, b, q, t]`.
+
+    Args:
+        logits_sbqk: class logits.
+        boxes_sbq4: cxcywh in 0..1.
+        targets: the objects.
+        class_cost, box_cost, giou_cost: weights of the terms.
+    """
     prob = logits_sbqk.float().sigmoid()
     positive = 0.25 * (1 - prob) ** 2 * -(prob + 1e-8).log()
     negative = 0.75 * prob**2 * -(1 - prob + 1e-8).log()
@@ -58,9 +69,10 @@ def matching_cost(
 
 
 def hungarian_assignment(cost_sbqt: Tensor, counts: Sequence[int]) -> Assignment:
-    """The cheapest one-to-one assignment of every stage and image; one transfer to the CPU for all of them.
+    """The one-to-one assignment of lowest cost for every stage and image.
 
-    Costs that are not finite are treated as very dear, so that the loss (and not this function) reports them.
+    Costs that are not finite count as very high, so that the loss reports them and not this function. All costs go to
+    the CPU in one transfer.
 
     Args:
         cost_sbqt: from `matching_cost`.

@@ -1,4 +1,4 @@
-"""Token labeling of ViDT+ (arXiv 2204.07962): every position of the maps learns what lies there.
+"""Token labeling of ViDT+ (arXiv 2204.07962): every position of the feature maps learns to classify what it shows.
 
 Shape letters: b images, s positions of all levels, n objects, k classes, h/w pixels or cells.
 """
@@ -21,7 +21,7 @@ MARGIN = 0.01
 
 
 class TokenHead(nn.Module):
-    """Classifies the positions of the maps; those on padding or at the margin of the image are blank to it."""
+    """Classifies the positions of the feature maps; features on padding and at the margin of the image are set to 0."""
 
     def __init__(self, dim: int, num_classes: int):
         super().__init__()
@@ -41,7 +41,8 @@ class TokenHead(nn.Module):
 
 
 def visible_positions(memory: Memory) -> Tensor:
-    """`[b, s]`, True on positions that are not padding and whose centre lies at least 1 % inside the image."""
+    """`[b, s]` bool, True for positions that are not padding and whose centre is at least 1 % of the image's side away
+    from its border."""
     inside = []
     for level, (h, w) in enumerate(memory.shapes):
         cells = (memory.valid_ratios[:, level] * memory.valid_ratios.new_tensor([w, h])).round()
@@ -61,13 +62,18 @@ def token_targets(
     *,
     official: bool = False,
 ) -> list[Tensor]:
-    """The share of each cell that each class covers, `[b, h, w, k]` for each level of (h, w) `shapes`.
+    """The targets of token labeling: the share of each cell that each class covers.
 
     Args:
-        annotations: with masks where there are objects; where masks overlap, the first object has the pixel.
+        annotations: with masks where there are objects; where masks overlap, the pixel belongs to the first object.
         frame: (h, w) to which the images were padded.
+        shapes: (h, w) of each level.
+        num_classes: k.
         official: as in the authors' code, the target of output 0 is the share that any object covers. Their labels are
             raw COCO ids, which begin at 1, so that no class uses output 0.
+
+    Returns:
+        For each level `[b, h, w, k]` in 0..1.
     """
     device = annotations[0].boxes.device
     targets = [torch.zeros(len(annotations), *shape, num_classes, device=device) for shape in shapes]
@@ -87,7 +93,7 @@ def token_targets(
 
 
 def first_owner(masks: Tensor) -> Tensor:
-    """`[n, h, w]` bool: each pixel only in the first mask that has it."""
+    """Masks `[n, h, w]` bool without overlap: each pixel stays only in the first mask that has it."""
     visible = torch.empty_like(masks)
     free = torch.ones_like(masks[0])
     for mask, part in zip(masks, visible, strict=True):
