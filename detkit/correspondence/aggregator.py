@@ -14,7 +14,7 @@ from detkit.ops.linear import Linear
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention over the second last axis of `[..., n, d]`."""
+    """Multi-head self-attention among the n tokens of `[..., n, d]`."""
 
     def __init__(self, dim: int, heads: int):
         super().__init__()
@@ -65,16 +65,16 @@ class AggregatorBlock(nn.Module):
 
 
 class Aggregator(nn.Module):
-    """Refines correlations: once with the target cells as tokens, then with the source cells, by the same weights.
+    """Refines correlations in two passes with the same weights: with target cells as tokens, then with source cells.
 
-    A token is the row of the correlation that belongs to a cell, with the embedded appearance of the cell.
+    The token of a cell is its row of the correlation, concatenated with its embedded appearance.
 
     Args:
-        levels: correlations that come together.
+        levels: number of correlations of a pair.
         grid: cells along each side of both images.
         appearance_dim: channels of the embedded appearance.
-        zero_start: begin with an output layer of zeros, which leaves the correlations as they come. Few labelled pairs
-            cannot make up for what the random numbers of the paper destroy.
+        zero_start: start the output layer with zeros, so that the aggregator at first leaves the correlations
+            unchanged. This helps with few labelled pairs; the published start is random.
         depth, heads, mlp_ratio: of the transformer; `grid ** 2 + appearance_dim` must be a multiple of 2 and of heads.
     """
 
@@ -107,22 +107,29 @@ class Aggregator(nn.Module):
             nn.init.zeros_(self.proj.weight)
 
     def forward(self, corr_blst: Tensor, source_bls: Tensor, target_blt: Tensor) -> Tensor:
-        """The refined correlation `[b, s, t]`, from those of all levels and the appearance `[b, l, n, c]` of the cells.
+        """The refined correlation, averaged over the levels.
 
-        The first pass adds to the correlation; what the second adds to is the correlation that came in again.
+        Both passes add their output to the correlation that was given; the second pass reads the output of the first.
+
+        Args:
+            corr_blst: correlations of all levels.
+            source_bls, target_blt: embedded appearance `[b, l, n, c]` of the cells of both images.
+
+        Returns:
+            `[b, s, t]`.
         """
         refined = corr_blst + self.refine(corr_blst.transpose(2, 3), target_blt).transpose(2, 3)
         return (corr_blst + self.refine(refined, source_bls)).mean(1)
 
     def refine(self, rows_blnm: Tensor, appearance_blnc: Tensor) -> Tensor:
-        """One pass over the tokens of one image: the change of their rows."""
+        """One pass over the tokens of one image: what is to be added to their rows, `[b, l, n, m]`."""
         x_blnd = torch.cat([rows_blnm, appearance_blnc], dim=-1) + self.positions()
         for block in self.blocks:
             x_blnd = block(x_blnd)
         return self.proj(x_blnd)
 
     def positions(self) -> Tensor:
-        """What is added to the tokens by their place, `[1, l, n, d]`: x in the first half of the channels, then y."""
+        """Position embeddings `[1, l, n, d]`: x in the first half of the channels, y in the second."""
         grid = self.position_x.shape[3]
         x = self.position_x.expand(-1, -1, grid, -1, -1)
         y = self.position_y.expand(-1, -1, -1, grid, -1)

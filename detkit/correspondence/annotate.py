@@ -1,7 +1,8 @@
-"""Machine annotation: the matches of a trained matcher that are reliable enough to teach another.
+"""Machine annotation: the reliable matches of a trained matcher, as labels for the next one.
 
-This is the annotator of MatchMe (arXiv 2311.18540). The paper's rules are not public; these are those of SemiMatch
-(arXiv 2203.16038), with a cap and a least number.
+This is the annotator in the rounds of MatchMe (arXiv 2311.18540). Which matches count as reliable follows SemiMatch
+(arXiv 2203.16038): forward-backward consistency, confidence and boxes. A largest and a least number of matches for each
+pair are detkit's addition.
 
 Shape letters: b pairs, n points, k kept cells, h/w cells.
 """
@@ -23,15 +24,15 @@ REFERENCE_GRID = 16  # cells along the side for which `absolute` is stated
 
 @dataclass(frozen=True)
 class Rules:
-    """Which cells of the target are reliable.
+    """Which cells of the target have a reliable match.
 
     Attributes:
-        relative, absolute: of the way there and back, see `consistency_margin`; `absolute` in squared cells of a grid
-            of 16 x 16, scaled with the area of the cells of other grids.
-        confidence: the least probability of the best source cell, 0..1.
-        boxes: matches must lead from the box of the target into that of the source, where boxes are known.
-        cap: cells of a pair that are kept at most, the most confident first.
-        minimum: a pair with fewer reliable cells has none.
+        relative, absolute: tolerances of the forward-backward check, see `consistency_margin`. `absolute` is in squared
+            cells of a 16 x 16 grid and is scaled to the cells of other grids.
+        confidence: least probability of the best source cell, 0..1.
+        boxes: where boxes are known, matches must lead from the target's box into the source's box.
+        cap: most cells kept of a pair; those with the highest confidence are kept.
+        minimum: a pair with fewer reliable cells is not annotated.
 
     Raises:
         ValueError: a number out of its range.
@@ -55,7 +56,7 @@ class Rules:
 
 @dataclass
 class MachinePoints:
-    """What a matcher says about one pair: the centres of reliable target cells and their matches.
+    """The machine annotations of one pair: centres of reliable target cells and their matches in the source.
 
     Attributes:
         source, target: [n, 2] float, x y in pixels of the images as stored.
@@ -72,7 +73,12 @@ class MachinePoints:
 
 @torch.inference_mode()
 def annotate(matcher: Matcher, batch: PairBatch, rules: Rules) -> list[MachinePoints]:
-    """The reliable matches of each pair of a batch, on the CPU; the key-points of the batch are not looked at.
+    """The reliable matches of each pair of a batch, on the CPU. Key-points of the batch are not used.
+
+    Args:
+        matcher: in eval mode.
+        batch: the pairs.
+        rules: which matches are reliable.
 
     Raises:
         RuntimeError: the matcher is in training mode.
@@ -96,7 +102,7 @@ def annotate(matcher: Matcher, batch: PairBatch, rules: Rules) -> list[MachinePo
 
 
 def _square_boxes(matcher: Matcher, batch: PairBatch, side: str) -> Tensor:
-    """The boxes of one side in pixels of the square, `[b, 4]`; of a pair without a box, the whole square."""
+    """The boxes of one `side`, "source" or "target", in pixels of the square, `[b, 4]`; without a box the square."""
     boxes = []
     for pair, size in zip(batch.annotations, _sizes(batch, side), strict=True):
         box = getattr(pair, f"{side}_box")
@@ -115,7 +121,7 @@ def _sizes(batch: PairBatch, side: str) -> list[tuple[int, int]]:
 def _gather(
     matcher: Matcher, batch: PairBatch, match_b2hw: Tensor, score_bhw: Tensor, rules: Rules
 ) -> list[MachinePoints]:
-    """The best cells of each pair, those of negative score left out, in pixels of the images as stored."""
+    """The top-k cells of each pair with a score of at least 0, in pixels of the images as stored."""
     score_bk, cell_bk = score_bhw.flatten(1).topk(min(rules.cap, matcher.grid**2))
     match_bk2 = match_b2hw.flatten(2).gather(2, cell_bk[:, None].expand(-1, 2, -1)).transpose(1, 2)
     own_bk2 = torch.stack([cell_bk % matcher.grid, cell_bk // matcher.grid], dim=2)

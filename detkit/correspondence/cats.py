@@ -19,13 +19,13 @@ from detkit.registry import register
 
 
 def resize_maps(maps: list[Tensor], grid: int) -> list[Tensor]:
-    """Maps of any resolution on a square grid, bilinear; corner cells stay at the corners."""
+    """Resize maps of any resolution to a square grid, bilinear; the corner cells stay at the corners."""
     return [F.interpolate(x, size=(grid, grid), mode="bilinear", align_corners=True) for x in maps]
 
 
 @register
 class CATs(Matcher):
-    """The matcher of the paper: correlations of several layers, refined by a transformer.
+    """Correlates the features of several backbone layers and refines the correlations by a transformer.
 
     Args:
         backbone: gives maps (see `detkit.correspondence.features.maps`) and has `num_channels`.
@@ -67,7 +67,7 @@ class CATs(Matcher):
         return [source for source, _ in pairs], [target for _, target in pairs]
 
     def raw_correlation(self, sources: list[Tensor], targets: list[Tensor]) -> Tensor:
-        """The filtered correlations of all levels, `[b, l, s, t]`, in float32."""
+        """The correlations of all levels after the mutual filter, `[b, l, s, t]` in float32."""
         with torch.autocast(sources[0].device.type, enabled=False):
             return mutual_filter(correlate_levels([x.float() for x in sources], [x.float() for x in targets]))
 

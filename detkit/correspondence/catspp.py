@@ -16,12 +16,12 @@ from detkit.registry import register
 
 @register
 class CATsPlusPlus(Matcher):
-    """The matcher of the paper: correlations of all blocks of three stages, refined from coarse to fine.
+    """Correlates all blocks of three backbone stages and refines the correlations from coarse to fine.
 
     Args:
-        backbone: gives maps (see `detkit.correspondence.features.maps`) and has `num_channels`; maps of equal channels
-            are a stage, and each stage has half the resolution of the one before. The finest stage has to have stride
-            8: all blocks of stages 2 to 4 are `layers=range(4, 34)` of ResNet-101 and `range(4, 17)` of ResNet-50.
+        backbone: gives maps (see `detkit.correspondence.features.maps`) and has `num_channels`. Maps with equal
+            channels form a stage; each stage has half the resolution of the one before, the finest has stride 8. Stages
+            2 to 4 are `layers=range(4, 34)` of ResNet-101 and `range(4, 17)` of ResNet-50.
         side: pixels of the square that images are stretched to, a multiple of 16; the grid has `side / 16` cells.
         width, appearance_dim, dropout: of the `PyramidAggregator`.
         options: of `Matcher`.

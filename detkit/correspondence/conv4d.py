@@ -1,6 +1,6 @@
 """Separable convolutions of 4-D correlations (CATs++, arXiv 2202.06817).
 
-A correlation is `[b, c, ht, wt, hs, ws]`: the plane of the target, then that of the source.
+A correlation is `[b, c, ht, wt, hs, ws]`: the target plane (height, width), then the source plane.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def _resize_source(x: Tensor, size: int) -> Tensor:
 class Conv4d(nn.Module):
     """The sum of a 2-D convolution over the target plane and one over the source plane.
 
-    Where a plane is strided, the convolution over the other plane sees it max-pooled by that stride.
+    With a stride in one plane, the convolution over the other plane reads a max-pooled input of the same resolution.
     """
 
     def __init__(self, in_channels: int, out_channels: int, kernel: Size4 = (3, 3, 3, 3), stride: Size4 = (1, 1, 1, 1)):
@@ -61,17 +61,17 @@ def convolve_target(x: Tensor, conv: nn.Module) -> Tensor:
 
 
 def pool_source(x: Tensor, stride: tuple[int, ...]) -> Tensor:
-    """The largest of each `stride` of source cells; what is left over at the ends counts too."""
+    """Max-pool the source plane by a stride; smaller windows at the ends count too."""
     return pool_axis(pool_axis(x, 4, stride[0]), 5, stride[1])
 
 
 def pool_target(x: Tensor, stride: tuple[int, ...]) -> Tensor:
-    """The same of target cells."""
+    """Max-pool the target plane by a stride."""
     return pool_axis(pool_axis(x, 2, stride[0]), 3, stride[1])
 
 
 def pool_axis(x: Tensor, axis: int, stride: int) -> Tensor:
-    """The largest of each run of `stride` along an axis; the last run may be shorter."""
+    """Max-pool one axis with windows of `stride`; the last window may be shorter."""
     if stride == 1:
         return x
     missing = -x.shape[axis] % stride
@@ -80,7 +80,7 @@ def pool_axis(x: Tensor, axis: int, stride: int) -> Tensor:
 
 
 class NormConv4d(nn.Module):
-    """A 4-D convolution and a norm over everything."""
+    """A 4-D convolution and a group norm of one group."""
 
     def __init__(self, in_channels: int, out_channels: int, kernel: Size4 = (3, 3, 3, 3), stride: Size4 = (1, 1, 1, 1)):
         super().__init__()

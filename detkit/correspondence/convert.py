@@ -66,8 +66,8 @@ def from_official(
 
     Args:
         state_dict: the official checkpoint's `state_dict` entry: CATs or CATs++ with ResNet-50 or ResNet-101.
-        layers: the layers of CATs, which no key tells; None is the list for SPair-71k with ResNet-101. Those of CATs++
-            are always the same.
+        layers: the backbone layers of CATs, which the checkpoint does not state; None for the list of SPair-71k with
+            ResNet-101. CATs++ always has the same layers.
 
     Returns:
         `CATs` or `CATsPlusPlus` in eval mode, and a report.

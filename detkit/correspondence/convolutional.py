@@ -16,15 +16,16 @@ from detkit.ops.linear import Linear
 
 
 class CorrelationLayer(nn.Module):
-    """Attention among the source cells, whose tokens are their correlations and their appearance.
+    """A transformer layer among the source cells; the token of a cell is made of its correlations and its appearance.
 
     Args:
         channels: of the correlation, a multiple of `heads`.
         grid: cells along each side.
         appearance_dim: channels of the appearance.
         dim: channels of queries and of keys, all heads together.
-        heads, mlp_ratio: as in any transformer.
-        target_stride: the targets of a token are thinned out by this in each direction.
+        heads: attention heads.
+        mlp_ratio: hidden channels of the feed-forward network, in multiples of `channels`.
+        target_stride: stride of the convolution that reduces the target cells of a token.
     """
 
     def __init__(
@@ -52,7 +53,7 @@ class CorrelationLayer(nn.Module):
         self.mlp = MlpConv4d(channels, mlp_ratio * channels, kernel)
 
     def forward(self, x: Tensor, appearance_bchw: Tensor) -> Tensor:
-        """The changed correlation; `appearance_bchw` is that of the source."""
+        """The refined correlation `[b, c, ht, wt, hs, ws]`; `appearance_bchw` is the appearance of the source."""
         x = x + self.attention(self.norm1(x), appearance_bchw)
         return x + self.mlp(self.norm2(x))
 
@@ -61,7 +62,7 @@ class CorrelationLayer(nn.Module):
         tokens = self.token_conv(x).flatten(1, 3).flatten(2)
         tokens_bsd = torch.cat([tokens, appearance_bchw.flatten(2)], dim=1).transpose(1, 2)
         query, key = self.token_linear(tokens_bsd).chunk(2, dim=-1)
-        # Of the channels of query and key every `heads`-th belongs to a head; of the values it is a run of them.
+        # Channels of queries and keys are interleaved over the heads; those of values are contiguous for each head.
         query, key = ((part.unflatten(-1, (-1, self.heads)).transpose(2, 3) + self.position) for part in (query, key))
         value = self.value_conv(x).reshape(b, self.heads, -1, hs * ws).transpose(2, 3)
         mixed_bmsd = F.scaled_dot_product_attention(query.transpose(1, 2), key.transpose(1, 2), value)
@@ -71,8 +72,8 @@ class CorrelationLayer(nn.Module):
 class PyramidAggregator(nn.Module):
     """Refines correlations of several resolutions from coarse to fine.
 
-    Each stage halves its resolution, adds what the coarser stage has found, and refines it in both directions with the
-    same weights.
+    Each stage halves its resolution by a convolution, adds the upsampled result of the coarser stage, and refines the
+    sum in both directions (source to target and back) with the same weights.
 
     Args:
         levels: correlations of each stage, coarse to fine.

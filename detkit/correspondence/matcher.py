@@ -32,26 +32,26 @@ from detkit.structures import Flow, ImageBatch, LabelMap, Matches, PairBatch
 
 
 class Matcher(Model):
-    """A model that finds points of one image in another of the same class.
+    """A model that finds points of one image in another image of the same class.
 
-    One protocol: in training mode `model(batch)` returns weighted loss terms for the flow on the target, pointing into
-    the source; in eval mode it returns for each pair where the source points are in the target, in pixels of the target
-    as stored. A subclass gives `correlation(source, target)`.
+    In training mode `model(batch)` returns the loss of the flow on the target, which points into the source. In eval
+    mode it returns, for each pair, the matches of the source points in pixels of the target as stored. A subclass
+    defines `correlation(source, target)`.
 
-    Both images are stretched to a square, whatever their size and aspect.
+    Both images are stretched to a square, whatever their size and aspect ratio.
 
     Args:
-        side: pixels of the square.
-        grid: cells along each side.
-        temperature: of the softmax over the cells, from which the flow is the expected place.
-        field: width in pixels of the square around a cell's centre in which key-points label it (`sparse_flow`).
-        num_classes: classes of the pairs that it is trained on. A matcher does not use them, its checkpoint names them.
+        side: pixels of the square along each side.
+        grid: cells of the square along each side.
+        temperature: of the softmax over the source cells; the flow leads to the mean of their positions.
+        field: width in pixels of the window around a cell's centre in which key-points label the cell, see
+            `sparse_flow`.
+        num_classes: classes of the training pairs. A matcher does not use them; they are stored in its checkpoint.
         input_rule: other arguments of `InputRule`, such as `mean` and `std`.
         trim: share of the machine-made labels that the loss leaves out, see `end_point_error`.
-        official: do what the authors' code does (see docs/differences.md): train the positions that the expected
-            place is the mean of; pair the last source point of a cell with the mean of its target points, and read a
-            displacement of exactly 0 as "no label"; cut points to whole pixels before they are transferred; decay all
-            parameters.
+        official: do as the authors' code (see docs/differences.md): train the positions of the source cells; pair the
+            last source point of a cell with the mean of its target points, and read a displacement of exactly 0 as "no
+            label"; cut points to whole pixels before they are transferred; decay all parameters.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class Matcher(Model):
     ):
         if not 0 <= trim < 1:
             raise ValueError(f"trim must lie in 0..1 and below 1, got {trim}")
-        # A side that is also the multiple leaves no other size than the square.
+        # With `multiple` equal to the side, every image is resized to the square.
         rule = InputRule(**{"shortest": side, "longest": side, "multiple": side, **(input_rule or {})})
         super().__init__(LabelMap.numbered(num_classes), rule)
         self.side, self.grid, self.temperature, self.field = side, grid, temperature, field
@@ -141,11 +141,11 @@ class Matcher(Model):
         return {"loss_epe": error}
 
     def count_objects(self, batch: PairBatch) -> float:
-        """What the loss of a batch divides by: the weights of all labelled cells."""
+        """The sum of the weights of all labelled cells, by which the loss of a batch is divided."""
         return float(self.targets(batch).weights.sum())
 
     def targets(self, batch: PairBatch) -> Flow:
-        """The flow that the key-points of a batch ask for."""
+        """The target flow of a batch, from its key-points."""
         known = batch.annotations
         sources, targets = (
             [self.to_square(points.float(), size) for points, size in zip(of_side, images.sizes, strict=True)]
@@ -165,7 +165,7 @@ class Matcher(Model):
         )
 
     def batch_predictions(self, batch: PairBatch) -> list[Matches]:
-        """Where the source points of each pair are in the target, in pixels of the images as stored."""
+        """The matches of the source points of each pair, in pixels of the target image as stored."""
         source, target = self.squares(batch.source), self.squares(batch.target)
         corr = self.correlation(target, source)
         found = []
@@ -185,7 +185,7 @@ class Matcher(Model):
             points: [n, 2], x y in pixels of the source, inside of it; n may be 0.
 
         Returns:
-            The points in pixels of the target, always inside of it, and their confidence in 0..1.
+            The matches in pixels of the target, always inside of it, with their confidence in 0..1.
 
         Raises:
             ValueError: not an image; points of another shape, or outside of the source.
@@ -193,22 +193,25 @@ class Matcher(Model):
         """
         images, squares = self._load(source, target)
         source_size, target_size = (image_size(image) for image in images)
-        checked = check_points(points, source_size).to(self.device)
+        checked = points_in_image(points, source_size).to(self.device)
         corr = self.correlation(squares[1], squares[0])
         moved, confidence = self.transfer(corr, self.to_square(checked, source_size)[None])
         return Matches(self.from_square(moved[0], target_size), confidence[0])
 
     @torch.inference_mode()
     def dense_flow(self, source: Any, target: Any) -> Flow:
-        """The flow on the target of two images of any size, and its confidence; `position_map` makes pixels of it."""
+        """The flow on the target and its confidence, for two images of any size.
+
+        `detkit.ops.correlation.position_map` converts the flow, which is in cells, to pixels.
+        """
         _, squares = self._load(source, target)
         return self.flow_of(self.correlation(*squares))
 
     @torch.inference_mode()
     def warp(self, source: Any, target: Any) -> Tensor:
-        """The source image rearranged so that it fits the target: uint8 [3, h, w] of the size of the target.
+        """The source image warped to the target: uint8 [3, h, w] of the target's size.
 
-        Black where the flow leads outside of the source.
+        Pixels are black where the flow leads outside of the source.
         """
         (image, other), squares = self._load(source, target)
         flow = self.flow(*squares)
@@ -216,14 +219,14 @@ class Matcher(Model):
         return warp(image[None].float(), places)[0].round_().to(torch.uint8)
 
     def _load(self, source: Any, target: Any) -> tuple[list[Tensor], list[Tensor]]:
-        """The two images, and as normalised squares [1, 3, side, side]."""
+        """Load two images; also as normalised squares [1, 3, side, side]."""
         if self.training:
             raise RuntimeError("matching needs eval mode: call model.eval() first")
         images = [load_image(image).to(self.device) for image in (source, target)]
         return images, [self.squares(ImageBatch.from_images([image])) for image in images]
 
 
-def check_points(points: Any, size: Sequence[int]) -> Tensor:
+def points_in_image(points: Any, size: Sequence[int]) -> Tensor:
     """Points as a float tensor [n, 2].
 
     Raises:

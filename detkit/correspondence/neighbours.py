@@ -1,4 +1,4 @@
-"""The matcher that needs no training: the nearest neighbour of a feature."""
+"""A matcher without training: the nearest neighbour of a feature."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from detkit.structures import Flow
 
 @register
 class NearestNeighbourMatcher(Matcher):
-    """Matches each place with the source cell of the most similar features: the baseline of all matchers.
+    """Matches each cell with the source cell of the most similar features: a baseline for trained matchers.
 
-    The similarity is the mean cosine over the layers; its confidence the probability of the best cell at the
-    temperature. The features of a point are those between the cells around it.
+    The similarity is the mean cosine over the layers. The confidence is the probability of the best cell, by a softmax
+    with `temperature`. Features of a point are interpolated between cells.
 
     Args:
         backbone: gives maps (see `detkit.correspondence.features.maps`).
         side, grid: pixels and cells along each side of the square that images are stretched to.
-        mutual: filter the similarities by soft mutual nearest neighbours, as CATs does.
+        mutual: filter the similarities by soft mutual nearest neighbours (`mutual_filter`), as CATs does.
         options: of `Matcher`.
     """
 

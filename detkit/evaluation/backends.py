@@ -9,17 +9,18 @@ from typing import Any
 
 import numpy as np
 
-# What stands in a row of an array of detections: boxes in pixels, category ids as in the ground truth.
+# The columns of an array of detections: boxes in pixels, category ids of the ground truth.
 DETECTION_COLUMNS = ("image_id", "x", "y", "width", "height", "score", "category_id")
 
 
 def clean_ground_truth(ground_truth: dict[str, Any], *, with_masks: bool = False) -> dict[str, Any]:
-    """What evaluation reads of a COCO dict, in new dicts: categories in the order of their ids, annotations numbered
-    from 1 (pycocotools never matches an annotation with the id 0), crowd or not, with an area (that of the box
-    where the annotation has none).
+    """A copy of a COCO dict with what evaluation reads, completed.
+
+    Categories are ordered by id. Annotations are numbered from 1 (pycocotools never matches an annotation with id 0)
+    and have "iscrowd" and "area" (by default the area of the box).
 
     Raises:
-        ValueError: a missing or repeated thing; the message names it.
+        ValueError: a key is missing or an id repeats; the message names it.
     """
     for key in ("images", "annotations", "categories"):
         if key not in ground_truth:

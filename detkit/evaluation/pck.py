@@ -1,9 +1,9 @@
 """The percentage of correct key-points (PCK), over any number of ranks.
 
-Published numbers differ in what they count; say which one a number is. The choices are here `threshold` and `frame`,
-which mean is read, and, in the dataset, the direction: the standard one transfers source points and compares with
-the target points and the target's box; the CATs family transfers target points to the source, which is the same with
-the two images exchanged.
+Published figures follow different conventions. Here these are: `threshold` (the reference length), `frame` (the pixels
+that distances are measured in), which mean is read, and `direction` of the dataset. The standard direction transfers
+source points and compares them with the target points and the target's box; the CATs family transfers target points to
+the source.
 
 Shape letters: n points, a alphas.
 """
@@ -27,12 +27,12 @@ THRESHOLDS = ("img", "bbox", "bbox-kp", "bbox-kp-padded")
 def reference_length(
     threshold: str, *, frame: tuple[float, float], box: Tensor | None = None, points: Tensor | None = None
 ) -> float:
-    """The length whose share `alpha` a correct point may be off.
+    """The reference length: a point is correct if it is at most `alpha` times this length off.
 
     Args:
         threshold: "img", the longer side of the image; "bbox", the longer side of the object's box; "bbox-kp", that of
-            the box around the key-points; "bbox-kp-padded", what DHPF and CATs compute for PF-WILLOW, where the padding
-            of the key-points with -1 counts as a point: the largest coordinate + 1.
+            the box around the key-points; "bbox-kp-padded", as DHPF and CATs compute it for PF-WILLOW, whose key-points
+            they pad with -1: the largest coordinate + 1.
         frame: (h, w) of the image that the coordinates refer to.
         box: [4] x1 y1 x2 y2, for "bbox".
         points: [n, 2], for "bbox-kp" and "bbox-kp-padded"; n is not 0.
@@ -78,10 +78,10 @@ class PCKEvaluator:
 
     Args:
         dataset: gives `label_map`, and `__len__` for a warning about missing pairs.
-        alphas: the shares of the reference length; the first is the main figure.
-        threshold: what the reference length is, see `reference_length`.
-        frame: the side in pixels of the square that both images are stretched to before anything is measured, as in the
-            published numbers; None measures in pixels of the target image as it is.
+        alphas: tolerances relative to the reference length; the first is the main figure.
+        threshold: kind of the reference length, see `reference_length`.
+        frame: distances are measured after stretching the images to squares of this many pixels, as in published
+            figures; None measures in pixels of the target image as stored.
 
     Raises:
         ValueError: an unknown or impossible option.
@@ -112,7 +112,7 @@ class PCKEvaluator:
         self._per_class: dict[str, float] = {}
 
     def update(self, predictions: Sequence[Matches], annotations: Sequence[PairAnnotations]) -> None:
-        """Add the target points that were found for the source points of some pairs, in pixels of the target as stored.
+        """Add the matches of the source points of some pairs, in pixels of the target as stored.
 
         Raises:
             ValueError: a pair without id or size, or one that came before; another number of points; coordinates that

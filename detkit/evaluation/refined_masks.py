@@ -1,4 +1,4 @@
-"""How much nearer to the truth refined masks are than the rough ones they were made from, over any number of ranks."""
+"""The IoU of refined masks, and of the rough masks before, with the true masks; over any number of ranks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from detkit.registry import register
 
 
 class _Record(NamedTuple):
-    """One image: category id, point and both overlaps of each object."""
+    """One image: category id, point and IoU (rough, refined) of each object."""
 
     category_ids: list[int]
     points: list[list[float]]
@@ -28,7 +28,7 @@ def mask_ious(masks_nhw: Tensor, others_nhw: Tensor) -> Tensor:
 
 @register
 class RefineEvaluator:
-    """The mean overlap of refined and of rough masks with the true ones.
+    """The mean IoU of refined and of rough masks with the true masks.
 
     Feed it with `update`, on as many ranks as there are, then call `compute` on all of them. An image that a
     distributed sampler gave to two ranks counts once.
@@ -48,7 +48,7 @@ class RefineEvaluator:
         self._rows: dict[str, tuple[int, float, float]] = {}
 
     def update(self, predictions: Sequence[Tensor], annotations: Sequence[Any]) -> None:
-        """Add the refined masks `[n, h, w]` of some images and what is known of them (`RoughMasks`).
+        """Add the refined masks `[n, h, w]` of some images; `annotations` are their `RoughMasks`.
 
         Raises:
             ValueError: an image without id, one that came before, or another number of masks.
@@ -67,8 +67,8 @@ class RefineEvaluator:
         """The figures, the same on every rank; all ranks must call it.
 
         Returns:
-            "IoU", the mean over all objects of the overlap of the refined mask with the truth, and "IoU/rough", that of
-            the rough mask; 0..1, or -1 where there is no object.
+            "IoU", the mean over all objects of the IoU of the refined mask with the true one, and "IoU/rough", that of
+            the rough mask; 0..1, or -1 without objects.
         """
         self._records = _merge(self._records)
         by_class: dict[int, list[tuple[float, float]]] = {}

@@ -1,4 +1,4 @@
-"""Programs of several stages, each of which has a folder, is done once and is skipped from then on."""
+"""Programs of several stages. Each stage has a folder, runs once, and is skipped when the program runs again."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ DONE, BEGUN = "done.json", "begun.json"
 
 
 class StageRunner:
-    """The stages of one program in one folder.
+    """Runs the stages of one program in one folder.
 
-    `out/NAME` is the folder of stage NAME. It holds `begun.json` while the stage is at work and `done.json` from then
-    on, with the fingerprint of all that went into it. Nothing is ever deleted or made again on its own.
+    `out/NAME` is the folder of stage NAME. It holds `begun.json` while the stage runs and `done.json` afterwards, with
+    a fingerprint of the stage's inputs. Nothing is deleted or made again unless the user removes the folder.
 
     Args:
         out: folder of the program, made with its first stage.
-        config: of the whole program, of JSON types and paths; `out/config.py` shows it as it was when a stage last ran.
-        total: number of stages, where it is known.
-        say: takes the lines of progress.
+        config: of the whole program, made of JSON types and paths; it is written to `out/config.py`.
+        total: number of stages, if it is known.
+        say: prints a line of progress.
 
     Raises:
         ConfigError: `out` holds something else.
@@ -49,16 +49,16 @@ class StageRunner:
 
         Args:
             name: of the stage and its folder.
-            function: does the work in the folder it is given. Where it was stopped before, it is called again and
-                finds what it has written.
-            inputs: everything that decides what comes out: values of JSON types, and paths, which stand for the
-                content of a file or, for a folder, for its name.
+            function: does the work in the given folder. After an interruption it is called again and finds what it has
+                written.
+            inputs: everything that the result depends on: values of JSON types, and paths. A file counts by its
+                content, a folder by its name.
 
         Returns:
             The folder.
 
         Raises:
-            ConfigError: the folder holds the work of other inputs, or an input file does not exist.
+            ConfigError: the folder was made from other inputs, or an input file does not exist.
         """
         self._number += 1
         title = f"{self._number}{f'/{self.total}' if self.total else ''} {name}"
@@ -83,7 +83,7 @@ class StageRunner:
         return (self.out / name / DONE).is_file()
 
     def _check_same(self, name: str, folder: Path, now: dict[str, Any]) -> None:
-        """What lies in the folder must come from the same inputs; a stage that left nothing may begin anew."""
+        """Check that the folder was made from the same inputs; a stage that has written nothing may start anew."""
         marks = [folder / mark for mark in (DONE, BEGUN) if (folder / mark).is_file()]
         content = set(folder.iterdir()) if folder.is_dir() else set()
         if content and not marks:
@@ -101,7 +101,7 @@ class StageRunner:
 
 
 def fingerprint(value: Any, name: str) -> Any:
-    """`value` with every file as the digest of its content, and every folder as its path.
+    """`value` with each file replaced by the digest of its content, and each folder by its path.
 
     Raises:
         ConfigError: neither a file nor a folder.
@@ -121,7 +121,7 @@ def fingerprint(value: Any, name: str) -> Any:
 
 
 def named_files(value: Any) -> list[Path]:
-    """The files that the strings in a config name."""
+    """The existing files among the strings of a config."""
     if isinstance(value, dict):
         return named_files(list(value.values()))
     if isinstance(value, (list, tuple)):

@@ -1,4 +1,4 @@
-"""Trainings that are a stage of something larger."""
+"""Trainings that are stages of a larger program."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ LENGTH = {"train.epochs", "train.max_steps", "train.early_stop"}
 
 
 def coco_data(labels: Path, image_folder: Path, *, drop_empty: bool = True) -> dict[str, Any]:
-    """The config of a dataset of images with masks; a run is resumed from any folder, so its paths are absolute."""
+    """The config of a dataset of images with masks; absolute paths allow to resume a run from any folder."""
     files = {"annotation_file": os.path.abspath(labels), "image_folder": os.path.abspath(image_folder)}
     return {"type": "CocoDataset", **files, "masks": True, "drop_empty": drop_empty}
 
 
 def run_config(section: dict[str, Any], train_data: dict[str, Any], val_data: dict[str, Any] | None) -> dict[str, Any]:
-    """The config of a run from a section that has all but the datasets; by default mask AP is measured."""
+    """The config of a run: a section of a program's config with the datasets; by default mask AP is measured."""
     config = {"evaluator": {"type": "CocoEvaluator", "iou_types": ["segm"]}, **section}
     return {**config, "data": {**section["data"], "train": train_data, "val": val_data}}
 
 
 def stable_part(section: dict[str, Any]) -> dict[str, Any]:
-    """A run's section without what may change while it goes on and matters to nothing that it makes."""
+    """A run's section without the options that do not change its result, such as `train.log_every`."""
     stable = copy.deepcopy(section)
     for path in MAY_CHANGE - LENGTH:
         name, key = path.split(".")
@@ -47,7 +47,7 @@ def stable_part(section: dict[str, Any]) -> dict[str, Any]:
 
 
 def check_run(config: dict[str, Any], name: str, label_map: LabelMap) -> None:
-    """Build the parts of a run but its datasets, so that a mistake comes to light before earlier stages have trained.
+    """Build all parts of a run but its datasets, to find mistakes before earlier stages train for hours.
 
     Args:
         config: as `run_config` makes it.
@@ -72,11 +72,12 @@ def check_run(config: dict[str, Any], name: str, label_map: LabelMap) -> None:
 
 
 def train_in(folder: Path, config: dict[str, Any], *, processes: int = 1) -> None:
-    """Train as `config` says in `folder`, or go on with what was stopped there.
+    """Train in `folder`, or resume the run that was stopped there.
 
     Args:
-        config: of the run; where it states `train.max_steps` and no epochs, there are as many as these steps need.
-        processes: more than one are started by torchrun.
+        folder: of the run.
+        config: of the run. Without `train.epochs` there are as many epochs as `train.max_steps` needs.
+        processes: of the training; more than one are started by torchrun.
 
     Raises:
         KeyboardInterrupt: the run was stopped.
@@ -91,7 +92,7 @@ def train_in(folder: Path, config: dict[str, Any], *, processes: int = 1) -> Non
 
 
 def with_epochs(config: dict[str, Any], processes: int) -> dict[str, Any]:
-    """`config` with the epochs that its steps need, where it does not state them.
+    """`config` with `train.epochs` computed from `train.max_steps`, if it does not state them.
 
     Raises:
         ConfigError: the images do not fill one step.

@@ -139,34 +139,34 @@ class SOLOv2(PromptedModel):
             sizes: (h, w) of the unpadded inputs of the network.
             original_sizes: (h, w) of the images to which the detections refer.
             prompt: see `predict`.
-            prompts: what is known of each image, in pixels of the unpadded inputs; for all prompts but "none".
+            prompts: the prompted objects of each image, in pixels of the unpadded inputs; None with "none".
         """
         probabilities = peaks(outputs) if prompt in ("none", "class") else [None] * len(sizes)
         found = []
         for i, (image, prob_kp) in enumerate(zip(split_images(outputs), probabilities, strict=True)):
-            known = None if prompts is None else prompts[i]
-            candidates = self.candidates(image, prob_kp, prompt, known)
+            prompted = None if prompts is None else prompts[i]
+            candidates = self.candidates(image, prob_kp, prompt, prompted)
             detections, owners = self.postprocess(image, candidates, self.strides(), sizes[i], original_sizes[i])
             detections.label_map = self.label_map
-            if known is not None:
-                points = self._points_of(owners, known, sizes[i], original_sizes[i])
+            if prompted is not None:
+                points = self._points_of(owners, prompted, sizes[i], original_sizes[i])
                 detections = PromptedDetections(**vars(detections), owners=owners, points=points)
             found.append(detections)
         return found
 
     def candidates(
-        self, image: ImagePredictions, prob_kp: Tensor | None, prompt: str, known: Prompt | None
+        self, image: ImagePredictions, prob_kp: Tensor | None, prompt: str, prompted: Prompt | None
     ) -> Candidates:
         """The cells of one image that give a mask; "none" and "class" need its class probabilities `prob_kp`."""
         if prob_kp is None:
-            assert known is not None
+            assert prompted is not None
             if prompt == "point":
-                return point_candidates(image, known, self.grids, official=self.official)
-            return sized_candidates(known, self.grids, image.frame)
+                return point_candidates(image, prompted, self.grids, official=self.official)
+            return sized_candidates(prompted, self.grids, image.frame)
         threshold = self.postprocess.score_threshold
-        if known is None:
+        if prompted is None:
             return score_candidates(prob_kp, threshold)
-        return class_candidates(prob_kp, known, self.grids, image.frame, threshold)
+        return class_candidates(prob_kp, prompted, self.grids, image.frame, threshold)
 
     def strides(self) -> Tensor:
         """The stride of the level of each cell, `[p]`."""
@@ -182,19 +182,19 @@ class SOLOv2(PromptedModel):
         box chooses the level, and up to 9 cells around its centre give a mask each, before the suppression.
         """
         scaled = [
-            known.scaled(new[1] / old[1], new[0] / old[0])
-            for known, new, old in zip(prompts, images.sizes, original_sizes, strict=True)
+            prompted.scaled(new[1] / old[1], new[0] / old[0])
+            for prompted, new, old in zip(prompts, images.sizes, original_sizes, strict=True)
         ]
         return self.detections(self.forward_heads(images), images.sizes, original_sizes, prompt=prompt, prompts=scaled)
 
     def _points_of(
-        self, owners: Tensor, known: Prompt, size: tuple[int, int], original_size: tuple[int, int]
+        self, owners: Tensor, prompted: Prompt, size: tuple[int, int], original_size: tuple[int, int]
     ) -> Tensor | None:
         """The prompted point of each detection, `[n, 2]` in pixels of the original image."""
-        if known.points is None:
+        if prompted.points is None:
             return None
-        scale = known.points.new_tensor([original_size[1] / size[1], original_size[0] / size[0]])
-        points = known.points * scale
+        scale = prompted.points.new_tensor([original_size[1] / size[1], original_size[0] / size[0]])
+        points = prompted.points * scale
         if self.official:
-            points = codes.decode(codes.encode(known.points, size), original_size).to(points)
+            points = codes.decode(codes.encode(prompted.points, size), original_size).to(points)
         return torch.cat([points, points.new_zeros(1, 2)])[owners]  # owner -1 gets the zeros at the end

@@ -67,33 +67,36 @@ def answer_prompts(
         The detections of each image, best first.
     """
     found = []
-    for i, (known, size) in enumerate(zip(prompts, original_sizes, strict=True)):
+    for i, (prompted, size) in enumerate(zip(prompts, original_sizes, strict=True)):
         boxes = (
             cxcywh_to_xyxy(stages.boxes[-1][i].float()) * stages.boxes.new_tensor([*size[::-1], *size[::-1]]).float()
         )
         vectors = None if stages.vectors is None else stages.vectors[-1][i]
         queries = Queries(stages.logits[-1][i].float().sigmoid(), boxes, vectors, size)
-        chosen = answer_classes(queries, known, top_k) if prompt == "class" else answer_points(queries, known, prompt)
-        found.append(_detections(queries, known, label_map, *chosen))
+        if prompt == "class":
+            selected = answer_classes(queries, prompted, top_k)
+        else:
+            selected = answer_points(queries, prompted, prompt)
+        found.append(_detections(queries, prompted, label_map, *selected))
     return found
 
 
 SelectedQueries = tuple[Tensor, Tensor, Tensor, Tensor]  # scores, queries, labels and owners, each [m]
 
 
-def answer_points(queries: Queries, known: Prompt, prompt: str) -> SelectedQueries:
+def answer_points(queries: Queries, prompted: Prompt, prompt: str) -> SelectedQueries:
     """Assign at most one query to each point, and each query to at most one point of a class.
 
     Only a query whose mask covers the point can be assigned to it; where the model predicts no masks, its box must. The
     assignment maximises the sum of scores: of two clicks on one object the better one gets the object's query, and the
     other one the next best query that covers it, or none.
     """
-    assert known.points is not None
-    score = queries.probabilities[:, known.labels].T * coverage(queries, known.points)
+    assert prompted.points is not None
+    score = queries.probabilities[:, prompted.labels].T * coverage(queries, prompted.points)
     if prompt == "point_with_size":
-        assert known.boxes is not None
-        score = score * box_iou(known.boxes[:, None], queries.boxes)
-    classes, column = known.labels.unique(return_inverse=True)
+        assert prompted.boxes is not None
+        score = score * box_iou(prompted.boxes[:, None], queries.boxes)
+    classes, column = prompted.labels.unique(return_inverse=True)
     own_class_pu = column[:, None] == torch.arange(len(classes), device=column.device)
     table = (score[:, None] * own_class_pu[:, :, None]).flatten(1).cpu().numpy()  # a column for each class and query
     owners, entries = (torch.from_numpy(x).to(score.device) for x in linear_sum_assignment(table, maximize=True))
@@ -101,19 +104,19 @@ def answer_points(queries: Queries, known: Prompt, prompt: str) -> SelectedQueri
     answers = (entries // score.shape[1] == column[owners]) & (best > 0)
     owners, chosen, best = owners[answers], chosen[answers], best[answers]
     order = best.argsort(descending=True, stable=True)
-    return best[order], chosen[order], known.labels[owners[order]], owners[order]
+    return best[order], chosen[order], prompted.labels[owners[order]], owners[order]
 
 
-def answer_classes(queries: Queries, known: Prompt, top_k: int) -> SelectedQueries:
+def answer_classes(queries: Queries, prompted: Prompt, top_k: int) -> SelectedQueries:
     """The top-k scores over queries and prompted classes."""
     num_classes = queries.probabilities.shape[1]
     owner = torch.full_like(queries.probabilities, -1, dtype=torch.int64)
-    if known.points is None or known.boxes is None:
+    if prompted.points is None or prompted.boxes is None:
         allowed = torch.zeros(num_classes, dtype=torch.bool, device=owner.device)
-        allowed[known.labels] = True
+        allowed[prompted.labels] = True
         allowed = allowed.expand_as(owner)
     else:
-        owner = _owners(queries, known, num_classes)
+        owner = _owners(queries, prompted, num_classes)
         allowed = owner >= 0
     query, label = allowed.nonzero(as_tuple=True)
     scores, best = queries.probabilities[query, label].sort(descending=True, stable=True)
@@ -121,17 +124,17 @@ def answer_classes(queries: Queries, known: Prompt, top_k: int) -> SelectedQueri
     return scores[:top_k], query, label, owner[query, label]
 
 
-def _owners(queries: Queries, known: Prompt, num_classes: int) -> Tensor:
+def _owners(queries: Queries, prompted: Prompt, num_classes: int) -> Tensor:
     """For each query and class `[n, classes]` the prompted object of this class that the query covers and whose box it
     overlaps most; -1 for none."""
-    assert known.points is not None and known.boxes is not None
-    fit = (1 + box_iou(known.boxes[:, None], queries.boxes)) * (coverage(queries, known.points) > 0)
+    assert prompted.points is not None and prompted.boxes is not None
+    fit = (1 + box_iou(prompted.boxes[:, None], queries.boxes)) * (coverage(queries, prompted.points) > 0)
     best = fit.new_zeros(num_classes, len(queries.boxes))
-    best.scatter_reduce_(0, known.labels[:, None].expand_as(fit), fit, "amax")
-    point, query = ((fit > 0) & (fit == best[known.labels])).nonzero(as_tuple=True)
-    owner = torch.full_like(best, len(known), dtype=torch.int64).flatten()
-    owner.scatter_reduce_(0, known.labels[point] * best.shape[1] + query, point, "amin")  # the first of equal ones
-    return owner.masked_fill(owner == len(known), -1).view_as(best).T
+    best.scatter_reduce_(0, prompted.labels[:, None].expand_as(fit), fit, "amax")
+    point, query = ((fit > 0) & (fit == best[prompted.labels])).nonzero(as_tuple=True)
+    owner = torch.full_like(best, len(prompted), dtype=torch.int64).flatten()
+    owner.scatter_reduce_(0, prompted.labels[point] * best.shape[1] + query, point, "amin")  # the first of equal ones
+    return owner.masked_fill(owner == len(prompted), -1).view_as(best).T
 
 
 def coverage(queries: Queries, points_p2: Tensor) -> Tensor:
@@ -154,11 +157,17 @@ def coverage(queries: Queries, points_p2: Tensor) -> Tensor:
 
 
 def _detections(
-    queries: Queries, known: Prompt, label_map: LabelMap, scores: Tensor, chosen: Tensor, labels: Tensor, owners: Tensor
+    queries: Queries,
+    prompted: Prompt,
+    label_map: LabelMap,
+    scores: Tensor,
+    chosen: Tensor,
+    labels: Tensor,
+    owners: Tensor,
 ) -> PromptedDetections:
     boxes, points, masks = queries.boxes[chosen], None, None
-    if known.points is not None:
-        points = torch.cat([known.points, known.points.new_zeros(1, 2)])[owners]  # owner -1 gets the zeros at the end
+    if prompted.points is not None:
+        points = torch.cat([prompted.points, prompted.points.new_zeros(1, 2)])[owners]  # owner -1 gets the last, zeros
     if queries.vectors is not None:
         masks = BoxMasks(vectors_to_masks(queries.vectors[chosen]), boxes, queries.size)
     return PromptedDetections(boxes, scores, labels, masks, label_map, owners, points)

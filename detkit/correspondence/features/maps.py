@@ -1,7 +1,7 @@
-"""Backbones that give the maps of a list of layers (hyperpixels: Min et al., arXiv 1908.06537).
+"""Backbones that return the feature maps of a list of layers (hyperpixels: Min et al., arXiv 1908.06537).
 
-Each has `num_channels`, one number for each map, and `forward(images [b, 3, h, w])`, which gives the maps in the order
-of their depth, each at its own resolution. Those of timm's models are in `detkit.correspondence.features.timm_layers`.
+Each has `num_channels`, the channels of each map, and `forward(images [b, 3, h, w])`, which returns the maps in the
+order of their depth, each at its own resolution. For models of timm see `detkit.correspondence.features.timm_layers`.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ STAGES = ("layer1", "layer2", "layer3", "layer4")
 
 
 class Layers(nn.Module):
-    """What backbones by layer list share: what of them is trained.
+    """Base class of these backbones: which of their parts are trained.
 
-    A subclass sets `num_channels`, and calls `freeze` when it is complete.
+    A subclass sets `num_channels` and calls `freeze` at the end of its constructor.
 
     Args:
         body: the network.
-        trainable: train its weights. If not, it also stays in eval mode, so that nothing of it ever changes.
-        frozen_norm: with `trainable`, keep weights and statistics of batch norms as they are. Set it to False to train
+        trainable: train its weights. Otherwise the body also stays in eval mode, so that nothing in it changes.
+        frozen_norm: with `trainable`, keep the weights and statistics of batch norms fixed. Set it to False to train
             from scratch: without pretrained statistics a frozen batch norm normalises nothing.
     """
 
@@ -40,7 +40,7 @@ class Layers(nn.Module):
         self.body, self.trainable, self.frozen_norm = body, trainable, frozen_norm
 
     def freeze(self) -> None:
-        """Mark what is trained and set the mode of the rest."""
+        """Set which parameters are trained, and put frozen parts in eval mode."""
         self.body.requires_grad_(self.trainable)
         for norm in self._frozen_norms():
             norm.requires_grad_(False)
@@ -52,7 +52,7 @@ class Layers(nn.Module):
         return [module for module in self.body.modules() if isinstance(module, _BatchNorm)]
 
     def train(self, mode: bool = True) -> Self:
-        """As `nn.Module.train`; what is not trained stays in eval mode."""
+        """As `nn.Module.train`; frozen parts stay in eval mode."""
         super().train(mode)
         if not self.trainable:
             self.body.eval()
@@ -62,10 +62,10 @@ class Layers(nn.Module):
 
 
 def check_layers(layers: Sequence[int], count: int) -> list[int]:
-    """A layer list in order.
+    """Sort a layer list.
 
     Raises:
-        ValueError: it is empty, repeats a layer or names one outside of 0 .. `count` - 1.
+        ValueError: it is empty, repeats a layer or has one outside of 0 .. `count` - 1.
     """
     chosen = sorted(layers)
     if not chosen or len(set(chosen)) < len(chosen) or not 0 <= chosen[0] <= chosen[-1] < count:
@@ -74,7 +74,7 @@ def check_layers(layers: Sequence[int], count: int) -> list[int]:
 
 
 def keep_blocks(stages: Sequence[Any], count: int) -> None:
-    """Delete all but the first `count` blocks of stages, each a module list or a sequence."""
+    """Delete all but the first `count` blocks, counted through the stages; each stage is a list of blocks."""
     for stage in stages:
         kept = min(count, len(stage))
         del stage[kept:]
@@ -90,12 +90,12 @@ class ResNetLayers(Layers):
 
     Args:
         depth: 18 (layers 0 to 8), 34 or 50 (0 to 16) or 101 (0 to 33).
-        layers: which; the default is that of CATs for SPair-71k with ResNet-101.
+        layers: which layers; by default those of CATs for SPair-71k with ResNet-101.
         trainable, frozen_norm: see `Layers`.
         pretrained: ImageNet weights, as in `ResNet`.
 
     Raises:
-        ValueError: no layers, one that there is not or that is named twice, or what `ResNet` raises.
+        ValueError: no layers, a layer that does not exist or is named twice, or what `ResNet` raises.
     """
 
     def __init__(
@@ -144,7 +144,7 @@ class SwinLayers(Layers):
         options: other arguments of `Swin` that do not concern its [DET] tokens, such as `embed_dim` and `window`.
 
     Raises:
-        ValueError: no layers, one that there is not or that is named twice, or what `Swin` raises.
+        ValueError: no layers, a layer that does not exist or is named twice, or what `Swin` raises.
     """
 
     def __init__(
@@ -168,7 +168,7 @@ class SwinLayers(Layers):
         self.freeze()
 
     def _keep_patches(self, last: int) -> None:
-        """Delete the blocks after the last layer, and all that only [DET] tokens use."""
+        """Delete the blocks after the last layer, and the parameters of the [DET] tokens."""
         stages = self.body.layers
         keep_blocks([stage.blocks for stage in stages], last)
         del stages[sum(len(stage.blocks) > 0 for stage in stages) :]
@@ -202,7 +202,7 @@ def swin_stage(stage: Stage, x_bhwc: Tensor) -> list[Tensor]:
 
 
 def swin_block(block: Block, x_bhwc: Tensor, window_mask: Tensor) -> Tensor:
-    """What a Swin block does to the patches."""
+    """The patches after a Swin block, `[b, h, w, c]`."""
     if block.local is not None:
         x_bhwc = x_bhwc + block.local(x_bhwc.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
     x = x_bhwc + _drop_path(block, block._window_attention(block.norm1(x_bhwc), window_mask))

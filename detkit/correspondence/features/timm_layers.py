@@ -1,4 +1,4 @@
-"""Backbones by layer list that are models of timm."""
+"""Backbones from timm that return the feature maps of a list of layers."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class TimmLayers(Layers):
 
 
 def cut_efficientnet(body: nn.Module) -> None:
-    """Delete the blocks after the last map, which timm keeps and computes in this family."""
+    """Delete the blocks after the last map: timm keeps and computes them for models of this family."""
     if type(body).__name__ in ("EfficientNetFeatures", "MobileNetV3Features"):
         del body.blocks[max(info["stage"] for info in body.feature_info.get_dicts()) :]
 
@@ -81,8 +81,8 @@ class EfficientNetLayers(Layers):
         model_args, pretrained: as in `TimmLayers`.
 
     Raises:
-        ValueError: no layers, one that there is not or that is named twice; timm is not installed, has no such model,
-            or one of another family; or weights that do not fit.
+        ValueError: no layers, a layer that does not exist or is named twice; timm is not installed or has no such model
+            of this family; or weights that do not fit.
     """
 
     def __init__(
@@ -120,7 +120,7 @@ class EfficientNetLayers(Layers):
 
 
 def out_channels(block: Any) -> int:
-    """The channels of a block's map: those of its last batch norm."""
+    """The output channels of a block: those of its last batch norm."""
     return [module for name, module in block.named_children() if name.startswith("bn")][-1].num_features
 
 
@@ -139,8 +139,8 @@ class ViTLayers(Layers):
         model_args, pretrained: as in `TimmLayers`.
 
     Raises:
-        ValueError: no layers, one that there is not or that is named twice; timm is not installed, has no such model,
-            or one of another class; weights that do not fit; images that are not whole patches.
+        ValueError: no layers, a layer that does not exist or is named twice; timm is not installed or has no such model
+            of this kind; weights that do not fit; images that are not whole patches.
     """
 
     def __init__(

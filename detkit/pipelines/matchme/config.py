@@ -18,17 +18,17 @@ ROUNDS: dict[str, Any] = dict(
     rounds=3,  # at most
     min_gain=0.003,  # a round that gains less of the figure `train.best_metric` is the last
     annotate={},  # which matches are reliable: options of `detkit.correspondence.annotate.Rules`
-    held_out=None,  # labelled pairs on which the annotations are judged; by default data.val
-    gate=0.7,  # the least share of correct annotations there; below it the rounds end
-    alpha=0.1,  # how far, in reference lengths of the evaluator, a correct annotation may be off
-    test=None,  # pairs on which every matcher is measured and nothing is decided
-    baseline=None,  # a model that needs no training; by default nearest neighbours of the features of `model`
-    student={},  # what is different from the teacher's config: nested dicts, lists as a whole
-    weight=1.0,  # of annotations beside labels, times their confidence
-    ramp=0,  # epochs over which this weight rises
-    densify=False,  # let the matcher add points to the labelled pairs too
-    control=False,  # train a student without annotations as well, for comparison
-    same_names=False,  # take files of the same name for the same image when pool and held-out pairs are compared
+    held_out=None,  # labelled pairs on which the precision of the annotations is measured; by default data.val
+    gate=0.7,  # least precision of the annotations on the held-out pairs; below it the rounds end
+    alpha=0.1,  # tolerance of a correct annotation, relative to the evaluator's reference length
+    test=None,  # pairs on which every matcher is measured; they decide nothing
+    baseline=None,  # a model without training; by default nearest neighbours of the features of `model`
+    student={},  # changes to the teacher's config: nested dicts are merged, lists are replaced
+    weight=1.0,  # of machine annotations relative to labels, multiplied by their confidence
+    ramp=0,  # epochs over which this weight rises from nearly 0
+    densify=False,  # also add machine-made points to the labelled pairs
+    control=False,  # also train a student without annotations, for comparison
+    same_names=False,  # files of the same name count as the same image when the pool is compared with held-out pairs
     seed=None,  # of the choice of pairs; by default train.seed
     pictures=6,  # pairs that the report shows
 )
@@ -106,7 +106,7 @@ def student_config(
 ) -> dict[str, Any]:
     """The run of student `number` (0: the control) on `train_data`.
 
-    Its seed is that of the teacher + 1 + `number`, so that each begins with weights of its own.
+    Its seed is that of the teacher + 1 + `number`, so that each starts with other random weights.
 
     Raises:
         ConfigError: `rounds.student` names datasets.
@@ -119,7 +119,7 @@ def student_config(
 
 
 def merge(config: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
-    """`config` with the values of `change`; dicts in both are merged, unless that of `change` has a "type"."""
+    """`config` updated with `change`. Dicts in both are merged; a dict with a "type" replaces the old one."""
     merged = dict(config)
     for key, value in change.items():
         both = isinstance(value, dict) and isinstance(config.get(key), dict) and "type" not in value
@@ -138,7 +138,7 @@ def _filled(section: Any) -> dict[str, Any]:
 
 
 def _steps_or_epochs(run: dict[str, Any]) -> dict[str, Any]:
-    """The run, checked; epochs that follow from `train.max_steps` stay out."""
+    """Check a run's config and return it; `train.epochs` may be missing where `train.max_steps` is given."""
     train = run.get("train", {})
     if "epochs" not in train and train.get("max_steps") is not None:
         resolve_config({**run, "train": {**train, "epochs": 1}})
@@ -148,7 +148,7 @@ def _steps_or_epochs(run: dict[str, Any]) -> dict[str, Any]:
 
 
 def _nearest_neighbours(model: dict[str, Any]) -> dict[str, Any]:
-    """The matcher without training that sees what `model` sees."""
+    """A nearest-neighbour matcher on the backbone of `model`."""
     if "backbone" not in model:
         raise ConfigError("rounds.baseline: the model has no backbone to compare with; state a model of its own")
     kept: dict[str, Any] = {key: model[key] for key in ("backbone", "side", "grid", "input_rule") if key in model}

@@ -1,4 +1,4 @@
-"""Machine annotations of whole datasets: of held-out pairs, to judge them, and of those that students learn from."""
+"""Machine annotation of datasets: of held-out pairs, to measure the precision, and of pairs to learn from."""
 
 from __future__ import annotations
 
@@ -58,10 +58,10 @@ def write_pseudo_pairs(
     info: dict[str, Any],
     **options: Any,
 ) -> dict[str, Any]:
-    """Annotate pairs of the pool that are not among the labelled ones, and write those with reliable cells.
+    """Annotate pairs of the pool that are not labelled, and write those that have reliable matches.
 
     Returns:
-        How many pairs there were, how many are `kept`, and the reliable cells of all.
+        Counts: "pairs" annotated, "kept" with reliable matches, and "cells", the number of these matches.
     """
     known = {(side.file, other.file) for side, other in map(labelled.sides, labelled.image_ids)}
     drawn = draw_pairs(pool, number, seed=seed, forbidden=known)
@@ -87,22 +87,21 @@ def write_densified_pairs(
     info: dict[str, Any],
     **options: Any,
 ) -> int:
-    """Annotate labelled pairs away from their key-points, write it, and return the number of new points.
+    """Annotate labelled pairs, write the additional points, and return their number.
 
-    A cell goes without where a target key-point lies in the square around it that key-points label: there the truth
-    wins.
+    Cells that are already covered by a key-point label are skipped.
     """
     rows: list[dict[str, Any]] = []
     for pair, machine in annotate_pairs(matcher, labelled, rules, **options):
-        kept = away_from_truth(matcher, pair, machine)
+        kept = skip_labelled_cells(matcher, pair, machine)
         if len(kept):
             rows.append({"pair": pair.pair_id, "points": as_rows(kept)})
     write_points(path, rows, info=info)
     return sum(len(row["points"]) for row in rows)
 
 
-def away_from_truth(matcher: Matcher, pair: PairAnnotations, machine: MachinePoints) -> MachinePoints:
-    """The machine's points that are not in the field of a cell with a true target point."""
+def skip_labelled_cells(matcher: Matcher, pair: PairAnnotations, machine: MachinePoints) -> MachinePoints:
+    """The machine annotations of cells that no key-point of the pair labels (see `sparse_flow`)."""
     assert pair.target_size is not None
     if not len(pair):
         return machine

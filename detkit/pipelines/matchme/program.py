@@ -1,16 +1,17 @@
-"""MatchMe (arXiv 2311.18540): a matcher labels image pairs for the next one, over several rounds, as one program.
+"""MatchMe (arXiv 2311.18540): a matcher annotates image pairs for the next matcher, in several rounds, as one program.
 
-StageRunner, each with a folder of plain files:
+Stages, each with a folder of plain files:
 
-    baseline             the figures of a matcher without training
-    teacher              trained on the labelled pairs
-    control              where it is asked for: as the students, but on the labelled pairs only
-    labels_1             quality.json, what the teacher's annotations are worth on held-out pairs; behind the gate
-                         pseudo.json, its annotations of unlabelled pairs, and where asked for densified.json
-    student_1            trained from the start on labelled and annotated pairs, half and half
-    labels_2, ...        by the student
+    baseline             figures of a matcher without training
+    teacher              a matcher trained on the labelled pairs
+    control              optional: trained as the students, but on the labelled pairs only
+    labels_1             quality.json, the precision of the teacher's annotations on held-out pairs; if it is high
+    enough
+                         also pseudo.json, its annotations of unlabelled pairs, and optionally densified.json
+    student_1            a new matcher, trained on labelled and annotated pairs, half and half
+    labels_2, ...        annotations by the student
 
-The method section of the paper is not public; rounds, gate and loss are this project's choice.
+docs/differences.md says which parts follow the paper and which are detkit's own design.
 """
 
 from __future__ import annotations
@@ -204,7 +205,7 @@ class Rounds:
         write_json(folder / "figures.json", figures)
 
     def _measured_on(self, made: dict[str, Any]) -> dict[str, Any]:
-        """The inputs of a stage that makes a matcher and measures it."""
+        """The inputs of a stage that makes a matcher and measures its figures."""
         return {"made": made, "val": self.teacher["data"]["val"], "test": self.section["test"]}
 
     def _figure(self, folder: Path) -> float:
@@ -232,7 +233,7 @@ class Rounds:
         return {"batch_size": data["eval_batch_size"], "workers": data["workers"], "skip_broken": data["skip_broken"]}
 
     def _build_data(self) -> Data:
-        """All datasets, of the same classes, with a pool that is apart from those that matchers are measured on."""
+        """Build all datasets. They must have the same classes, and the pool no image that matchers are measured on."""
         data, section = self.teacher["data"], self.section
         train = build(data["train"], path="data.train")
         val = build(data["val"], path="data.val")

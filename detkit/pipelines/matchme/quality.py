@@ -1,4 +1,4 @@
-"""How right machine annotations are, measured on labelled pairs that were annotated as if they were not."""
+"""The precision of machine annotations, measured on labelled pairs."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from detkit.structures import PairAnnotations
 
 @dataclass
 class Quality:
-    """How right machine annotations are where the truth is known.
+    """Counts of machine annotations compared with key-points.
 
     Attributes:
-        pairs: looked at.
-        cells: reliable ones.
-        points: key-points of all pairs.
+        pairs: number of pairs.
+        cells: number of reliable cells.
+        points: number of key-points.
         judged: key-points that lie in a reliable cell.
-        correct: of these, those that the cell's match moves to within the threshold of the true place.
+        correct: judged key-points that the match of their cell moves to within the tolerance of their true place.
     """
 
     pairs: int = 0
@@ -33,7 +33,7 @@ class Quality:
 
     @property
     def precision(self) -> float | None:
-        """The share of the judged key-points that are correct; None where none could be judged."""
+        """The share of the judged key-points that are correct; None if none could be judged."""
         return self.correct / self.judged if self.judged else None
 
     def to_dict(self) -> dict[str, float | None]:
@@ -50,13 +50,15 @@ def judge(
     threshold: str = "bbox",
     alpha: float = 0.1,
 ) -> Quality:
-    """Compare machine annotations with the key-points of the same pairs; all is measured in the matcher's square.
+    """Compare machine annotations with the key-points of the same pairs, in pixels of the matcher's square.
 
     Args:
-        known: with the sizes of the images as stored, and points and boxes in their pixels.
-        threshold: the reference length, see `detkit.evaluation.pck.reference_length`; as matches point into the
-            source, of the source.
-        alpha: the share of it that a correct point may be off.
+        matcher: which made the annotations.
+        found: machine annotations of each pair.
+        known: key-points of each pair, with boxes and sizes, in pixels of the images as stored.
+        threshold: kind of the reference length, see `detkit.evaluation.pck.reference_length`. It is that of the source,
+            because matches point into the source.
+        alpha: tolerance of a correct point, relative to the reference length.
 
     Raises:
         ValueError: no box where the threshold needs one.
@@ -74,7 +76,7 @@ def judge(
 
 
 def _errors(matcher: Matcher, machine: MachinePoints, pair: PairAnnotations) -> Tensor:
-    """How far the key-points that lie in a reliable cell are moved from their place, [n] in pixels of the square."""
+    """Errors of the key-points that lie in a reliable cell, [n] in pixels of the square."""
     assert pair.source_size is not None and pair.target_size is not None
     cells = matcher.to_square(machine.target, pair.target_size)
     shift = matcher.to_square(machine.source, pair.source_size) - cells

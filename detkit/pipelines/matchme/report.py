@@ -1,4 +1,4 @@
-"""What came out of the rounds: a table, a curve, and pages of matches and warped images."""
+"""The report of the rounds: a table, a curve, and pages of matches and warped images."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def collect(out: Path, labelled: int, mixture: str) -> list[ReportRow]:
 
     Args:
         labelled: the number of labelled pairs.
-        mixture: what students learn from, with a place for the number of annotated pairs.
+        mixture: what students learn from; "{}" stands for the number of annotated pairs.
     """
     rows = [{"name": "nearest neighbours, no training", "folder": "baseline", "learned from": ""}]
     rows.append({"name": "teacher", "folder": "teacher", "learned from": f"{labelled} labelled pairs"})
@@ -63,7 +63,7 @@ def write_report(
         labelled: the labelled pairs.
         shown: the pairs to draw matches of, `settings["pictures"]` of them.
         settings: the section `rounds` of the config.
-        ending: why there was no further round.
+        ending: why the rounds ended.
         weights: the matchers to draw matches of, by name.
 
     Returns:
@@ -146,8 +146,11 @@ def plot_report(rows: Sequence[ReportRow], path: str | Path) -> None:
 
 
 def draw_sheets(matchers: Mapping[str, Matcher], dataset: PairDataset, number: int) -> dict[str, Any]:
-    """Pages "matches", source beside target with right and wrong matches of each matcher, and "warps", the source
-    rearranged by each matcher to fit the target."""
+    """Two pages of pictures, with a column for each matcher.
+
+    Returns:
+        "matches": source beside target with correct and wrong matches; "warps": the source warped to the target.
+    """
     from PIL import Image
 
     from detkit.visualize import contact_sheet, draw_matches

@@ -5,8 +5,8 @@
         teacher=dict(...), refine=dict(...), pseudo=dict(...), student=dict(...), bound=True,
     )
 
-`teacher`, `student` and `refine` are configs of ordinary runs (see `detkit.config`), whose training and validation
-data the stages fill in. `train.epochs` may be left out where `train.max_steps` is given.
+`teacher`, `student` and `refine` are configs of ordinary runs (see `detkit.config`) without `data.train` and
+`data.val`, which the stages fill in. `train.epochs` may be left out where `train.max_steps` is given.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ SOURCES = ("data", "split", "scenes")
 RUNS = ("teacher", "refine", "student")
 # The options of each section with their defaults.
 SECTIONS: dict[str, dict[str, Any]] = {
-    # Points that somebody has clicked, and a few images with masks.
+    # Your own points, and a few images with masks.
     "data": dict(
         strong=REQUIRED,  # COCO instances json of the images with masks
         weak=REQUIRED,  # json of the images with points, see `detkit.data.points.dataset`
         image_folder=REQUIRED,  # where the file names of both begin
-        truth=None,  # json of the weak images with the masks of their points under the same ids, to measure with
+        truth=None,  # json of the weak images with true masks under the ids of the points, to measure pseudo labels
         val=None,  # COCO instances json to validate on
         val_image_folder=None,  # by default image_folder
     ),
@@ -38,7 +38,7 @@ SECTIONS: dict[str, dict[str, Any]] = {
         image_folder=REQUIRED,
         percent=REQUIRED,  # of the images, that keep their masks
         seed=None,  # of the choice, by default that of the whole config
-        points="centre",  # "centre" of mass, a "random" pixel, or "given" in the file
+        points="centre",  # "centre" of mass of the mask, a "random" pixel of it, or "given" in the file
         boxes=False,  # whether weak annotations keep their boxes, for the prompt "point_with_size"
         val=None,
         val_image_folder=None,
@@ -61,13 +61,13 @@ SECTIONS: dict[str, dict[str, Any]] = {
         students=("raw", "refined"),  # on which labels students are trained
     ),
 }
-# What the section `refine` has besides a run: steps of the teacher whose masks the refiner learns from, and options of
-# `RefineCrops`.
+# Options of the section `refine` besides those of a run: at which steps the unfinished teacher predicts the rough masks
+# that the refiner learns from, and options of `RefineCrops`.
 REFINE = ("teacher_steps", "crops")
 RUN_KEYS = ("model", "data", "optimizer", "schedule", "train", "evaluator")
 DEFAULTS = dict(
     seed=0,  # of all choices and trainings that state none
-    bound=False,  # whether a student is trained on the true masks of all images, for comparison
+    bound=False,  # also train a student on the true masks of all images, as an upper bound
 )
 TOP_LEVEL = (*SOURCES, *RUNS, "pseudo", *DEFAULTS)
 
@@ -134,7 +134,7 @@ def _filled(section: Any, name: str) -> dict[str, Any]:
 
 
 def _run(section: Any, name: str, seed: int) -> dict[str, Any]:
-    """A run's section with its seed, and with a mark for the epochs that are counted later."""
+    """A run's section, checked, with its seed."""
     check_options(section, (*RUN_KEYS, *(REFINE if name == "refine" else ())), name)
     data, train = section.get("data", {}), section.get("train", {})
     for key in ("train", "val"):

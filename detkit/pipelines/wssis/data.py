@@ -1,4 +1,4 @@
-"""The first stage of PointWSSIS: strong and weak annotations as files, from wherever they come."""
+"""The data stage of PointWSSIS: files of strong annotations (masks) and weak ones (points), from three sources."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Sources:
 
     @classmethod
     def read(cls, folder: Path) -> Sources:
-        """Of a complete data stage."""
+        """Read the paths that a complete data stage has written."""
         stored = load_json(folder / "sources.json")
         paths: Any = {name: None if path is None else folder / path for name, path in stored.items()}
         return cls(**paths)
@@ -103,7 +103,7 @@ def _scenes(options: dict[str, Any], folder: Path) -> Sources:
 
 
 def with_points(content: dict[str, Any]) -> dict[str, Any]:
-    """A COCO json whose annotations all have a point: the centre of the mask where none is given.
+    """Give every annotation of a COCO json a point: by default the centre of its mask.
 
     Raises:
         ValueError: an annotation without point whose mask is missing, broken or empty.
@@ -132,7 +132,7 @@ def check_sources(sources: Sources) -> None:
     """Check that the files fit each other and the images.
 
     Raises:
-        ValueError: other categories, images in both files, missing image files, or points without truth.
+        ValueError: categories differ, an image is in both files, an image file is missing, or a point has no true mask.
     """
     strong, weak = read_coco_file(sources.strong), read_points(sources.weak)[0]
     others = {path: read_coco_file(path) for path in (sources.truth, sources.val) if path is not None}
@@ -148,7 +148,7 @@ def check_sources(sources: Sources) -> None:
 
 
 def _check_truth(truth: dict[str, Any], weak: dict[str, Any], path: Path) -> None:
-    """Each point must have a mask under its id, of its class in its image."""
+    """Check that each point has a true mask with the same id, class and image."""
     known, points = ({a["id"]: a for a in content["annotations"]} for content in (truth, weak))
     lost = points.keys() - known.keys()
     if lost:
@@ -178,7 +178,7 @@ def _check_images(strong: dict[str, Any], weak: dict[str, Any], folder: Path) ->
 
 
 def _differences(content: dict[str, Any], other: dict[str, Any]) -> str:
-    """The categories that only one of two files has, in any order."""
+    """The categories that only one of two files has."""
     one, two = ({(c["id"], c["name"]) for c in part["categories"]} for part in (content, other))
     return ", ".join(f"{name!r} (id {i})" for i, name in sorted(one ^ two)[:10])
 

@@ -1,7 +1,7 @@
-"""Files between the stages of PointWSSIS: masks that answer points, and the labels that are made of them.
+"""Files between the stages of PointWSSIS: predicted masks of points, and the labels that are made of them.
 
-A prediction file is a COCO results file whose entries also say the `point` that they answer and the `annotation_id`
-of its annotation. A label file is a COCO instances file; annotations that were made are marked `pseudo`.
+A prediction file is a COCO results file whose entries also have the "point" that they answer and its "annotation_id". A
+label file is a COCO instances file, in which pseudo labels are marked by "pseudo": true.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Json = dict[str, Any]
 
 
 def predict_at_points(model: Any, dataset: Any, *, prompt: str, batch_size: int = 1) -> list[Json]:
-    """The masks of a model that takes point prompts, for every point of a dataset.
+    """Predict masks for all points of a dataset.
 
     Args:
         model: a `PromptedModel` in eval mode.
@@ -54,7 +54,7 @@ def predict_at_points(model: Any, dataset: Any, *, prompt: str, batch_size: int 
 
 
 def refine_predictions(refiner: Any, dataset: Any, predictions: Sequence[Json]) -> list[Json]:
-    """The predictions with better masks and with the boxes of these; everything else stays.
+    """Refine the masks of predictions; their boxes become those of the refined masks.
 
     Args:
         refiner: a `MaskRefiner` in eval mode.
@@ -92,13 +92,13 @@ def labels_between(of_data: LabelMap, of_model: LabelMap) -> Tensor:
 
 
 def boxes_of(masks: Tensor) -> list[list[float]]:
-    """x, y, width, height around masks `[n, h, w]`; all 0 for an empty one."""
+    """Boxes x, y, width, height around masks `[n, h, w]`; all 0 for an empty mask."""
     boxes = mask_boxes(masks)
     return torch.cat([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], dim=1).tolist()
 
 
 def pseudo_labels(predictions: Sequence[Json]) -> list[Json]:
-    """The annotations that predictions make, those with an empty mask left out; ids come later."""
+    """Predictions as annotations without ids; those with an empty mask are left out."""
     kept = ("image_id", "category_id", "bbox", "segmentation", "point", "score")
     return [
         {**{key: prediction[key] for key in kept}, "area": area, "iscrowd": 0, "pseudo": True}
@@ -117,16 +117,17 @@ def join_labels(strong: Json, weak: Json, labels: Sequence[Json]) -> Json:
 
 
 def label_quality(truth: Json, weak: Json, predictions: Sequence[Json]) -> dict[str, float]:
-    """How good the masks of points are, where the true masks are known.
+    """The quality of predicted masks of points, compared with the true masks.
 
     Args:
         truth: COCO instances of the weak images, with masks; its annotations have the ids of those of `weak`.
         weak: the annotations with points.
-        predictions: as `predict_at_points` gives them.
+        predictions: from `predict_at_points`.
 
     Returns:
-        `AP`, `AP50`, `AP75` of the predictions; `mean IoU` over all points, of the best scored of several answers, one
-        without answer counting 0; `mean IoU of answers`.
+        `AP`, `AP50`, `AP75` of the predictions; `mean IoU` over all points, where a point without prediction counts 0
+        and of several predictions the one with the highest score counts; `mean IoU of answers`, over points with
+        predictions.
     """
     from detkit.evaluation.backends import BACKENDS, clean_ground_truth, summarize
 
@@ -155,17 +156,17 @@ def _overlaps(truth: dict[int, Json], images: dict[int, Json], predictions: Iter
 
 
 def best_answers(predictions: Iterable[Json]) -> dict[int, Json]:
-    """By annotation id, of the predictions that answer a point the one with the highest score."""
+    """The prediction with the highest score for each point, by annotation id."""
     return {p["annotation_id"]: p for p in sorted(predictions, key=lambda p: p["score"])}
 
 
 def unanswered(weak: Json, predictions: Iterable[Json]) -> int:
-    """Number of points that no prediction answers."""
+    """The number of points without a prediction."""
     return len({a["id"] for a in weak["annotations"]} - {p["annotation_id"] for p in predictions})
 
 
 def _counted(items: Any, name: str) -> Iterator[Any]:
-    """`items`, with the progress and the time left shown."""
+    """Iterate over `items` and show the progress and the time left."""
     console = Console(sys.stderr)
     for number, item in enumerate(items, 1):
         yield item

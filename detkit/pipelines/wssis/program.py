@@ -5,8 +5,8 @@ StageRunner, each with a folder of plain files:
     data                  strong.json, weak.json and, where known, truth.json
     teacher               trained on the strong images
     weak_predictions      the teacher's masks at the points of the weak images
-    strong_predictions    masks of the unfinished teacher on the strong images, from which the refiner learns
-    refiner               trained to make true masks out of these
+    strong_predictions    masks of the unfinished teacher on the strong images, the training input of the refiner
+    refiner               trained to turn these masks into the true ones
     refined_predictions   the masks at the weak points, refined
     labels                raw.json, refined.json: strong labels and pseudo labels together; their quality
     student_raw, student_refined, bound    trained on raw and refined labels, and on the truth
@@ -106,7 +106,7 @@ class Pipeline:
         return sources
 
     def check(self, sources: Sources) -> None:
-        """Find mistakes in what the later stages need now, rather than after hours of training.
+        """Check what later stages need, to find mistakes before hours of training.
 
         Raises:
             ConfigError: a run that cannot be built, steps that the teacher never reaches, or points without boxes.
@@ -142,14 +142,14 @@ class Pipeline:
             raise ConfigError(f"refine.teacher_steps: {wanted} is beyond the {last} steps of the teacher")
 
     def teacher_section(self) -> dict[str, Any]:
-        """The teacher's config, which keeps the weights that the refiner's training needs."""
+        """The teacher's config; it keeps the weights of the steps that `refine.teacher_steps` names."""
         section, refine = self.config["teacher"], self.config["refine"]
         if refine is None:
             return section
         return {**section, "train": {**section["train"], "keep_steps": refine["teacher_steps"]}}
 
     def train(self, name: str, section: dict[str, Any], labels: Path, sources: Sources) -> Path:
-        """A stage that trains a detector; the path of its last weights."""
+        """Run a stage that trains a detector; returns the path of its last weights."""
         config = run_config(section, coco_data(labels, sources.image_folder), sources.val_data())
         inputs = {"config": stable_part(section), "labels": labels, "val": sources.val}
         folder = self.stages.run(
@@ -173,7 +173,7 @@ class Pipeline:
         return self.stages.run("weak_predictions", predict, inputs=inputs) / "predictions.json"
 
     def strong_predictions(self, teacher: Path, sources: Sources) -> list[Path]:
-        """Prediction files of the teacher's kept weights on the images it has learned from."""
+        """The prediction files of the teacher's kept weights on the strong images."""
         steps, pseudo = self.config["refine"]["teacher_steps"], self.config["pseudo"]
         checkpoints = [kept_weights(teacher.parent, step) for step in steps]
 
@@ -238,5 +238,5 @@ class Pipeline:
         return self.stages.run("labels", merge, inputs=inputs)
 
 
-# Keys of the data sections that name a file whose content counts.
+# Options of the data sections that name a file, whose content counts as input.
 FILE_KEYS = ("strong", "weak", "truth", "val", "annotation_file")

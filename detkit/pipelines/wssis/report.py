@@ -1,4 +1,4 @@
-"""What came out of PointWSSIS: a table, bars, and a page of masks at points."""
+"""The report of PointWSSIS: a table, bars, and a page of masks at points."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def plot_report(report: Mapping[str, Any], path: str | Path) -> None:
 
 
 def example_sheet(sources: Sources, predictions: Mapping[str, Path]) -> Any:
-    """Some weak images in rows: the points, the masks of each prediction file, the truth where it is known."""
+    """A page of some weak images, one in a row: points, masks of each prediction file, and true masks if known."""
     from detkit.visualize import contact_sheet, draw_points
 
     dataset = PointDataset(sources.weak, sources.image_folder)
@@ -145,7 +145,7 @@ def _masks_of(ids: Sequence[int], found: Mapping[int, Any], size: tuple[int, int
 
 
 def _spread(items: Sequence[int], most: int) -> list[int]:
-    """At most so many of them, evenly."""
+    """At most `most` of the items, evenly spread."""
     if len(items) <= most:
         return list(items)
     return [items[i * len(items) // most] for i in range(most)]

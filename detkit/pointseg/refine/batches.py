@@ -1,4 +1,4 @@
-"""What training and evaluating MaskRefineNet receives.
+"""The batches that MaskRefineNet is trained and evaluated with.
 
 Shape letters: b crops, n rough masks of one image, s side of the crops, h/w pixels.
 """
@@ -18,7 +18,7 @@ from detkit.structures.tensors import TensorStruct
 
 @dataclass
 class RoughMasks(TensorStruct):
-    """Rough masks of one image, and the true ones that they should become.
+    """Rough masks of one image, each with the true mask that the refiner should produce.
 
     Attributes:
         rough: [n, h, w] bool.
@@ -42,7 +42,7 @@ class RoughMasks(TensorStruct):
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a crop comes from, for error messages."""
+    """The image that a crop comes from, for error messages."""
 
     image_id: int | None
     file_name: str | None = None

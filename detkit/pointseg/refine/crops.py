@@ -1,4 +1,4 @@
-"""What MaskRefineNet sees of an object: a crop around its rough mask (PointWSSIS, arXiv 2303.15062, section 3.3).
+"""The input of MaskRefineNet: a crop around the rough mask of an object (PointWSSIS, arXiv 2303.15062, section 3.3).
 
 Shape letters: b crops, c channels, h/w pixels.
 """
@@ -16,14 +16,20 @@ from detkit.modeling.base import IMAGENET_MEAN, IMAGENET_STD
 from detkit.pointseg.geometry import centres_of_mass, extents
 
 SIZE = 256
-# Of the spot that marks the point in a centre plane; beyond REACH pixels there is nothing of it.
+# Standard deviation, in pixels, of the Gaussian spot that marks the point; it is cut off beyond REACH pixels.
 SIGMA = 6
 REACH = 3 * SIGMA + 1
 
 
 @dataclass(frozen=True)
 class CropDraw:
-    """The random numbers of one training crop: sides of the box times `box`, of the pixels times `pixels`, mirrored."""
+    """The random numbers of one training crop.
+
+    Attributes:
+        box: factor of the sides of the box around the rough mask.
+        pixels: factor of the scale of the pixels.
+        flip: whether the crop is mirrored left to right.
+    """
 
     box: float
     pixels: float
@@ -33,20 +39,20 @@ class CropDraw:
     def random(
         cls, rng: np.random.Generator, *, max_box: float = 2.0, pixels: tuple[float, float] = (0.5, 1.5)
     ) -> CropDraw:
-        """As in the paper: the box 1 to 2 times as large, the pixels 0.5 to 1.5 times, half of the crops mirrored."""
+        """Draw them as in the paper: box 1 to `max_box` times, pixels 0.5 to 1.5 times as large, half mirrored."""
         return cls(rng.uniform(1.0, max_box), rng.uniform(*pixels), bool(rng.random() < 0.5))
 
 
 @dataclass
 class Crop:
-    """One object as MaskRefineNet learns from it.
+    """A training crop of one object.
 
     Attributes:
         image: [3, h, w] uint8.
         rough: [h, w] bool, the mask to refine.
-        true: [h, w] bool, the mask it should become.
-        point: x, y of the pixel that stands for the object, or None where the crop does not show it.
-        plane: the centre plane of its class; -1 for none.
+        true: [h, w] bool, the target.
+        point: x, y of the centre pixel of the object, or None where it lies outside of the crop.
+        plane: the input plane of the object's class, in which the point is marked; -1 for none.
     """
 
     image: Tensor
@@ -59,16 +65,16 @@ class Crop:
 def crop_box(
     extent: tuple[int, int, int, int], point: tuple[float, float], scale: float, size: tuple[int, int]
 ) -> tuple[int, int, int, int]:
-    """A box around a mask, made longer where the point of the object lies outside.
+    """A box around a mask, extended where the point of the object lies outside of it.
 
     Args:
         extent: first and last pixel x1, y1, x2, y2 of the mask.
         point: x, y in pixels.
-        scale: sides of the box over those of the mask.
-        size: (h, w) of the image, which the box does not leave.
+        scale: sides of the box, relative to those of the mask.
+        size: (h, w) of the image, to which the box is clipped.
 
     Returns:
-        x1, y1, x2, y2. The paper's training crops end before x2 and y2, its inference crops with them.
+        x1, y1, x2, y2. As in the authors' code, x2 and y2 are exclusive in training and inclusive at inference.
     """
     sides = [_crop_side(extent[axis], extent[axis + 2], point[axis], scale, size[1 - axis] - 1) for axis in (0, 1)]
     return sides[0][0], sides[1][0], sides[0][1], sides[1][1]
@@ -94,13 +100,15 @@ def training_crop(
     size: int = SIZE,
     official: bool = False,
 ) -> Crop:
-    """Cut an object out of its image, at a random size around the middle of a square of `size` pixels.
+    """Cut an object out of its image, resize it at random, and place it in the middle of a square of `size` pixels.
 
     Args:
         image: [3, h, w] uint8.
         rough: [h, w] bool, the mask to refine, with one pixel at least.
-        true: [h, w] bool, its match, with one pixel at least.
+        true: [h, w] bool, its target, with one pixel at least.
         label: contiguous from 0.
+        draw: the random numbers.
+        size: side of the crop in pixels.
         official: mark the class as the authors' training code does: in plane `label`, one below the plane that its
             inference uses; both masks of class 0 are emptied. For comparisons only.
 
@@ -126,7 +134,7 @@ def training_crop(
 
 
 def _square(pixels: np.ndarray, draw: CropDraw, size: int, resampling: Image.Resampling) -> np.ndarray:
-    """Resize so that the shorter side is `size * draw.pixels`, take the middle (0 where there is nothing), mirror."""
+    """Resize so that the shorter side has `size * draw.pixels` pixels, take the middle, padded with 0, and mirror."""
     height, width = pixels.shape[:2]
     shorter = min(height, width)
     old = [size if side == shorter else int(side / shorter * size) for side in (width, height)]
@@ -140,19 +148,20 @@ def _square(pixels: np.ndarray, draw: CropDraw, size: int, resampling: Image.Res
 
 
 def normalize(images: Tensor) -> Tensor:
-    """Images `[..., 3, h, w]` of 0..255 with the mean and deviation of ImageNet taken out, float32."""
+    """Normalise images `[..., 3, h, w]` in 0..255 with mean and standard deviation of ImageNet, float32."""
     mean, std = (torch.tensor(v, device=images.device)[:, None, None] for v in (IMAGENET_MEAN, IMAGENET_STD))
     return (images.float() / 255 - mean) / std
 
 
 def network_input(images: Tensor, masks: Tensor, points: Tensor, planes: Tensor, num_classes: int) -> Tensor:
-    """The channels that MaskRefineNet reads: image, centre planes, rough mask.
+    """The input channels of MaskRefineNet: image, one centre plane for each class and one for none, rough mask.
 
     Args:
         images: [b, 3, h, w], normalised.
-        masks: [b, h, w].
-        points: [b, 2] int64 x, y; one outside the crop is not shown.
-        planes: [b] the plane to show it in: label + 1; -1 for none.
+        masks: [b, h, w] rough masks.
+        points: [b, 2] int64 x, y; a point outside of the crop is not marked.
+        planes: [b] the centre plane in which the point is marked: label + 1; -1 for none.
+        num_classes: classes of the data.
 
     Returns:
         `[b, 3 + (num_classes + 1) + 1, h, w]`.
@@ -167,7 +176,7 @@ def network_input(images: Tensor, masks: Tensor, points: Tensor, planes: Tensor,
 
 
 def centre_spots(points: Tensor, size: tuple[int, int]) -> Tensor:
-    """A spot around each pixel `[b, 2]` x, y int64: `[b, h, w]`, 1 at the pixel itself, all 0 where it lies outside."""
+    """A Gaussian spot around each point `[b, 2]` x, y int64: `[b, h, w]`, 1 at the point; all 0 if it lies outside."""
     along = []
     for axis in (1, 0):
         far = torch.arange(size[1 - axis], device=points.device) - points[:, axis, None]

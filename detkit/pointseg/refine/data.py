@@ -1,4 +1,4 @@
-"""Rough masks of a teacher beside the true ones, from which MaskRefineNet learns."""
+"""The training data of MaskRefineNet: rough masks of a teacher, each with its true mask."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ KEYS = ("image_id", "category_id", "segmentation", "point")
 
 
 class CropTrainingView(TrainingView):
-    """Random crops of rough masks, by key."""
+    """Random training crops of rough masks, by sample key."""
 
     def __init__(self, dataset: RefineCrops, transforms: Sequence[Any] = (), **options: Any):
         last: Any = dataset.random_crop
@@ -70,20 +70,20 @@ class RoughImages:
 class RefineCrops(ImageDataset):
     """Rough masks, each with the true mask of its class whose centre is nearest to its point.
 
-    For training each rough mask is a sample: a random crop around it, as the paper draws it, mirrored or not and of
-    varying scale. Transforms before it may change colours, but not move anything. For evaluation each image is a
-    sample, with all its rough masks; the model makes the crops that it also makes afterwards.
+    For training each rough mask is a sample: a random crop around it, as in the paper. Transforms may change colours
+    before, but must not move pixels. For evaluation each image is a sample, with all its rough masks; the model crops
+    them as at inference.
 
-    Rough masks that are empty, of a class that has no true mask in their image, or of images that the annotation file
-    does not list are left out, with one warning that counts them.
+    Rough masks that are empty, of a class without a true mask in their image, or of images that are not in the
+    annotation file are left out; one warning counts them.
 
     Args:
         predictions: files of COCO results with "image_id", "category_id", "segmentation" as compressed run lengths and
             "point", x y in pixels of the image. The paper pools those of two checkpoints of the teacher.
         annotation_file, image_folder: true masks and images, see `CocoDataset`.
         size: side of the training crops in pixels, that of the model.
-        max_box: the crop's sides are 1 to so many times those of the rough mask.
-        scales: the least and the largest scale of the pixels in a crop.
+        max_box: the sides of a crop are drawn from 1 to `max_box` times those of the rough mask.
+        scales: smallest and largest scale of the pixels in a crop.
         classes: names of the classes to keep; None keeps all.
 
     Attributes:
@@ -132,7 +132,7 @@ class RefineCrops(ImageDataset):
         self.sizes = self.truth.sizes[self.image_numbers]
 
     def _keep(self, rough: list[dict[str, Any]]) -> None:
-        """Set the flat arrays of the rough masks that can be used, ordered by image."""
+        """Store the usable rough masks in flat arrays, ordered by image."""
         number_of = {image_id: number for number, image_id in enumerate(self.truth.image_ids)}
         true = {(a["image_id"], a["category_id"]) for a in self.truth.coco()["annotations"] if not a.get("iscrowd")}
         kept = []
@@ -166,7 +166,7 @@ class RefineCrops(ImageDataset):
         return len(self.image_numbers)
 
     def by_image(self) -> RoughImages:
-        """The same with each image as a sample."""
+        """The same rough masks, with each image as a sample."""
         return RoughImages(self)
 
     def __getitem__(self, index: int) -> tuple[Tensor, RoughMasks]:
@@ -180,7 +180,7 @@ class RefineCrops(ImageDataset):
         return self.read(np.array([index]))
 
     def read(self, rows: np.ndarray) -> tuple[Tensor, RoughMasks]:
-        """The image of some rough masks, all of one image, and those of them that have a true mask."""
+        """The image of rough masks with these numbers, all of one image, and those masks that have a true mask."""
         image, annotations = self.truth[int(self.image_numbers[rows[0]])]
         where = f"image id {annotations.image_id} ({annotations.file_name})"
         rough = torch.from_numpy(np.stack([self._decode(row, annotations, where) for row in rows.tolist()]))
@@ -205,7 +205,7 @@ class RefineCrops(ImageDataset):
             raise ValueError(f"rough mask of {where}: {error}") from error
 
     def random_crop(self, image: Tensor, known: RoughMasks, rng: np.random.Generator) -> tuple[Crop, Origin]:
-        """A transform: a random training crop around the first rough mask."""
+        """The last training transform: a random crop around the rough mask."""
         draw = CropDraw.random(rng, max_box=self.max_box, pixels=self.scales)
         label = self.label_map.category_ids.index(int(known.category_ids[0]))
         crop = training_crop(image, known.rough[0], known.true[0], label, draw, size=self.size)

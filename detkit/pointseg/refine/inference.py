@@ -29,10 +29,10 @@ def refine_masks(
     box_scale: float = BOX_SCALE,
     batch_size: int = 16,
 ) -> Tensor:
-    """Better masks for the objects of one image.
+    """Refine the masks of one image.
 
-    Each mask is cut out with its surroundings and brought to `size` x `size` pixels, without keeping its proportions.
-    Where the network finds nothing the rough mask stays; so does an empty rough mask, which tells no place to look at.
+    Each mask is cropped with its surroundings and resized to `size` x `size` pixels; proportions are not kept. The
+    rough mask is kept where the network predicts no foreground, or where the rough mask is empty.
 
     Args:
         network: a `MaskRefineNet` in eval mode, or anything that maps its input to logits of two channels.
@@ -41,7 +41,8 @@ def refine_masks(
         points: [n, 2] x, y in pixels of the image.
         labels: [n] int64.
         num_classes: of the network.
-        box_scale: sides of the crop over those of the mask.
+        size: side of the crops in pixels.
+        box_scale: sides of the crop, relative to those of the mask.
         batch_size: objects that go through the network together.
 
     Returns:
@@ -72,7 +73,7 @@ def refine_masks(
 
 
 def cut(image: Tensor, masks: Tensor, boxes: list[Box], size: int) -> tuple[Tensor, Tensor]:
-    """The image `[b, 3, size, size]` and the masks `[b, size, size]` inside boxes, which include their last pixels."""
+    """Crop the image, `[b, 3, size, size]`, and the masks, `[b, size, size]`, by boxes with inclusive x2, y2."""
     images, rough = [], []
     for mask, (x1, y1, x2, y2) in zip(masks, boxes, strict=True):
         window = (slice(None), slice(None), slice(y1, y2 + 1), slice(x1, x2 + 1))
@@ -82,14 +83,14 @@ def cut(image: Tensor, masks: Tensor, boxes: list[Box], size: int) -> tuple[Tens
 
 
 def point_pixels(points: Tensor, boxes: list[Box], size: int) -> Tensor:
-    """The pixel x, y of each crop that a point of the image falls into, `[b, 2]` int64, towards 0 rounded."""
+    """Points of the image in pixels x, y of their crops, `[b, 2]` int64, truncated."""
     box = torch.tensor(boxes, dtype=torch.float64, device=points.device)
     sides = box[:, 2:] - box[:, :2] + 1
     return ((points.double() - box[:, :2]) / sides * size).trunc().long()
 
 
 def paste(refined: Tensor, numbers: list[int], boxes: list[Box], prob: Tensor) -> None:
-    """Put what the network found `[b, 2, size, size]` in the place of the masks of these numbers."""
+    """Replace the masks with these numbers by the foreground of the predictions `[b, 2, size, size]`."""
     for number, (x1, y1, x2, y2), one in zip(numbers, boxes, prob, strict=True):
         background, object_ = resize(one[None], (y2 - y1 + 1, x2 - x1 + 1))[0]
         inside = object_ > background

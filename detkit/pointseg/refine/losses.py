@@ -1,4 +1,4 @@
-"""Training MaskRefineNet: which true mask a rough one should become, and how far from it the prediction is."""
+"""Training MaskRefineNet: the target of each rough mask, and the loss."""
 
 from __future__ import annotations
 
@@ -12,17 +12,18 @@ def match_masks(
 ) -> Tensor:
     """Pair each rough mask with the true one of its class whose centre is nearest to its point.
 
-    There is no limit to the distance, and several rough masks may share a true one.
+    The distance is not limited, and several rough masks may have the same true mask.
 
     Args:
-        points: [p, 2] x, y of the points that the rough masks answer, in pixels of one image.
-        labels: [p] their classes.
-        centres: [g, 2] centres of mass of the true masks, NaN for empty ones, which nothing is paired with.
-        true_labels: [g] their classes.
+        points: [p, 2] x, y of the points of the rough masks, in pixels of one image.
+        labels: [p] classes of the rough masks.
+        centres: [g, 2] centres of mass of the true masks; NaN for empty ones, which get no pair.
+        true_labels: [g] classes of the true masks.
         official: as the authors' code, also give the pair (rough mask, -1) where all true masks of the class are empty.
 
     Returns:
-        `[m, 2]` int64 pairs of rough and true mask, ascending by rough mask. Of equally near true masks the first.
+        `[m, 2]` int64 pairs of rough and true mask, ordered by rough mask. Of equally near true masks the first is
+        taken.
     """
     same = labels[:, None] == true_labels
     distance = (points.double()[:, None] - centres.double()).square().sum(-1)
@@ -40,7 +41,7 @@ def refine_loss(logits: Tensor, targets: Tensor, *, official: bool = False) -> T
 
     Args:
         logits: [b, 2, h, w], or [b, 1, h, w] of the foreground alone.
-        targets: [b, h, w] of 0, 1 and 255, which counts as background.
+        targets: [b, h, w] of 0, 1 and 255; 255 counts as background.
         official: as the authors' code, one coefficient for each of the two classes and each column of pixels, over the
             rows of all crops of the batch. By default one for each class and crop.
     """

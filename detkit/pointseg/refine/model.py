@@ -20,16 +20,16 @@ from detkit.structures import LabelMap
 
 @register
 class MaskRefiner(Model):
-    """Makes rough masks better, each in a crop around it.
+    """Refines rough masks, each in a crop around it.
 
-    One protocol: in training mode `model(CropBatch)` returns the weighted loss; in eval mode `model(RoughBatch)`
-    returns for each image its refined masks, `[n, h, w]` bool.
+    In training mode `model(CropBatch)` returns the weighted loss; in eval mode `model(RoughBatch)` returns the refined
+    masks of each image, `[n, h, w]` bool.
 
     Args:
         num_classes: classes of the data.
         encoder, width, pretrained: of the `MaskRefineNet`.
-        size: side of the crops in pixels, in training and afterwards; those of `RefineCrops` must have it too.
-        box_scale: sides of the crop over those of the rough mask when masks are refined.
+        size: side of the crops in pixels, in training and at inference; that of `RefineCrops` must be the same.
+        box_scale: sides of a crop, relative to those of the rough mask, at inference.
         official: the published training loss, see `refine_loss`; the configs of PointWSSIS set it.
 
     Raises:

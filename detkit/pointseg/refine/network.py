@@ -1,4 +1,4 @@
-"""MaskRefineNet (PointWSSIS, arXiv 2303.15062, section 3.3): a rough mask, its class and its point to a better mask.
+"""MaskRefineNet (PointWSSIS, arXiv 2303.15062, section 3.3): refines a rough mask, given its class and its point.
 
 Shape letters: b crops, c channels, h/w pixels.
 """
@@ -23,12 +23,12 @@ DILATIONS = (3, 6, 9)
 
 
 def input_channels(num_classes: int) -> int:
-    """Image, one centre plane for each class and one for none of them, rough mask: 85 for the 80 classes of COCO."""
+    """Number of input channels: image, one centre plane for each class and one for no class, rough mask (COCO: 85)."""
     return 3 + (num_classes + 1) + 1
 
 
 class ConvNormReLU(nn.Sequential):
-    """A convolution, a batch norm and a ReLU, the first two by `conv_norm`."""
+    """A convolution, a batch norm and a ReLU; convolution and norm are fused at inference by `conv_norm`."""
 
     def forward(self, x_bchw: Tensor) -> Tensor:
         return self[2](conv_norm(self[0], self[1], x_bchw))
@@ -57,7 +57,7 @@ class PyramidPooling(nn.Module):
 
 
 class DecoderStage(nn.Module):
-    """Doubles a map to the size of a finer one and joins the two."""
+    """Upsamples a map to the size of a finer one, concatenates the two and applies convolutions."""
 
     def __init__(self, in_channels: int, skip_channels: int, channels: int, out_channels: int):
         super().__init__()
@@ -69,7 +69,7 @@ class DecoderStage(nn.Module):
 
 
 class PlainEncoder(nn.Module):
-    """Two 3 x 3 convolutions for each of five maps of stride 2 to 32: for small data and short runs."""
+    """A small encoder for small data and short runs: two 3 x 3 convolutions for each map of stride 2 to 32."""
 
     num_channels = (16, 32, 64, 128, 128)
 
@@ -91,7 +91,7 @@ class PlainEncoder(nn.Module):
 class TimmEncoder(nn.Module):
     """A convolutional timm model as five maps of stride 2 to 32.
 
-    Pretrained weights, published or from a file with timm's names, are spread over the input channels by timm.
+    timm adapts pretrained weights, published or from a file with timm's names, to the number of input channels.
     """
 
     def __init__(self, model: str, *, in_channels: int, pretrained: bool | str = False):
@@ -111,7 +111,7 @@ class TimmEncoder(nn.Module):
 
 
 def build_encoder(name: str, in_channels: int, pretrained: str | bool | None) -> nn.Module:
-    """The encoder of a name, see `MaskRefineNet`."""
+    """Build the encoder with this name, see `MaskRefineNet`."""
     if name in OWN_ENCODERS:
         if isinstance(pretrained, bool):
             pretrained = f"timm:{name}" if pretrained else None

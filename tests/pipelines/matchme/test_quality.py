@@ -5,7 +5,7 @@ import torch
 
 from detkit.correspondence.annotate import MachinePoints
 from detkit.correspondence.matcher import Matcher
-from detkit.pipelines.matchme.labels import as_rows, away_from_truth
+from detkit.pipelines.matchme.labels import as_rows, skip_labelled_cells
 from detkit.pipelines.matchme.quality import judge
 from detkit.structures import PairAnnotations
 
@@ -48,10 +48,10 @@ def test_key_points_elsewhere_and_pairs_without_any_are_not_judged():
 
 def test_the_truth_wins_near_key_points():
     found = machine([1, 1, 24, 24, 0.9], [2, 2, 40, 24, 0.8], [3, 3, 60, 24, 0.7])
-    free = away_from_truth(MATCHER, known([[5, 5]], [[24, 26]]), found)
+    free = skip_labelled_cells(MATCHER, known([[5, 5]], [[24, 26]]), found)
     # 8 pixels of the square on either side are 16 of the target.
     assert free.target[:, 0].tolist() == [60] and free.confidence.tolist() == pytest.approx([0.7])
-    assert len(away_from_truth(MATCHER, known([], []), found)) == 3
+    assert len(skip_labelled_cells(MATCHER, known([], []), found)) == 3
 
 
 def test_rows_are_plain_numbers():
