@@ -1,4 +1,4 @@
-"""Writing files so that an interruption leaves no half of one."""
+"""Atomic writing: an interruption never leaves a half-written file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Small layers that several backbones share."""
+"""Layers that several backbones share."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MASKED = -100.0
 
 @dataclass
 class DetFeatures:
-    """What a backbone with [DET] tokens gives.
+    """The output of a backbone with [DET] tokens.
 
     Attributes:
         features: [b, c, h, w] maps, fine to coarse.

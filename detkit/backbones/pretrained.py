@@ -1,4 +1,4 @@
-"""Loading published backbone weights: from a file, a URL or timm; strict about everything unexpected."""
+"""Loading published backbone weights from a file, a URL or timm; every missing or unexpected key is an error."""
 
 from __future__ import annotations
 
@@ -143,9 +143,12 @@ def count(pattern: str, keys: Iterable[str]) -> int:
 
 
 def names_in_body(state_dict: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-    """Weights of a timm classifier in the names of its `features_only` body, and the keys of what the body has not.
+    """Rename the weights of a timm classifier for its `features_only` body.
 
     timm joins the first two parts of a name where it unrolls a sequence, or wraps the model as a whole.
+
+    Returns:
+        The renamed weights, and the keys that the body does not have.
     """
     converted, left_out = {}, []
     for key, value in state_dict.items():

@@ -24,14 +24,14 @@ from detkit.runtime.components import build_model
 from detkit.vidt.convert import LAYOUTS as VIDT
 
 LAYOUTS = (*VIDT, *POINTSEG, *CORRESPONDENCE)
-# Besides tensors and plain values, the official files hold the command line of their training and numbers of numpy.
+# Types besides tensors and plain values that official files hold: their training's command line, and numpy numbers.
 ALLOWED: tuple[Any, ...] = (
     argparse.Namespace,
     np.dtype,
     *(type(np.dtype(kind)) for kind in ("float64", "float32", "int64", "int32", "bool")),
     *((np.float64(0).__reduce__()[0], f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
 )
-# Under which key the official files have their state dict.
+# Keys under which official files have their state dict.
 ENTRIES = ("model", "state_dict")
 
 
@@ -73,7 +73,7 @@ def convert_checkpoint(
 def read_official(path: Path) -> Mapping[str, Tensor]:
     """The state dict in an official checkpoint: its "model" or "state_dict" entry, or the whole file.
 
-    Only tensors, plain values, numbers of numpy and `argparse.Namespace` are unpickled, so that no file can run code.
+    Only tensors, plain values, numpy numbers and `argparse.Namespace` are unpickled, so that no file can run code.
 
     Raises:
         ValueError: not a torch file, one with other objects in it (they are named), or one without a state dict.
@@ -120,7 +120,7 @@ def official_config(model: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def describe(report: ConversionReport) -> str:
-    """The report in words, with the modules that were left out."""
+    """The report as text, with the modules that were not loaded."""
     outcomes = {
         key: outcome
         for outcome, keys in (("loaded", report.loaded), ("duplicate", report.duplicates), ("unused", report.unused))

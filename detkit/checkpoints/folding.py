@@ -15,9 +15,10 @@ class FoldedRow(NamedTuple):
 
 
 def fold(outcomes: Mapping[str, str]) -> list[FoldedRow]:
-    """The rows that say the same as `outcomes` (name: outcome), in its order.
+    """Shorten `outcomes` (name: outcome) to few rows, in its order.
 
-    Modules in which everything has one outcome become one row; then modules that differ in a number only.
+    Names below a module become one row if all have the same outcome; then rows that differ in one number only are
+    joined.
     """
     rows = _fold_modules([(name.split("."), name) for name in outcomes], outcomes, depth=0)
     for position in range(max((len(parts) for parts, _ in rows), default=0)):

@@ -1,4 +1,4 @@
-"""Leaving out the last decoder layers of a trained ViDT (arXiv 2110.03921, section 4.4: "decoding layer drop")."""
+"""Decoding layer drop: removing the last decoder layers of a trained ViDT (arXiv 2110.03921, section 4.4)."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from detkit.vidt.model import ViDT
 def drop_layers(source: str | Path, destination: str | Path, *, keep: int) -> tuple[int, int]:
     """Write the checkpoint `source` with only its first `keep` decoder layers.
 
-    Each stage of a ViDT has heads of its own and was trained to predict, so that nothing else changes.
+    Each stage of a ViDT has heads of its own and is trained to predict, so the remaining stages are used as they are.
 
     Returns:
         The numbers of parameters before and after.
 
     Raises:
         CheckpointError: an unreadable file.
-        ConfigError: not a ViDT, a `keep` that leaves out nothing, or a destination that exists.
+        ConfigError: not a ViDT, a `keep` that removes no layer, or a destination that exists.
     """
     if Path(destination).exists():
         raise ConfigError(f"{destination} exists already; name another file")

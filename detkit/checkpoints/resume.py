@@ -1,7 +1,7 @@
-"""Checkpoints of a run: pairs of a weight file and the trainer's state, of which a complete one always exists.
+"""Checkpoints of a run: pairs of a weight file and the trainer's state. After the first save one is always complete.
 
-A pair is `step_00000120.safetensors` (see `detkit.checkpoints.weights`) and `step_00000120.trainer.pt`; both carry the
-same random `pair` id, so that two halves of different saves are never taken for one.
+A pair is `step_00000120.safetensors` (see `detkit.checkpoints.weights`) and `step_00000120.trainer.pt`. Both hold the
+same random `pair` id, so that files of different saves are never mixed.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def save_checkpoint(
 ) -> Path:
     """Write the pair of `step`, then delete all but it and the newest one before it.
 
-    However the process ends while this runs, the pairs that were complete before it can still be read.
+    If the process is killed meanwhile, the pairs that were complete before can still be read.
 
     Args:
         trainer: tensors, numbers, strings, lists and dicts only (it is read with `weights_only=True`).

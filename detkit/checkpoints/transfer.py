@@ -1,4 +1,4 @@
-"""Beginning a run with the weights of another model, whose classes may be others."""
+"""Fine-tuning: starting a run with the weights of another model, whose classes may differ."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from detkit.structures import LabelMap
 
 logger = logging.getLogger(__name__)
 
-# Learned tokens [1, n, c] of which the first fit a model with another number of them.
+# Learned parameters [1, n, c] of the det tokens. For another number of tokens the first ones are copied.
 DET_TOKENS = ("det_token", "det_pos_embed")
 SHOWN_CLASSES = 10
 

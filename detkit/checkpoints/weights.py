@@ -1,4 +1,4 @@
-"""Weight files that describe themselves: safetensors with everything needed to rebuild the model in the header."""
+"""Weight files in safetensors format whose header holds everything needed to rebuild the model."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class CheckpointError(ValueError):
 def make_header(
     config: dict[str, Any], model: Model, *, metrics: Mapping[str, float] | None = None, **more: Any
 ) -> dict[str, Any]:
-    """What a weight file says about itself.
+    """The header of a weight file.
 
     Args:
         config: the resolved config; of it only "model" is needed to load the file.
@@ -50,9 +50,9 @@ def make_header(
 
 
 def save_weights(path: str | Path, state_dict: Mapping[str, Tensor], header: dict[str, Any]) -> None:
-    """Write weights and header; `path` is either the complete new file or what it was before.
+    """Write weights and header, atomically: an interruption leaves the old file as it was.
 
-    A tensor that stands under several names is stored once; the header's `aliases` gives its other names.
+    A tensor with several names is stored once; `aliases` in the header has its other names.
     """
     tensors, aliases = _without_aliases(state_dict)
     text = json.dumps({**header, "schema": SCHEMA, "aliases": aliases})

@@ -27,9 +27,8 @@ logger = logging.getLogger(__name__)
 class CocoDataset(ImageDataset):
     """Images and objects of a COCO instances file.
 
-    The file is parsed once. What training needs is kept in a few flat arrays, so that worker processes share
-    it instead of copying every object that they touch. Category ids may start anywhere and have gaps: labels
-    count the categories in the order of their ids.
+    The file is parsed once. What training needs is kept in a few flat arrays, which worker processes share instead of
+    copying them. Category ids may start anywhere and have gaps: labels number the categories in the order of their ids.
 
     Crowd regions are left out of the samples and kept in `coco()`. Annotations whose box has no finite, positive
     size inside the image (with masks, also those without a segmentation) are dropped everywhere and reported.

@@ -102,7 +102,7 @@ def _tight_boxes(masks: np.ndarray) -> np.ndarray:
 
 @register
 class SyntheticScenes(ImageDataset):
-    """Pictures of overlapping shapes (disk, square, triangle, star, ring, cross), rendered when asked for.
+    """Pictures of overlapping shapes (disk, square, triangle, star, ring, cross), rendered on the fly.
 
     Size, rotation, color and texture vary, the background is textured, later objects hide parts of earlier ones.
     Scene `i` depends on `seed`, `i` and the options only. Use another seed for validation.

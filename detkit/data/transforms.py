@@ -1,7 +1,7 @@
 """Training transforms: callables `transform(image, annotations, rng) -> (image, annotations)`.
 
-Images are uint8 [3, h, w]. All randomness comes from `rng`. Boxes, masks and points follow the pixels; a point
-may leave the image, its object goes only when its box or mask is left empty.
+Images are uint8 [3, h, w]. All randomness comes from `rng`. Boxes, masks and points move with the pixels. A point may
+leave the image; an object is dropped only when its box or mask becomes empty.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ UNLIMITED = 1 << 30
 
 @register
 class RandomFlip:
-    """Mirror left and right with the given probability."""
+    """Mirror the image left to right with the given probability."""
 
     def __init__(self, probability: float = 0.5):
         self.probability = check_probability("probability", probability)
@@ -48,7 +48,7 @@ class RandomFlip:
 
 @register
 class Resize:
-    """Resize without distortion, as evaluation does: `shortest`, `longest` and `multiple` are those of `InputRule`."""
+    """Resize as in evaluation, keeping the aspect ratio: `shortest`, `longest`, `multiple` are those of `InputRule`."""
 
     def __init__(self, shortest: int = 800, longest: int = 1333, multiple: int = 16):
         self.shortest, self.longest, self.multiple = shortest, longest, multiple
@@ -71,9 +71,9 @@ class Resize:
 class DetrAugment:
     """The training augmentation of DETR and ViDT: random flip, random crop, random size. Needs albumentations.
 
-    Half of the images are resized to a random size; the others are first resized so that the shortest side is
-    one of `crop_resize` and cropped at random, each side of the crop uniform in `crop_size` as far as the image
-    goes. Every resize rounds both sides down to a multiple of `multiple`.
+    Half of the images are resized to a random size. The others are first resized so that the shortest side is one of
+    `crop_resize` and cropped at random: each side of the crop is drawn uniformly from `crop_size`, at most the side of
+    the image. Every resize rounds both sides down to a multiple of `multiple`.
 
     Args:
         shortest: the sizes to draw the shortest side from, in pixels.
@@ -145,9 +145,9 @@ class DetrAugment:
 
 
 class _Plan:
-    """Albumentations for one image of `size` (h, w), and what they do to points: `points * scale + offset`.
+    """The albumentations steps for one image of `size` (h, w), and their effect on points: `points * scale + offset`.
 
-    Points are moved here because albumentations leaves out those that a crop does not show.
+    Points are moved here because albumentations drops those outside of a crop.
     """
 
     def __init__(self, size: tuple[int, int]):

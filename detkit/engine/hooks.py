@@ -167,7 +167,7 @@ class SaveCheckpoints(Hook):
 
 
 class KeepWeights(Hook):
-    """Writes the weights of certain steps into `kept`, where they stay."""
+    """Writes the weights of certain steps into the folder `kept`; they are never deleted."""
 
     def __init__(self, steps: Sequence[int]):
         self.steps = set(steps)

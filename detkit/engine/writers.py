@@ -1,4 +1,4 @@
-"""Where the figures of a run go: metrics files, the console, TensorBoard, curves and drawn samples."""
+"""Hooks that write the figures of a run: metrics files, console, TensorBoard, curves and drawn samples."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Matching the points of an image file in another."""
+"""Matching points of one image file in another."""
 
 from __future__ import annotations
 
@@ -21,15 +21,16 @@ def predict_pair(
 ) -> Matches:
     """Find points of the first image in the second.
 
-    Writes `matches.jpg` (both images with lines between matching points), `warped.png` (the first image rearranged to
-    fit the second) and `matches.json`: the two files and a list of `{"source": [x, y], "target": [x, y],
-    "confidence"}` in pixels of each, after its EXIF rotation.
+    Writes `matches.jpg` (both images with lines between matching points), `warped.png` (the first image warped to the
+    second) and `matches.json`: the two files and a list of `{"source": [x, y], "target": [x, y], "confidence"}` in
+    pixels of each image, after its EXIF rotation.
 
     Args:
         model: a matcher.
         paths: the source and the target.
         points: [n, 2] x y in pixels of the source; by default the centres of `grid` x `grid` equal parts of it.
-        min_confidence: matches below are left out.
+        grid: number of default points along each side.
+        min_confidence: matches with a lower confidence are left out.
 
     Returns:
         The matches written.

@@ -1,4 +1,4 @@
-"""What all converters of official checkpoints share: the report, and loading that leaves nothing open."""
+"""What the converters of official checkpoints share: the report, and strict loading of all weights."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 @dataclass
 class ConversionReport:
-    """What became of an official state dict.
+    """What became of each key of an official state dict.
 
     Attributes:
-        loaded: official keys whose tensors the model now holds.
-        duplicates: keys that repeat a loaded tensor under another name.
-        unused: keys that do not change what the official model computes, which are left out.
+        loaded: keys whose tensors were loaded into the model.
+        duplicates: keys that hold a loaded tensor under another name.
+        unused: keys that the authors' forward pass never reads; they are not loaded.
         config: the `model` section of a config that builds this model.
     """
 
@@ -31,20 +31,22 @@ class ConversionReport:
 
 
 def without_prefix(state_dict: Mapping[str, Tensor], prefix: str = "module.") -> Mapping[str, Tensor]:
-    """Without the prefix that training on several devices puts before every key."""
+    """Remove the prefix that data-parallel training adds to all keys, if every key has it."""
     if not all(key.startswith(prefix) for key in state_dict):
         return state_dict
     return {key.removeprefix(prefix): value for key, value in state_dict.items()}
 
 
 def load_completely(model: nn.Module, weights: Mapping[str, Tensor], *, assign: bool = False) -> None:
-    """Load `weights`, all of them and nothing else, and put the model in eval mode.
+    """Load `weights` strictly, with no missing or unexpected name, and put the model in eval mode.
 
     Args:
-        assign: let the model hold these tensors, instead of copying them into its own.
+        model: to load into.
+        weights: by detkit's names.
+        assign: use these tensors as the model's parameters, instead of copying their values.
 
     Raises:
-        ValueError: missing or unexpected names, or another shape; some are named.
+        ValueError: missing or unexpected names, or another shape; the message lists up to five of each.
     """
     try:
         problems: Any = model.load_state_dict(weights, strict=False, assign=assign)

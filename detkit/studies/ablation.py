@@ -1,6 +1,6 @@
-"""The component ladder of ViDT+ (arXiv 2204.07962, table "complete component analysis"): one row adds one part.
+"""The component ladder of ViDT+ (arXiv 2204.07962, table "complete component analysis"): each row adds one component.
 
-Every row is an ordinary run under the same budget; a ladder that was stopped goes on where it stopped.
+Every row is an ordinary run with the same training budget. An interrupted ladder is resumed by the same command.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Config = dict[str, Any]
 
 @dataclass(frozen=True)
 class LadderStep:
-    """A step of the ladder: its name in the table, and what it changes in the config of the step before."""
+    """A step of the ladder: its name in the table, and a function that changes the config of the step before."""
 
     name: str
     change: Callable[[Config], None]

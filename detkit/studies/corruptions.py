@@ -74,7 +74,7 @@ def evaluate_corruptions(
 
 
 def _settings(config: Mapping[str, Any], weights: Path) -> dict[str, Any]:
-    """What figures depend on, in JSON types."""
+    """Everything that the figures depend on, in JSON types."""
     with open(weights, "rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     settings = dict(weights=digest, val=config["data"]["val"], evaluator=config["evaluator"])

@@ -12,9 +12,9 @@ from PIL import Image, ImageDraw, ImageFont
 
 from detkit.images import load_image
 
-LEGIBLE_SIDE = 360  # pixels that an image needs so that what is drawn on it does not cover it
-WIDEST = 3  # width of a picture on a sheet over the height of its row
-FINE = 3  # lines and dots are drawn so much larger and then reduced, which smooths them
+LEGIBLE_SIDE = 360  # least side in pixels of an image for drawing; smaller images are enlarged
+WIDEST = 3  # largest width of a picture on a sheet, relative to the height of its row
+FINE = 3  # lines and dots are drawn this many times larger and then reduced, which smooths them
 Color = tuple[int, int, int]
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 

@@ -1,4 +1,4 @@
-"""Corrupted image pairs: how a matcher holds out against noise, blur, weather and compression (SPair-C).
+"""Corrupted image pairs, to measure the robustness of a matcher against noise, blur, weather and compression (SPair-C).
 
 MatchMe (arXiv 2311.18540) evaluates on SPair-71k with corruptions of several severities. Its own images are not used
 here; the corruptions are the 15 of ImageNet-C (Hendrycks and Dietterich, arXiv 1903.12261), written from their

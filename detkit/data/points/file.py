@@ -1,9 +1,8 @@
 """Files of points: one place in an image and a class for each object.
 
-The file is a COCO instances json whose annotations carry `point: [x, y]` and a category; box and segmentation may be
-missing. A point counts pixels of the image as stored from its top-left pixel, which is 0, 0: the pixel in column 3 and
-row 5 is the point (3, 5), as in COCO's key-points, without half a pixel added. It may lie anywhere from 0 to the width
-and the height, both included.
+The file is a COCO instances json whose annotations have `point: [x, y]` and a category; box and segmentation may be
+missing. A point is in pixels of the image as stored. As in COCO's key-points the pixel in column 3 and row 5 is the
+point (3, 5); no half pixel is added. x may be 0 to the width and y 0 to the height, both included.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from detkit.ops.points import points_inside
 
 
 class Problem(NamedTuple):
-    """What is wrong with an annotation or (annotation None) with an image; ids are None where there is none."""
+    """An annotation, or (annotation None) an image, that cannot be used, and why; an unknown id is None."""
 
     annotation: Any
     image: Any
@@ -53,7 +52,7 @@ def read_points(path: str | Path) -> tuple[dict[str, Any], list[Problem]]:
     """Read a file of points.
 
     Returns:
-        Its content with the usable points only (crowd regions are no points), and what is wrong with the others.
+        Its content with the usable points only, and the problems of the others. Crowd regions are left out.
 
     Raises:
         ValueError: see `read_instances`, or no annotation can be used; the message names the file and up to ten ids.
@@ -81,9 +80,9 @@ def read_points(path: str | Path) -> tuple[dict[str, Any], list[Problem]]:
 def usable_annotations(
     annotations: list, images: Collection[int], categories: Collection[int]
 ) -> tuple[list[dict], list[Problem]]:
-    """The annotations with an id of their own, a known image and a known category, and what is wrong with the others.
+    """The annotations with a unique id, a known image and a known category, and the problems of the others.
 
-    Of several annotations with one id the first stays.
+    Of several annotations with one id the first is kept.
     """
     usable, problems, used_ids = [], [], set()
     for position, annotation in enumerate(annotations):
@@ -129,7 +128,7 @@ def box_problem(annotation: Mapping, image: Mapping) -> str | None:
 
 
 def list_problems(problems: list[Problem]) -> str:
-    """The first ten of them in one line."""
+    """The first ten problems in one line."""
     return "; ".join(map(str, problems[:10])) + (f"; ... ({len(problems)} in all)" if len(problems) > 10 else "")
 
 

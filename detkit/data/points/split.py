@@ -1,4 +1,4 @@
-"""From full annotations to a few full ones and many points (PointWSSIS, arXiv 2303.15062, section 4.1)."""
+"""Split a dataset into a few fully annotated images and many with points (PointWSSIS, arXiv 2303.15062, section 4.1)."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class Split:
 
     Attributes:
         strong: some images with their full annotations, each with its point.
-        weak: the other images; their annotations are id, image, category and point (and box where asked for).
-        truth: the full annotations that `weak` holds back, under the same ids, and crowd regions.
+        weak: the other images; their annotations have id, image, category and point, and optionally a box.
+        truth: the full annotations of the weak images under the same ids, and crowd regions.
         problems: annotations that are in no part, and why.
     """
 

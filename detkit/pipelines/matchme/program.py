@@ -5,9 +5,8 @@ Stages, each with a folder of plain files:
     baseline             figures of a matcher without training
     teacher              a matcher trained on the labelled pairs
     control              optional: trained as the students, but on the labelled pairs only
-    labels_1             quality.json, the precision of the teacher's annotations on held-out pairs; if it is high
-    enough
-                         also pseudo.json, its annotations of unlabelled pairs, and optionally densified.json
+    labels_1             quality.json, the precision of the teacher's annotations on held-out pairs; if that is high
+                         enough also pseudo.json, its annotations of unlabelled pairs, and optionally densified.json
     student_1            a new matcher, trained on labelled and annotated pairs, half and half
     labels_2, ...        annotations by the student
 

@@ -1,6 +1,6 @@
 """PointWSSIS (arXiv 2303.15062): instance segmentation from a few masks and many points, as one program.
 
-StageRunner, each with a folder of plain files:
+Stages, each with a folder of plain files:
 
     data                  strong.json, weak.json and, where known, truth.json
     teacher               trained on the strong images
