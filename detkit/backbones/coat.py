@@ -41,7 +41,7 @@ HEADS = sum(HEADS_OF_WINDOW.values())
 
 
 class ConvPositions(nn.Module):
-    """The convolutions by which the blocks of a stage tell positions apart; all blocks share them.
+    """The convolutions that give the blocks of a stage their position information; all blocks share them.
 
     Source: CoaT, section 3.2 (relative positions) and section 4.1 (the depthwise convolution before a block).
     """
@@ -56,7 +56,7 @@ class ConvPositions(nn.Module):
         )
 
     def add(self, x_btc: Tensor, size: tuple[int, int]) -> Tensor:
-        """Add what the depthwise convolution finds; the class token stays as it is."""
+        """Add the output of the depthwise convolution to the patches; the class token is unchanged."""
         image = x_btc[:, 1:].transpose(1, 2).unflatten(2, size)
         return torch.cat([x_btc[:, :1], x_btc[:, 1:] + self.absolute(image).flatten(2).transpose(1, 2)], dim=1)
 
@@ -291,7 +291,7 @@ def convert_coat(state_dict: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], l
 
 
 def coat_arguments(weights: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Arguments of `CoaT` that fit weights in our names; only `cross_stages` and the place of positions is not told."""
+    """Arguments of `CoaT` that fit weights in our names, except `cross_stages` and `positions_after_norm`."""
     stages = range(4)
     depths = [len({key.split(".")[3] for key in weights if key.startswith(f"stages.{i}.blocks.")}) for i in stages]
     hidden = [len(weights[f"stages.{i}.blocks.0.mlp.fc1.bias"]) for i in stages]

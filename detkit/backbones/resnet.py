@@ -42,7 +42,7 @@ class FrozenBatchNorm2d(nn.Module):
 
 
 def conv_norm(conv: nn.Conv2d, norm: nn.Module, x_bchw: Tensor) -> Tensor:
-    """`norm(conv(x))`; what a batch norm with fixed statistics does goes into the weights where these are fewer."""
+    """`norm(conv(x))`. A batch norm with fixed statistics is folded into the weights where that is cheaper."""
     is_fixed = isinstance(norm, FrozenBatchNorm2d) or not norm.training
     if not is_fixed or conv.weight.numel() > x_bchw.numel():
         return norm(conv2d(x_bchw, conv.weight, conv.bias, conv))

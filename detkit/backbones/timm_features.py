@@ -112,7 +112,7 @@ class TimmFeatures(nn.Module):
 
 
 def create_features(model: str, **arguments: Any) -> nn.Module:
-    """A timm model that returns maps, for images of any size where it can be told so."""
+    """A timm model that returns feature maps; for images of any size, if the model has such an option."""
     try:
         return create_timm_model(model, features_only=True, strict_img_size=False, **arguments)
     except TypeError:

@@ -110,7 +110,7 @@ def _download(url: str, path: Path, expected: str | None) -> None:
 
 
 class DownloadProgress:
-    """Tells how far a download is: a bar on a terminal, else a line now and then.
+    """Shows the progress of a download: a bar on a terminal, otherwise a line every ten seconds.
 
     Args:
         total: bytes to come; None where the server does not say.

@@ -71,7 +71,7 @@ class Transfer:
 
 
 def initialize(model: Model, config: dict[str, Any], source: Any, *, say: Callable[[str], Any]) -> None:
-    """Give a new run's model the weights that `train.init_from` names, and say what became of them.
+    """Load the weights that `train.init_from` names into a new run's model, and print what became of each part.
 
     Args:
         model: built by `config`, the "model" section.

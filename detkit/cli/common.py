@@ -21,7 +21,7 @@ def add_set(parser: argparse.ArgumentParser) -> None:
 
 
 def default_out(config_path: str) -> Path:
-    """Where the run of a config goes that names no other folder."""
+    """The default folder of a config's run: runs/CONFIG_NAME."""
     return Path("runs") / Path(config_path).stem
 
 

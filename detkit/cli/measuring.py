@@ -60,7 +60,7 @@ def evaluate_corruptions_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def evaluate_corruptions(options: argparse.Namespace) -> None:
-    """Evaluate a matcher on corrupted validation images; a stopped evaluation goes on."""
+    """Evaluate a matcher on corrupted validation images; repeat it to resume."""
     from detkit.checkpoints.weights import load_model, read_header
     from detkit.data.corruptions.transform import CORRUPTIONS
     from detkit.runtime.processes import distributed, is_main

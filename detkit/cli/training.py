@@ -62,7 +62,7 @@ def ablate_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def ablate(options: argparse.Namespace) -> None:
-    """Train the ladder of ViDT+ components from a ViDT config, one run a row; a stopped ladder goes on."""
+    """Train the ladder of ViDT+ components from a ViDT config, one run a row; repeat it to resume."""
     from detkit.studies.ablation import run_ladder
 
     out = options.out or default_out(options.config)
@@ -77,7 +77,7 @@ def program_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def wssis(options: argparse.Namespace) -> None:
-    """Learn instance segmentation from a few masks and many points, in stages; a stopped command goes on."""
+    """Learn instance segmentation from a few masks and many points, in stages; repeat it to resume."""
     from detkit.pipelines.wssis.config import override
     from detkit.pipelines.wssis.program import run_wssis
 
@@ -87,7 +87,7 @@ def wssis(options: argparse.Namespace) -> None:
 
 
 def match(options: argparse.Namespace) -> None:
-    """Learn to match images from few labelled pairs and many unlabelled ones, in rounds; a stopped command goes on."""
+    """Learn to match images from few labelled pairs and many unlabelled ones, in rounds; repeat it to resume."""
     from detkit.pipelines.matchme.config import override
     from detkit.pipelines.matchme.program import run_rounds
 

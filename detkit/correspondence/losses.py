@@ -75,7 +75,7 @@ def batch_flow(
 
 
 def _last_point(near_nhw: Tensor, points: Tensor) -> Tensor:
-    """For each cell the point with the highest number among those near it, `[2, h, w]`."""
+    """For each cell the last of the points near it, `[2, h, w]`."""
     if not len(points):
         return points.new_zeros(2, *near_nhw.shape[1:])
     numbers = torch.arange(len(points), device=points.device)[:, None, None]

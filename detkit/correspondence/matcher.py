@@ -92,7 +92,7 @@ class Matcher(Model):
         """The final correlation `[b, s, t]` of normalised squares `[b, 3, side, side]`."""
 
     def flow(self, source_b3hw: Tensor, target_b3hw: Tensor) -> Tensor:
-        """For each target cell the place of the same thing in the source, minus its own, `[b, 2, grid, grid]` in cells.
+        """The flow on the target, place of the match minus place of the cell: `[b, 2, grid, grid]` in cells.
 
         Args:
             source_b3hw, target_b3hw: normalised squares of `side` pixels.
@@ -109,7 +109,7 @@ class Matcher(Model):
         return Flow(vectors, probability.amax(1).unflatten(1, shape))
 
     def transfer(self, corr_bst: Tensor, points_bn2: Tensor) -> tuple[Tensor, Tensor]:
-        """Where target points `[b, n, 2]`, in pixels of the square, are in the source, and the confidence `[b, n]`."""
+        """The matches in the source of target points `[b, n, 2]`, in pixels of the square, and their confidence `[b, n]`."""
         flow, frame = self.flow_of(corr_bst), (self.side, self.side)
         moved = transfer_points(flow.vectors, points_bn2, frame, whole_pixels=self.official)
         return moved, sample_at(flow.weights[:, None], points_bn2 * self.grid / self.side - 0.5)[..., 0]
@@ -121,11 +121,11 @@ class Matcher(Model):
         return self.normalize(ImageBatch.from_images(resized)).images
 
     def to_square(self, points_n2: Tensor, size: tuple[int, int]) -> Tensor:
-        """Points in pixels of an image of `size` (h, w) in pixels of the square."""
+        """Points in pixels of an image of `size` (h, w), converted to pixels of the square."""
         return points_n2 * points_n2.new_tensor([self.side / size[1], self.side / size[0]])
 
     def from_square(self, points_n2: Tensor, size: tuple[int, int]) -> Tensor:
-        """The reverse of `to_square`, with what lies outside of the image moved to its border."""
+        """Points in pixels of the square in pixels of an image of `size` (h, w), clipped to the image."""
         limit = points_n2.new_tensor([size[1], size[0]])
         return (points_n2 * limit / self.side).clamp(min=0).minimum(limit)
 

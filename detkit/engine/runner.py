@@ -172,7 +172,7 @@ class Runner:
             self.losses[name] = self.losses.get(name, 0) + loss.detach()
 
     def _count_objects(self, micro_batches: list[Batch]) -> Tensor:
-        """What the losses divide by; the processes also agree here on whether one of them was told to stop."""
+        """The number of objects that losses are divided by. The processes also agree here whether to stop."""
         counts = torch.tensor([sum(map(self.model.count_objects, micro_batches)), self._told_to_stop])
         objects, stops = all_reduce_sum(counts).tolist()
         if stops:

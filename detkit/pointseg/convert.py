@@ -96,7 +96,7 @@ def from_official_refine(state_dict: Mapping[str, Tensor]) -> tuple[MaskRefineNe
 
 
 def from_official_refiner(state_dict: Mapping[str, Tensor]) -> tuple[MaskRefiner, ConversionReport]:
-    """As `from_official_refine`, inside of the model that is trained and saved. 80 classes are those of COCO."""
+    """As `from_official_refine`, but returns the `MaskRefiner`. A model of 80 classes has those of COCO."""
     state_dict = stripped(state_dict, REFINE_LANDMARKS)
     num_classes = state_dict["layer0.0.weight"].shape[1] - input_channels(0)
     depth = resnet_depth(count(r"layer3\.(\d+)\.", state_dict))
@@ -157,7 +157,7 @@ def rename(official: str, names: Iterable[tuple[str, str | Callable]]) -> str:
 
 
 def stripped(state_dict: Mapping[str, Tensor], landmarks: Sequence[str]) -> Mapping[str, Tensor]:
-    """Without what wrappers add to the keys.
+    """Remove the prefix of data-parallel wrappers from the keys, and check that all `landmarks` are among them.
 
     Raises:
         ValueError: one of `landmarks` is not among the keys.

@@ -37,7 +37,7 @@ class Console:
         self.stream.flush()
 
     def progress(self, fraction: float, text: str) -> None:
-        """Tell how far a piece of work is, and the time left: by the bar, or where there is none by a line at times."""
+        """Show the progress in 0..1 and the time left: by the bar, or without a terminal by a line every 20 seconds."""
         now = time.monotonic()
         left = (now - self._started_at) * (1 / fraction - 1) if fraction else 0.0
         text = f"{text}, {format_seconds(left)} left"

@@ -1,6 +1,6 @@
 """Noise and blur of ImageNet-C (Hendrycks and Dietterich, arXiv 1903.12261), written from their definitions.
 
-Each takes an image, float [h, w, 3] in 0..1, a severity 1..5 and a generator, and gives an image that may leave 0..1.
+Each takes an image, float [h, w, 3] in 0..1, a severity 1..5 and a generator. The values of the result may leave 0..1.
 The parameters are the published ones, in pixels, whatever the size of the image.
 """
 
@@ -19,7 +19,7 @@ def gaussian_noise(image: Image, severity: int, rng: np.random.Generator) -> Ima
 
 
 def shot_noise(image: Image, severity: int, rng: np.random.Generator) -> Image:
-    """Noise of counted photons; white is so many."""
+    """Poisson noise of photon counts; a white pixel has `photons` on average."""
     photons = (60, 25, 12, 5, 3)[severity - 1]
     return rng.poisson(image * photons) / photons
 
@@ -32,7 +32,7 @@ def impulse_noise(image: Image, severity: int, rng: np.random.Generator) -> Imag
 
 
 def defocus_blur(image: Image, severity: int, rng: np.random.Generator) -> Image:
-    """A disk of some radius with a soft edge."""
+    """A blur with a disk whose edge is soft."""
     import cv2
 
     radius, edge = ((3, 0.1), (4, 0.5), (6, 0.5), (8, 0.5), (10, 0.5))[severity - 1]
@@ -44,7 +44,7 @@ def defocus_blur(image: Image, severity: int, rng: np.random.Generator) -> Image
 
 
 def glass_blur(image: Image, severity: int, rng: np.random.Generator) -> Image:
-    """A blur, pixels exchanged with near ones, and the blur again."""
+    """A blur, random swaps of neighbouring pixels, and the blur again."""
     sigma, reach, rounds = ((0.7, 1, 2), (0.9, 2, 1), (1, 2, 3), (1.1, 3, 2), (1.5, 4, 2))[severity - 1]
     height, width = image.shape[:2]
     order = list(range(height * width))
@@ -69,7 +69,7 @@ def motion_blur(image: Image, severity: int, rng: np.random.Generator) -> Image:
 
 
 def zoom_blur(image: Image, severity: int, rng: np.random.Generator) -> Image:
-    """The mean of the image and of ever larger ones."""
+    """The mean of the image at several zoom factors."""
     largest, step = ((1.11, 0.01), (1.16, 0.01), (1.21, 0.02), (1.26, 0.02), (1.31, 0.03))[severity - 1]
     factors = np.arange(1, largest, step)
     return (image + sum(zoomed(image, factor) for factor in factors)) / (len(factors) + 1)

@@ -14,7 +14,7 @@ from detkit.data.corruptions.blur import Image, smooth, streak, zoomed
 
 
 def snow(image: Image, severity: int, rng: np.random.Generator) -> Image:
-    """Flakes that fall, over a paler image."""
+    """Falling snowflakes over a paler image."""
     mean, spread, size, least, radius, sigma, share = (
         (0.1, 0.3, 3, 0.5, 10, 4, 0.8),
         (0.2, 0.3, 2, 0.5, 12, 4, 0.7),
@@ -115,7 +115,7 @@ def elastic_transform(image: Image, severity: int, rng: np.random.Generator) -> 
 
 
 def pixelate(image: Image, severity: int, rng: np.random.Generator) -> Image:
-    """Fewer pixels, enlarged to as many as before."""
+    """Reduce the resolution and enlarge the pixels to the old size."""
     factor = (0.6, 0.5, 0.4, 0.3, 0.25)[severity - 1]
     height, width = image.shape[:2]
     smaller = max(1, int(width * factor)), max(1, int(height * factor))

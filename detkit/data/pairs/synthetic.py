@@ -144,7 +144,7 @@ def object_box(parts: list[PosedPart], size: int) -> np.ndarray:
 
 @register
 class SyntheticPairs(PairDataset):
-    """Pairs of pictures of jointed objects of four kinds (beast, wagon, glider, figure), rendered when asked for.
+    """Pairs of pictures of jointed objects of four kinds (beast, wagon, glider, figure), rendered on the fly.
 
     Two objects of a kind have the same parts in other poses and colours; key-points are the ends of the parts. Image
     `i` depends on `seed`, `i` and the options only; its kind is `i` modulo 4. Pairs are drawn at random, each from two

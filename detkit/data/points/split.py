@@ -1,4 +1,4 @@
-"""Split a dataset into a few fully annotated images and many with points (PointWSSIS, arXiv 2303.15062, section 4.1)."""
+"""Split a dataset into few fully annotated images and many with points (PointWSSIS, arXiv 2303.15062, section 4.1)."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ class CropTrainingView(TrainingView):
 
 
 class RoughEvaluationView(EvaluationView):
-    """Whole images with all their rough masks, by the number of the image; `resize` is not used."""
+    """Whole images with all their rough masks, by index of the image; `resize` is not used."""
 
     def __init__(self, dataset: RefineCrops, resize: Callable[[Tensor], Tensor], *, skip_broken: bool = True):
         super().__init__(dataset.by_image(), resize, skip_broken=skip_broken)
@@ -170,7 +170,7 @@ class RefineCrops(ImageDataset):
         return RoughImages(self)
 
     def __getitem__(self, index: int) -> tuple[Tensor, RoughMasks]:
-        """The image uint8 [3, h, w] of one rough mask, and it.
+        """One rough mask with its image, uint8 [3, h, w].
 
         Raises:
             ValueError: the image or a mask cannot be read, or the true masks of the class have no pixels.

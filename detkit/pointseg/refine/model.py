@@ -101,7 +101,7 @@ class MaskRefiner(Model):
         return torch.tensor([label_of[i] for i in ids], dtype=torch.int64, device=category_ids.device)
 
     def refine(self, image: Any, masks: Tensor, points: Any, labels: Any, *, batch_size: int = 16) -> Tensor:
-        """Better masks for the objects of one image.
+        """Refine the masks of one image.
 
         Args:
             image: as in `ImageModel.predict`.
