@@ -109,7 +109,7 @@ class Matcher(Model):
         return Flow(vectors, probability.amax(1).unflatten(1, shape))
 
     def transfer(self, corr_bst: Tensor, points_bn2: Tensor) -> tuple[Tensor, Tensor]:
-        """The matches in the source of target points `[b, n, 2]`, in pixels of the square; and their confidence `[b, n]`."""
+        """The source matches of target points `[b, n, 2]`, in pixels of the square, and the confidence `[b, n]`."""
         flow, frame = self.flow_of(corr_bst), (self.side, self.side)
         moved = transfer_points(flow.vectors, points_bn2, frame, whole_pixels=self.official)
         return moved, sample_at(flow.weights[:, None], points_bn2 * self.grid / self.side - 0.5)[..., 0]

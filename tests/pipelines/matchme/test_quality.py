@@ -2,14 +2,15 @@
 
 import pytest
 import torch
+from torch import nn
 
 from detkit.correspondence.annotate import MachinePoints
-from detkit.correspondence.matcher import Matcher
+from detkit.correspondence.neighbours import NearestNeighbourMatcher
 from detkit.pipelines.matchme.labels import as_rows, skip_labelled_cells
 from detkit.pipelines.matchme.quality import judge
 from detkit.structures import PairAnnotations
 
-MATCHER = Matcher(side=64, grid=8, field=16)
+MATCHER = NearestNeighbourMatcher(nn.Identity(), side=64, grid=8, field=16)
 
 
 def known(source, target, **fields):
