@@ -44,6 +44,11 @@ def is_registered(name: str) -> bool:
     return name in _origins
 
 
+def find(name: Any) -> Callable | None:
+    """The class or function that is registered as `name`; None for another name and for what is not imported yet."""
+    return _components.get(name) if isinstance(name, str) else None
+
+
 def build(config: dict[str, Any], path: str = "config", **extra: Any) -> Any:
     """Call what `config["type"]` names with the other keys as arguments.
 

@@ -14,6 +14,11 @@ from torch import Tensor, nn
 
 logger = logging.getLogger(__name__)
 
+# Arguments of constructors, here and in timm, that name a file, URL or checkpoint to read.
+FILE_ARGUMENTS = frozenset(
+    ("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir", "teacher")
+)
+
 
 def load_pretrained(
     model: nn.Module,
@@ -104,6 +109,19 @@ def _torchvision_operators_load() -> bool:
     except RuntimeError:
         return False
     return True
+
+
+def checked_model_args(model_args: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The `model_args` of a config as arguments for `create_timm_model`; None gives none.
+
+    Raises:
+        ValueError: an argument that makes timm read a file. timm unpickles what `checkpoint_path` names, so a config
+            from elsewhere could run code.
+    """
+    arguments = dict(model_args or {})
+    if refused := sorted(arguments.keys() & FILE_ARGUMENTS):
+        raise ValueError(f"model_args: {', '.join(refused)} would make timm read a file; use `pretrained` beside it")
+    return arguments
 
 
 def create_timm_model(name: str, **arguments: Any) -> nn.Module:

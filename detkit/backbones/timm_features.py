@@ -15,7 +15,13 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from detkit.backbones.layers import DetFeatures
-from detkit.backbones.pretrained import create_timm_model, is_counter, load_pretrained, names_in_body
+from detkit.backbones.pretrained import (
+    checked_model_args,
+    create_timm_model,
+    is_counter,
+    load_pretrained,
+    names_in_body,
+)
 from detkit.registry import register
 
 STRIDES = (8, 16, 32)
@@ -33,7 +39,7 @@ class TimmFeatures(nn.Module):
         frozen_norm: keep statistics and weights of batch norms as they are. Batches of a detector are too small to
             estimate statistics, so pretrained ones serve better. Set it to False to train from scratch: without
             pretrained statistics a frozen batch norm normalises nothing.
-        model_args: other arguments of the timm model.
+        model_args: other arguments of the timm model, none that names a file of weights.
         pretrained: True for the weights that timm publishes under the name; or a file, URL or "timm:MODEL_NAME" with
             a state dict in timm's names. False trains from scratch.
 
@@ -60,7 +66,7 @@ class TimmFeatures(nn.Module):
         pretrained: bool | str = False,
     ):
         super().__init__()
-        arguments = dict(model_args or {})
+        arguments = checked_model_args(model_args)
         out_indices = indices_of_strides(model, arguments) if out_indices is None else out_indices
         self.body = create_features(model, out_indices=tuple(out_indices), pretrained=pretrained is True, **arguments)
         if isinstance(pretrained, str):

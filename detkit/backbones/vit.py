@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from detkit.backbones.layers import CrossInputs, DetFeatures, resize_mask
+from detkit.backbones.pretrained import checked_model_args
 from detkit.backbones.pyramid import SimplePyramid
 from detkit.backbones.swin import join_windows, split_windows
 from detkit.backbones.timm_blocks import attention_dropout, create_body, embed, finish, project, rotate
@@ -73,7 +74,8 @@ class ViT(nn.Module):
         pos_dim: channels of the det positions.
         out_channels: channels of the maps.
         drop_path: stochastic depth rate of the last block; rates rise linearly from 0.
-        model_args: other arguments of the timm model, such as `img_size` (of its position embedding) or `depth`.
+        model_args: other arguments of the timm model, such as `img_size` (of its position embedding) or `depth`; none
+            that names a file of weights.
         pretrained: True for the weights that timm publishes under the name; or a file, URL or "timm:MODEL_NAME" with
             a state dict in timm's names. False trains from scratch.
 
@@ -102,7 +104,7 @@ class ViT(nn.Module):
         pretrained: bool | str = False,
     ):
         super().__init__()
-        self.body = create_body(model, pretrained, drop_path_rate=drop_path, **(model_args or {}))
+        self.body = create_body(model, pretrained, drop_path_rate=drop_path, **checked_model_args(model_args))
         depth, dim = len(self.body.blocks), self.body.embed_dim
         if window is None and global_blocks is not None:
             raise ValueError("global_blocks mean nothing without window: all blocks are global then")

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import logging
 from typing import Any
 
 from torch.utils.data import DataLoader
 
+from detkit.backbones.pretrained import FILE_ARGUMENTS
 from detkit.data.loading import train_loader
 from detkit.modeling.base import InputRule, Model
-from detkit.registry import ConfigError, build
+from detkit.registry import ConfigError, build, find
 from detkit.runtime.processes import rank, world_size
 from detkit.runtime.signals import shielded
 from detkit.structures import LabelMap
@@ -74,8 +76,8 @@ def build_model(
     Args:
         config: the "model" section; its `num_classes` may be left out.
         input_rule: the fields of an `InputRule` that replaces the model's own.
-        pretrained: False leaves out every argument that only training needs (`pretrained`, `teacher`), where all
-            weights are loaded afterwards.
+        pretrained: False reads no files, for a model whose weights are all loaded afterwards: arguments that name
+            files (`pretrained`, `teacher`, ...) are left out, datasets and checkpoints as parts refused.
 
     Raises:
         ConfigError: a `num_classes` that contradicts the label map, or see `detkit.registry.build`.
@@ -86,7 +88,7 @@ def build_model(
         raise ConfigError(f"model.num_classes: is {stated}, but the data has {len(label_map)} classes; leave it out")
     arguments = {key: value for key, value in config.items() if key != "num_classes"}
     if not pretrained:
-        arguments = _without_keys(arguments, ("pretrained", "teacher"))
+        arguments = _without_files(arguments, "model")
     model = build(arguments, path="model", num_classes=len(label_map))
     if not isinstance(model, Model):
         raise ConfigError(f"model: a {type(model).__name__} is no model; derive it from detkit.modeling.base.Model")
@@ -206,7 +208,24 @@ def build_loader(config: dict[str, Any], dataset: Dataset, *, seed: int) -> Data
     return shielded(loader)
 
 
-def _without_keys(value: Any, keys: tuple[str, ...]) -> Any:
-    if isinstance(value, dict):
-        return {name: _without_keys(item, keys) for name, item in value.items() if name not in keys}
-    return [_without_keys(item, keys) for item in value] if isinstance(value, (list, tuple)) else value
+def _without_files(value: Any, path: str) -> Any:
+    """The config of a model without arguments that name files.
+
+    Raises:
+        ConfigError: a part that cannot be built without reading files.
+    """
+    if isinstance(value, (list, tuple)):
+        return [_without_files(item, f"{path}.{i}") for i, item in enumerate(value)]
+    if not isinstance(value, dict):
+        return value
+    if _reads_files(value.get("type")):
+        raise ConfigError(f"{path}: a {value['type']} reads files and cannot be part of a stored model")
+    return {key: _without_files(item, f"{path}.{key}") for key, item in value.items() if key not in FILE_ARGUMENTS}
+
+
+def _reads_files(name: Any) -> bool:
+    """Whether this is the name of a dataset or checkpoint of detkit: their arguments include a `Path`."""
+    part = find(name)
+    if part is None or not part.__module__.startswith("detkit."):
+        return False
+    return any("Path" in str(argument.annotation) for argument in inspect.signature(part).parameters.values())

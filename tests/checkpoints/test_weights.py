@@ -1,4 +1,5 @@
 import json
+import pickle
 
 import pytest
 import torch
@@ -93,3 +94,50 @@ def test_number_of_classes_must_agree():
     assert len(build_model(dict(type="ToyModel", num_classes=3), LABELS).label_map) == 3
     with pytest.raises(ConfigError, match=r"model\.num_classes: is 80, but the data has 3 classes"):
         build_model(dict(type="ToyModel", num_classes=80), LABELS)
+
+
+@pytest.fixture
+def trap(tmp_path, monkeypatch):
+    """A pickle that leaves a file behind when it is read, and a `torch.load` that would read it."""
+    path, mark = tmp_path / "trap.pth", tmp_path / "sprung"
+    path.write_bytes(pickle.dumps(Trap(str(mark))))
+    load = torch.load
+    monkeypatch.setattr(torch, "load", lambda *args, **options: load(*args, **options | dict(weights_only=False)))
+    return path, mark
+
+
+class Trap:
+    def __init__(self, mark):
+        self.mark = mark
+
+    def __reduce__(self):
+        return open, (self.mark, "w")
+
+
+def file_of(tmp_path, model, **changes):
+    """A checkpoint of a small detector whose header has `changes` in its backbone."""
+    path = tmp_path / "hostile.safetensors"
+    config = model | dict(backbone=model["backbone"] | changes)
+    built = build_model(model, LABELS)
+    save_weights(path, built.state_dict(), make_header(dict(model=config), built))
+    return path
+
+
+FEATURES = dict(type="TimmFeatures", model="test_resnet", num_tokens=5, pos_dim=32)
+DETECTOR = dict(type="ViDT", backbone=FEATURES, hidden_dim=32, decoder_layers=1, heads=4, ffn_dim=64)
+
+
+@pytest.mark.parametrize("name", ["checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"])
+def test_no_argument_in_a_header_makes_timm_read_a_file(tmp_path, trap, name):
+    path, mark = trap
+    value = dict(file=str(path)) if name.startswith("pretrained") else str(path)
+    options = dict(model_args={name: value, "pretrained": True}, pretrained=str(path))
+    assert len(load_model(file_of(tmp_path, DETECTOR, **options)).label_map) == 3
+    assert not mark.exists()
+
+
+def test_a_part_in_a_header_is_no_dataset_and_no_other_checkpoint(tmp_path, saved):
+    for part in (dict(type="Checkpoint", path=str(saved[1])), dict(type="ImageList", annotations="/etc/passwd")):
+        path = file_of(tmp_path, DETECTOR, model_args=dict(norm_layer=part))
+        with pytest.raises(ConfigError, match=rf"norm_layer: a {part['type']} reads files and cannot be part of"):
+            load_model(path)

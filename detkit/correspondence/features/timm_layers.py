@@ -7,7 +7,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from detkit.backbones.pretrained import create_timm_model, is_counter, load_pretrained, names_in_body
+from detkit.backbones.pretrained import (
+    checked_model_args,
+    create_timm_model,
+    is_counter,
+    load_pretrained,
+    names_in_body,
+)
 from detkit.backbones.timm_blocks import create_body, embed
 from detkit.backbones.timm_features import create_features
 from detkit.correspondence.features.maps import Layers, check_layers, keep_blocks
@@ -24,7 +30,7 @@ class TimmLayers(Layers):
         model: the name in timm.
         layers: which maps.
         trainable, frozen_norm: see `Layers`.
-        model_args: other arguments of the timm model.
+        model_args: other arguments of the timm model, none that names a file of weights.
         pretrained: True for the weights that timm publishes under the name; or a file, URL or "timm:MODEL_NAME" with a
             state dict in timm's names. Some weights expect another mean and standard deviation of the pixels than
             ImageNet's: see the model's page in timm, and `input_rule` of the matcher.
@@ -43,7 +49,7 @@ class TimmLayers(Layers):
         model_args: Mapping[str, Any] | None = None,
         pretrained: bool | str = False,
     ):
-        arguments = dict(model_args or {}, out_indices=tuple(sorted(layers)))
+        arguments = checked_model_args(model_args) | dict(out_indices=tuple(sorted(layers)))
         try:
             body = create_features(model, pretrained=pretrained is True, **arguments)
         except (AssertionError, IndexError) as error:
@@ -95,7 +101,7 @@ class EfficientNetLayers(Layers):
         model_args: Mapping[str, Any] | None = None,
         pretrained: bool | str = False,
     ):
-        body = create_timm_model(model, pretrained=pretrained is True, **(model_args or {}))
+        body = create_timm_model(model, pretrained=pretrained is True, **checked_model_args(model_args))
         if type(body).__name__ not in ("EfficientNet", "MobileNetV3"):
             raise ValueError(f"timm model {model!r} is a {type(body).__name__}, not an EfficientNet or MobileNet")
         if isinstance(pretrained, str):
@@ -152,7 +158,7 @@ class ViTLayers(Layers):
         model_args: Mapping[str, Any] | None = None,
         pretrained: bool | str = False,
     ):
-        body = create_body(model, pretrained, **(model_args or {}))
+        body = create_body(model, pretrained, **checked_model_args(model_args))
         super().__init__(body, trainable=trainable)
         self.layers = check_layers(layers, 1 + len(body.blocks))
         self.num_channels = [body.embed_dim] * len(self.layers)
