@@ -1,10 +1,13 @@
 """The ladder of ViDT+ components on generated scenes, small enough for a CPU.
 
-    python tools/ablate.py configs/ablation_quickstart.py --out runs/ablation
+    detkit ablate ablation_quickstart --out runs/ablation
 
-Two minutes a row on 2 CPU cores. docs/ablation.md keeps a table that it made. On real data, with a GPU:
+Time: 13 minutes on 2 CPU cores.
+Score: from 0.1 box AP without a neck to 17.5 box AP and 11.2 mask AP with all parts; docs/ablation.md has the table.
 
-    python tools/ablate.py configs/vidt_swin_nano.py --out runs/ablation_coco
+The ladder of any other ViDT config, on real data and with a GPU:
+
+    detkit ablate vidt_swin_nano --out runs/ablation_coco
 """
 
 from quickstart import config as quickstart

@@ -1,8 +1,11 @@
-"""Fine-tune ViDT on a folder of images with a COCO-format json.
+r"""Fine-tune ViDT on a folder of images with a COCO-format json.
 
-    python tools/train.py configs/finetune.py --out runs/mine --set \\
-        data.train.annotation_file=train.json data.train.image_folder=train_images \\
+    detkit train finetune --out runs/mine --set \
+        data.train.annotation_file=train.json data.train.image_folder=train_images \
         data.val.annotation_file=val.json data.val.image_folder=val_images
+
+Time: not measured; depends on your images. It is meant for a GPU.
+Score: not measured; depends on your images.
 
 Class names and their number come from the json. The backbone starts from ImageNet weights, downloaded once;
 `model.backbone.pretrained=FILE` takes them from a file, `model.backbone.pretrained=None` starts from nothing.

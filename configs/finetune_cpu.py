@@ -1,12 +1,15 @@
-"""Fine-tune the small detector of the quickstart on your images, on a CPU: 256 pixels, boxes only.
+r"""Fine-tune the small detector of the quickstart on your images, on a CPU: 256 pixels, boxes only.
 
-    python tools/train.py configs/quickstart.py
-    python tools/train.py configs/finetune_cpu.py --out runs/mine --set \\
-        data.train.annotation_file=train.json data.train.image_folder=train_images \\
+    detkit train quickstart
+    detkit train finetune_cpu --out runs/mine --set train.init_from=runs/quickstart/best.safetensors \
+        data.train.annotation_file=train.json data.train.image_folder=train_images \
         data.val.annotation_file=val.json data.val.image_folder=val_images
 
-It starts from what the quickstart learned on generated scenes. That is little beside ImageNet weights: expect a
-detector that shows the way, and take configs/finetune.py with a GPU for a good one.
+Time: not measured; depends on your images.
+Score: not measured; depends on your images.
+
+With `train.init_from` it starts from what the quickstart learned on generated scenes, without from random weights. Both
+are little beside ImageNet weights: expect a detector that shows the way; for a good one take finetune.py with a GPU.
 """
 
 from quickstart import config as quickstart
@@ -27,5 +30,5 @@ config = dict(
     data=dict(train=dict(FOLDER), val=dict(FOLDER), transforms=[AUGMENT], batch_size=8, eval_batch_size=8, workers=1),
     schedule=dict(type="cosine", per_step=True, min_lr=1e-5, warmup_steps=50),
     optimizer=dict(lr=5e-4, weight_decay=1e-4),
-    train=dict(epochs=20, ema=0.99, eval_every=5, log_every=10, init_from="runs/quickstart/best.safetensors"),
+    train=dict(epochs=20, ema=0.99, eval_every=5, log_every=10),
 )

@@ -1,8 +1,14 @@
-"""The same as configs/finetune_cpu.py with masks: the parts of ViDT+ on the small detector of the quickstart.
+r"""Fine-tune the small detector of the quickstart on your images, on a CPU, with the masks of ViDT+.
 
-    python tools/train.py configs/finetune_cpu_masks.py --out runs/mine --set \\
-        data.train.annotation_file=train.json data.train.image_folder=train_images \\
+    detkit train quickstart
+    detkit train finetune_cpu_masks --out runs/mine --set train.init_from=runs/quickstart/best.safetensors \
+        data.train.annotation_file=train.json data.train.image_folder=train_images \
         data.val.annotation_file=val.json data.val.image_folder=val_images
+
+Time: not measured; depends on your images.
+Score: not measured; depends on your images.
+
+What is said in finetune_cpu.py counts here too.
 """
 
 from finetune_cpu import FOLDER

@@ -1,10 +1,13 @@
-"""Fine-tune ViDT+ (boxes and masks) on a folder of images with a COCO-format json that has segmentations.
+r"""Fine-tune ViDT+ (boxes and masks) on a folder of images with a COCO-format json that has segmentations.
 
-    python tools/train.py configs/finetune_masks.py --out runs/mine --set \\
-        data.train.annotation_file=train.json data.train.image_folder=train_images \\
+    detkit train finetune_masks --out runs/mine --set \
+        data.train.annotation_file=train.json data.train.image_folder=train_images \
         data.val.annotation_file=val.json data.val.image_folder=val_images
 
-See configs/finetune.py for the options.
+Time: not measured; depends on your images. It is meant for a GPU.
+Score: not measured; depends on your images.
+
+See finetune.py for the options.
 """
 
 from _base.vidt import recipe, vidt_plus

@@ -1,9 +1,11 @@
-"""MatchMe on your own images: a few pairs with key-points, and many images of the same classes without any.
+"""MatchMe on your own images: a few pairs with key-points, many images of the same classes without.
 
-    PAIRS_ROOT=folder python tools/match.py configs/match_custom.py --out runs/mine
+    PAIRS_ROOT=folder detkit match match_custom --out runs/mine
 
-The folder is that of `cats_custom.py`, whose options count here too, with `unlabelled.json`: the same kind of file as
-`keypoints.json`, its key-points left out.
+Time: not measured; depends on your images.
+Score: not measured; depends on your images.
+Data: the folder is that of cats_custom.py, whose options count here too, with `unlabelled.json`: the same kind of file
+as `keypoints.json`, its key-points left out. Without PAIRS_ROOT it is data/pairs.
 """
 
 from _base.match import strong_augmentation

@@ -1,6 +1,9 @@
 """A small ViDT on generated scenes, from random weights: the first run, without any download.
 
-    python tools/train.py configs/quickstart.py
+    detkit train quickstart
+
+Time: some minutes on 2 CPU cores.
+Score: no figure is kept; the run prints its box AP on 200 scenes and draws what it finds.
 
 Options that the paper has not, and that make it learn in minutes: `proposals` and `local_positions`.
 """

@@ -1,20 +1,23 @@
-"""Instance segmentation from a few masks and many points, on a folder of your own.
+r"""Instance segmentation from a few masks and many points, on a folder of your own.
 
 From a COCO-format json with masks, of which 10 % are kept and the others reduced to points (to see what points are
 worth, or where the json has a `point` for every object: `split.points=given`):
 
-    detkit wssis configs/wssis_custom.py --out runs/mine --set \
+    detkit wssis wssis_custom --out runs/mine --set \
         split.annotation_file=train.json split.image_folder=images split.percent=10 \
         split.val=val.json split.val_image_folder=val_images
 
 From a json of images with masks and a json of images with points, as they were clicked:
 
-    detkit wssis configs/wssis_custom.py --out runs/mine --set split=none \
+    detkit wssis wssis_custom --out runs/mine --set split=none \
         data.strong=masks.json data.weak=points.json data.image_folder=images data.val=val.json
+
+Time: not measured; depends on your images. The steps are for some thousand images on one GPU.
+Score: not measured; depends on your images.
 
 Teacher and student start from ImageNet weights, downloaded once; `teacher.model.backbone.body.pretrained=None`
 starts from nothing (then also `teacher.model.backbone.body.frozen_norm=false` and `frozen_stages=0` there; the same
-for the student, and `refine.model.pretrained=None`). The steps are for some thousand images on one GPU.
+for the student, and `refine.model.pretrained=None`).
 """
 
 from _base.wssis import TEACHER, refiner, run, solo

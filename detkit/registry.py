@@ -44,9 +44,22 @@ def is_registered(name: str) -> bool:
     return name in _origins
 
 
-def find(name: Any) -> Callable | None:
-    """The class or function that is registered as `name`; None for another name and for what is not imported yet."""
-    return _components.get(name) if isinstance(name, str) else None
+def find(name: str, path: str = "config") -> Callable:
+    """What is registered under `name`.
+
+    Raises:
+        ConfigError: nothing is, or it needs a package that is not installed; the message begins with `path`.
+    """
+    if name in _components:
+        return _components[name]
+    if name not in _lazy:
+        raise ConfigError(f"{path}: nothing is registered as {name!r}{suggest(name, names())}")
+    target, extra = _lazy[name]
+    module, attribute = target.split(":")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except ImportError as error:
+        raise ConfigError(f'{path}: {name} is not installed ({error}): pip install "detkit[{extra}]"') from error
 
 
 def build(config: dict[str, Any], path: str = "config", **extra: Any) -> Any:
@@ -82,7 +95,7 @@ def check(config: dict[str, Any], path: str = "config", extra: Iterable[str] = (
     """
     if not isinstance(config, dict) or not isinstance(config.get("type"), str):
         raise ConfigError(f"{path}: expected a dict with a registered name as 'type', got {config!r}")
-    name, component = config["type"], _find(config["type"], path)
+    name, component = config["type"], find(config["type"], path)
     given, added = config.keys() - {"type"}, set(extra)
     for key in given & added:
         raise ConfigError(f"{path}.{key}: is set by the program, remove it from the config")
@@ -106,19 +119,6 @@ def _add(name: str, component: Callable) -> Callable:
 def _claim(name: str, origin: str) -> None:
     if _origins.setdefault(name, origin) != origin:
         raise ValueError(f"{name!r} is registered twice: {_origins[name]} and {origin}")
-
-
-def _find(name: str, path: str) -> Callable:
-    if name in _components:
-        return _components[name]
-    if name not in _lazy:
-        raise ConfigError(f"{path}: nothing is registered as {name!r}{suggest(name, names())}")
-    target, extra = _lazy[name]
-    module, attribute = target.split(":")
-    try:
-        return getattr(importlib.import_module(module), attribute)
-    except ImportError as error:
-        raise ConfigError(f'{path}: {name} is not installed ({error}): pip install "detkit[{extra}]"') from error
 
 
 def _check_arguments(name: str, component: Callable, given: set[str], path: str) -> None:

@@ -11,9 +11,6 @@ from PIL import Image
 
 import detkit
 from detkit.cli import main
-from detkit.config import load_config, resolve_config
-from detkit.pipelines.matchme import config as matchme_config
-from detkit.pipelines.wssis import config as wssis_config
 
 TINY = """
 config = dict(
@@ -142,24 +139,6 @@ def test_drop_layers(run, capsys):
     assert main(["drop-layers", str(run / "run" / "last.safetensors"), str(smaller), "--keep", "0"]) == 0
     assert "M parameters" in capsys.readouterr().out
     assert main(["evaluate", str(smaller)]) == 0
-
-
-@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.py")), ids=lambda path: path.stem)
-def test_every_config_loads(path):
-    config = load_config(path)
-    if path.stem.startswith("wssis"):
-        own_data = path.stem in ("wssis_custom", "wssis_cpu")
-        names = ("annotation_file", "image_folder", "val", "val_image_folder") if own_data else ()
-        assert wssis_config.resolve(wssis_config.override(config, [f"split.{name}=here" for name in names]))
-    elif "rounds" in config:
-        assert matchme_config.resolve(config)
-    else:
-        assert resolve_config(config)["model"]["type"]
-
-
-def test_short_names_are_the_long_ones():
-    for short, long in (("vidt_swin_n", "vidt_swin_nano"), ("vidt_plus_swin_b", "vidt_plus_swin_base")):
-        assert load_config(ROOT / f"configs/{short}.py") == load_config(ROOT / f"configs/{long}.py")
 
 
 TOOLS = ("train", "evaluate", "predict", "benchmark", "convert", "drop_layers", "ablate", "wssis", "match")

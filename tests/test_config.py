@@ -1,8 +1,19 @@
 import sys
 
 import pytest
+from paths import CONFIGS
 
-from detkit.config import apply_overrides, format_config, load_config, resolve_config, to_json
+from detkit.config import (
+    apply_overrides,
+    config_names,
+    find_config,
+    format_config,
+    load_config,
+    missing_data_hint,
+    resolve_config,
+    to_json,
+)
+from detkit.data.coco import CocoDataset
 from detkit.registry import ConfigError
 
 
@@ -148,3 +159,46 @@ def test_overrides_of_the_optimizer():
     assert apply_overrides(small_config(), ["optimizer.betas=(0.8, 0.9)"])["optimizer"]["betas"] == (0.8, 0.9)
     with pytest.raises(ConfigError, match="unknown key 'momentum'"):
         apply_overrides(small_config(), ["optimizer.momentum=0.8"])
+
+
+def test_names_of_shipped_configs():
+    assert {"quickstart", "vidt_plus_swin_base", "wssis_coco_05p", "match_spair"} <= set(config_names())
+    assert find_config("vidt_swin_n") == find_config("vidt_swin_nano")
+    assert load_config("vidt_plus_swin_b") == load_config(CONFIGS / "vidt_plus_swin_b.py")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("quikstart", "config quikstart does not exist; did you mean quickstart or "),
+        ("min", "config min does not exist; did you mean mine.py?"),
+        ("mien.py", "config file mien.py does not exist; did you mean mine.py?"),
+        ("configs/vidt_swin_n.py", "config file configs/vidt_swin_n.py does not exist; did you mean vidt_swin_nano"),
+        ("zzz", "config zzz does not exist; `detkit configs` lists those that come with detkit"),
+    ],
+)
+def test_misspelt_configs(tmp_path, monkeypatch, name, message):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "mine.py", "config = dict()")
+    with pytest.raises(ConfigError) as error:
+        load_config(name)
+    assert str(error.value).startswith(message)
+
+
+def test_own_configs_import_shipped_ones_by_name(tmp_path):
+    text = "from _base.own import NAME\nfrom _base.vidt import vidt\nfrom cats_custom import config as matcher\n"
+    write(tmp_path / "_base" / "own.py", "NAME = 'mine'")
+    path = write(tmp_path / "mine.py", f"{text}config = dict(name=NAME, model=vidt('nano'), matcher=matcher)")
+    modules = set(sys.modules)
+    config = load_config(path)
+    assert config["name"] == "mine" and config["model"]["type"] == "ViDT" and config["matcher"]["train"]
+    assert set(sys.modules) == modules
+
+
+def test_a_missing_data_folder_is_named_with_its_variable(tmp_path, monkeypatch):
+    monkeypatch.setenv("COCO_ROOT", str(tmp_path / "coco"))
+    data = load_config("vidt_swin_nano")["data"]["train"]
+    with pytest.raises(ValueError, match=r"coco does not exist: set the environment variable COCO_ROOT to where it is"):
+        CocoDataset(data["annotation_file"], data["image_folder"])
+    (tmp_path / "coco").mkdir()
+    assert missing_data_hint(data["annotation_file"]) == "" == missing_data_hint(tmp_path / "other")

@@ -1,9 +1,9 @@
 """COCO 2017 with the paper's augmentation."""
 
-import os
+from detkit.config import data_folder
 
 # Holds train2017/, val2017/ and annotations/, as the archives of cocodataset.org unpack.
-ROOT = os.environ.get("COCO_ROOT", "data/coco")
+ROOT = data_folder("COCO_ROOT", "data/coco")
 
 
 def split(name, **options):

@@ -5,11 +5,11 @@ validation data does the same. Left out is what looks like an oversight in the a
 backbone that keep moving, trained positions of the expected place, and weight decay of norms and positional tables.
 """
 
-import os
+from detkit.config import data_folder
 
 # The folders that hold the benchmarks as their archives unpack.
-SPAIR = os.environ.get("SPAIR_ROOT", "data/SPair-71k")
-PF_PASCAL = os.environ.get("PF_PASCAL_ROOT", "data/PF-PASCAL")
+SPAIR = data_folder("SPAIR_ROOT", "data/SPair-71k")
+PF_PASCAL = data_folder("PF_PASCAL_ROOT", "data/PF-PASCAL")
 
 RESNET101 = "https://download.pytorch.org/models/resnet101-63fe2227.pth"
 LAYERS = dict(spair=[0, 8, 20, 21, 26, 28, 29, 30], pfpascal=[2, 17, 21, 22, 25, 26, 28])

@@ -115,8 +115,8 @@ def checked_model_args(model_args: Mapping[str, Any] | None) -> dict[str, Any]:
     """The `model_args` of a config as arguments for `create_timm_model`; None gives none.
 
     Raises:
-        ValueError: an argument that makes timm read a file. timm unpickles what `checkpoint_path` names, so a config
-            from elsewhere could run code.
+        ValueError: an argument that makes timm read a file: timm may unpickle it, so a config from elsewhere could run
+            code.
     """
     arguments = dict(model_args or {})
     if refused := sorted(arguments.keys() & FILE_ARGUMENTS):

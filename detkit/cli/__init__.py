@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from detkit.cli import checkpoints, files, measuring, predicting, training
+from detkit.cli import checkpoints, configs, files, measuring, predicting, training
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -51,5 +51,7 @@ COMMANDS: dict[str, Command] = {
     "match": (training.program_arguments, training.match),
     "split-points": (files.split_points_arguments, files.split_points),
     "check-points": (files.check_points_arguments, files.check_points),
+    "configs": (configs.configs_arguments, configs.configs),
+    "config": (configs.config_arguments, configs.config),
     "export-scenes": (files.export_scenes_arguments, files.export_scenes),
 }

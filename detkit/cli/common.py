@@ -10,7 +10,7 @@ from detkit.config import load_config
 
 
 def add_config(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("config", help="config file")
+    parser.add_argument("config", help="config file, or the name of one of `detkit configs`")
     add_set(parser)
 
 
@@ -31,8 +31,9 @@ def find_checkpoint(options: argparse.Namespace) -> tuple[Path, dict[str, Any] |
     Raises:
         ValueError: the run has no weights yet.
     """
-    if not options.checkpoint.endswith(".py"):
-        return Path(options.checkpoint), None
+    path = Path(options.checkpoint)
+    if path.suffix not in ("", ".py") or (path.suffix == "" and path.is_file()):
+        return path, None
     config = load_config(options.checkpoint)
     run = options.run or default_out(options.checkpoint)
     for name in ("best.safetensors", "last.safetensors"):

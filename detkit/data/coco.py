@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from detkit.config import missing_data_hint
 from detkit.data.base import ImageDataset
 from detkit.data.coco_file import read_coco_file, select_categories
 from detkit.images import image_size, read_image
@@ -216,7 +217,7 @@ class CocoDataset(ImageDataset):
 
     def _check_image_files(self) -> None:
         if not self.image_folder.is_dir():
-            raise ValueError(f"image folder {self.image_folder} does not exist")
+            raise ValueError(f"image folder {self.image_folder} does not exist{missing_data_hint(self.image_folder)}")
         present = set(os.listdir(self.image_folder))
         names = [name.decode() for name in self._file_names]
         missing = [name for name in names if name not in present and not (self.image_folder / name).is_file()]

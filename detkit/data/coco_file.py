@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from detkit.config import missing_data_hint
 from detkit.registry import suggest
 
 COCO_KEYS: dict[str, dict[str, Any]] = {
@@ -64,7 +65,7 @@ def load_json(path: Path) -> Any:
     except json.JSONDecodeError as error:
         raise ValueError(f"{path} is not json: line {error.lineno}, column {error.colno}: {error.msg}") from error
     except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"cannot read annotation file {path}: {error}") from error
+        raise ValueError(f"cannot read annotation file {path}: {error}{missing_data_hint(path)}") from error
 
 
 def check_section(content: Any, section: str, keys: dict[str, Any], path: Path) -> None:

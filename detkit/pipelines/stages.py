@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from detkit.config import differing_paths, format_config, to_json
+from detkit.config import differing_paths, format_config, missing_data_hint, to_json
 from detkit.files import write_text
 from detkit.registry import ConfigError
 from detkit.runtime.console import format_seconds
@@ -115,7 +115,7 @@ def fingerprint(value: Any, name: str) -> Any:
     if value.is_dir():
         return f"folder {value}"
     if not value.is_file():
-        raise ConfigError(f"stage {name!r}: {value} does not exist")
+        raise ConfigError(f"stage {name!r}: {value} does not exist{missing_data_hint(value)}")
     with value.open("rb") as file:
         return f"{value.name} with sha256 {hashlib.file_digest(file, 'sha256').hexdigest()}"
 

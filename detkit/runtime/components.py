@@ -218,14 +218,13 @@ def _without_files(value: Any, path: str) -> Any:
         return [_without_files(item, f"{path}.{i}") for i, item in enumerate(value)]
     if not isinstance(value, dict):
         return value
-    if _reads_files(value.get("type")):
+    if isinstance(value.get("type"), str) and _reads_files(find(value["type"], path)):
         raise ConfigError(f"{path}: a {value['type']} reads files and cannot be part of a stored model")
     return {key: _without_files(item, f"{path}.{key}") for key, item in value.items() if key not in FILE_ARGUMENTS}
 
 
-def _reads_files(name: Any) -> bool:
-    """Whether this is the name of a dataset or checkpoint of detkit: their arguments include a `Path`."""
-    part = find(name)
-    if part is None or not part.__module__.startswith("detkit."):
+def _reads_files(component: Any) -> bool:
+    """Whether this is a dataset or checkpoint of detkit: their arguments include a `Path`."""
+    if not component.__module__.startswith("detkit."):
         return False
-    return any("Path" in str(argument.annotation) for argument in inspect.signature(part).parameters.values())
+    return any("Path" in str(argument.annotation) for argument in inspect.signature(component).parameters.values())

@@ -4,7 +4,6 @@ import json
 
 import numpy as np
 import pytest
-from paths import CONFIGS
 from PIL import Image
 
 from detkit.cli import main
@@ -27,7 +26,7 @@ def no_waiting_for_the_disk(monkeypatch):
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_the_rates_are_the_published_ones(name):
     import_components()
-    config = resolve_config(load_config(CONFIGS / f"{name}.py"))
+    config = resolve_config(load_config(name))
     optimizer, head = config["optimizer"], 3e-4 if name.startswith("catspp") else 3e-5
     assert optimizer["lr"] == head and optimizer["lr"] * optimizer["backbone_lr_scale"] == pytest.approx(3e-6)
     schedule = build_schedule(config, steps_per_epoch=10)
@@ -39,7 +38,7 @@ def test_the_rates_are_the_published_ones(name):
 
 @pytest.mark.parametrize(("name", "grid", "levels"), [("cats_pfpascal", 16, 7), ("catspp_spair", 32, 30)])
 def test_the_models_are_the_published_ones(name, grid, levels):
-    model = build_model(load_config(CONFIGS / f"{name}.py")["model"], LabelMap.numbered(20), pretrained=False)
+    model = build_model(load_config(name)["model"], LabelMap.numbered(20), pretrained=False)
     assert (model.grid, model.side, len(model.backbone.num_channels)) == (grid, 16 * grid, levels)
     assert any(p.requires_grad for p in model.backbone.parameters())
 
@@ -47,7 +46,7 @@ def test_the_models_are_the_published_ones(name, grid, levels):
 @pytest.mark.parametrize("name", ["match_spair", "match_pfpascal", "match_custom"])
 def test_rounds_start_from_a_valid_teacher_and_student(name):
     import_components()
-    teacher, section = resolve(load_config(CONFIGS / f"{name}.py"))
+    teacher, section = resolve(load_config(name))
     student = student_config(teacher, section, teacher["data"]["train"], number=1)
     names = [transform["type"] for transform in student["data"]["transforms"]]
     assert names[:3] == [transform["type"] for transform in teacher["data"]["transforms"]]
@@ -97,7 +96,7 @@ def test_cats_learns_from_a_folder_with_key_points(tmp_path, monkeypatch, capsys
     small = "model.side=64 model.grid=4 model.backbone.depth=18 model.backbone.layers=[2,4] model.appearance_dim=16"
     small += " model.heads=4 model.backbone.pretrained=None data.batch_size=2 data.workers=0 data.transforms.2.side=64"
     small += " train.max_steps=2 train.device=cpu train.tensorboard=False train.draw_samples=0"
-    run = ["train", str(CONFIGS / "cats_custom.py"), "--out", str(tmp_path / "run"), "--set", *small.split()]
+    run = ["train", "cats_custom", "--out", str(tmp_path / "run"), "--set", *small.split()]
     assert main(run) == 0, capsys.readouterr().err
     found = tmp_path / "found.json"
     assert main(["evaluate", str(tmp_path / "run" / "last.safetensors"), "--out", str(found)]) == 0
@@ -123,5 +122,5 @@ def test_images_of_other_splits_stay_out_of_a_pool(tmp_path):
 
 def test_a_missing_folder_is_named(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("PAIRS_ROOT", str(tmp_path / "nowhere"))
-    assert main(["train", str(CONFIGS / "cats_custom.py"), "--out", str(tmp_path / "run")]) == 2
+    assert main(["train", "cats_custom", "--out", str(tmp_path / "run")]) == 2
     assert "nowhere/keypoints.json" in capsys.readouterr().err

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from detkit.config import missing_data_hint
 from detkit.data.coco_file import load_json
 from detkit.data.pairs.dataset import PairDataset, Side
 from detkit.registry import register, suggest
@@ -42,7 +43,7 @@ def _read_rows(path: Path) -> list[dict[str, str]]:
         with open(path, newline="", encoding="utf-8-sig") as file:
             rows = list(csv.DictReader(file))
     except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"cannot read list of pairs {path}: {error}") from error
+        raise ValueError(f"cannot read list of pairs {path}: {error}{missing_data_hint(path)}") from error
     if not rows:
         raise ValueError(f"{path}: no pairs")
     return rows
@@ -99,7 +100,7 @@ class SPair71k(PairDataset):
         try:
             self._lines = layout.read_text(encoding="utf-8").split()
         except OSError as error:
-            raise ValueError(f"cannot read list of pairs {layout}: {error}") from error
+            raise ValueError(f"cannot read list of pairs {layout}: {error}{missing_data_hint(layout)}") from error
         if not self._lines:
             raise ValueError(f"{layout}: no pairs")
         names = sorted(path.name for path in (self.root / "JPEGImages").glob("*") if path.is_dir())

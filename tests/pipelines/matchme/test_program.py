@@ -4,12 +4,11 @@ import json
 import os
 
 import pytest
-from paths import CONFIGS
 from PIL import Image
 
 import detkit
 from detkit.cli import main
-from detkit.config import format_config, load_config
+from detkit.config import config_names, format_config, load_config
 from detkit.engine.runner import Runner
 from detkit.pipelines.matchme.config import merge, override, resolve
 from detkit.pipelines.matchme.program import run_rounds
@@ -203,9 +202,9 @@ def test_a_config_without_rounds_is_for_another_command(tmp_path, capsys):
     assert "rounds: option 'pool' is missing" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("path", sorted(CONFIGS.glob("match_*.py")), ids=lambda path: path.stem)
-def test_shipped_configs_are_complete(path):
-    run, section = resolve(load_config(path))
+@pytest.mark.parametrize("name", [name for name in config_names() if name.startswith("match_")])
+def test_shipped_configs_are_complete(name):
+    run, section = resolve(load_config(name))
     assert section["pool"] and run["data"]["val"] and section["baseline"]["type"] == "NearestNeighbourMatcher"
 
 

@@ -1,11 +1,13 @@
-"""MatchMe on PF-PASCAL (arXiv 2311.18540): CATs++ teaches itself on pairs of training images that are not annotated.
+"""MatchMe on PF-PASCAL (arXiv 2311.18540): CATs++ teaches itself on training images in new pairs.
 
-    PF_PASCAL_ROOT=PF-PASCAL python tools/match.py configs/match_pfpascal.py
+    PF_PASCAL_ROOT=PF-PASCAL detkit match match_pfpascal
+
+Time: not run here.
+Score: not run here. Rounds, rules and weights are this project's choice, so the paper's figures need not hold.
+Data: PF-PASCAL in data/PF-PASCAL, or in the folder that the environment variable PF_PASCAL_ROOT names.
 
 Of the 1001 images of the training pairs, 302 are also in validation pairs and 302 in test pairs; they stay out of the
 pool. A list of other images of the classes (`detkit.data.pairs.pool.ImageList`) can take its place.
-
-The paper's method section is not public: rounds, rules and weights are this project's choice.
 """
 
 from _base.match import backwards, catspp, pfpascal, recipe, strong_augmentation

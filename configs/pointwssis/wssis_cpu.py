@@ -1,12 +1,16 @@
-"""Instance segmentation from a few masks and many points on a CPU: some hundred images, in less than an hour.
+r"""Instance segmentation from a few masks and many points on a CPU, for some hundred images.
 
-    python tools/wssis.py configs/wssis_cpu.py --out runs/mine --set \\
-        split.annotation_file=train.json split.image_folder=images split.percent=20 \\
+    detkit wssis wssis_cpu --out runs/mine --set \
+        split.annotation_file=train.json split.image_folder=images split.percent=20 \
         split.val=val.json split.val_image_folder=val_images
+
+Time: half an hour on one CPU core with 130 images of Penn-Fudan.
+Score: mask AP on its 40 validation images, one seed: teacher 29.9, student on raw masks 35.0, on refined masks 34.4, on
+all true masks 41.1. See docs/pointwssis.md.
 
 Images of 256 pixels, on an EfficientNet-Lite0 with the ImageNet weights that timm publishes; from a file:
 `teacher.model.backbone.body.pretrained=FILE student.model.backbone.body.pretrained=FILE refine.model.pretrained=FILE`.
-With your own points instead of a split: see `wssis_custom.py`. To leave out the run on all true masks: `bound=false`.
+With your own points instead of a split: see wssis_custom.py. To leave out the run on all true masks: `bound=false`.
 """
 
 from _base.wssis import short_run
