@@ -11,9 +11,7 @@ from detkit.config import apply_overrides, load_config, resolve_config
 
 
 def evaluate_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "checkpoint", help="a .safetensors checkpoint, or a config (file or name) whose run is in --run"
-    )
+    parser.add_argument("checkpoint", help="a .safetensors checkpoint, or a config whose run is in --run")
     add_set(parser)
     parser.add_argument("--run", type=Path, help="with a config: folder of its run (default: runs/CONFIG_NAME)")
     parser.add_argument("--out", type=Path, help="write the results here, as json (of detectors: COCO results)")
