@@ -44,7 +44,7 @@ def is_registered(name: str) -> bool:
     return name in _origins
 
 
-def find(name: str, path: str = "config") -> Callable:
+def lookup(name: str, path: str = "config") -> Callable:
     """What is registered under `name`.
 
     Raises:
@@ -95,7 +95,7 @@ def check(config: dict[str, Any], path: str = "config", extra: Iterable[str] = (
     """
     if not isinstance(config, dict) or not isinstance(config.get("type"), str):
         raise ConfigError(f"{path}: expected a dict with a registered name as 'type', got {config!r}")
-    name, component = config["type"], find(config["type"], path)
+    name, component = config["type"], lookup(config["type"], path)
     given, added = config.keys() - {"type"}, set(extra)
     for key in given & added:
         raise ConfigError(f"{path}.{key}: is set by the program, remove it from the config")

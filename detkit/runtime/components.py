@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 from detkit.backbones.pretrained import FILE_ARGUMENTS
 from detkit.data.loading import train_loader
 from detkit.modeling.base import InputRule, Model
-from detkit.registry import ConfigError, build, find
+from detkit.registry import ConfigError, build, lookup
 from detkit.runtime.processes import rank, world_size
 from detkit.runtime.signals import shielded
 from detkit.structures import LabelMap
@@ -218,7 +218,7 @@ def _without_files(value: Any, path: str) -> Any:
         return [_without_files(item, f"{path}.{i}") for i, item in enumerate(value)]
     if not isinstance(value, dict):
         return value
-    if isinstance(value.get("type"), str) and _reads_files(find(value["type"], path)):
+    if isinstance(value.get("type"), str) and _reads_files(lookup(value["type"], path)):
         raise ConfigError(f"{path}: a {value['type']} reads files and cannot be part of a stored model")
     return {key: _without_files(item, f"{path}.{key}") for key, item in value.items() if key not in FILE_ARGUMENTS}
 

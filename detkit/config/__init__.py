@@ -8,20 +8,43 @@ calls their constructors.
 from __future__ import annotations
 
 import ast
-import contextlib
 import copy
-import difflib
-import importlib
 import json
-import keyword
-import os
-import sys
 import traceback
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from detkit.config.shipped import (
+    SHORT_NAMES,
+    config_names,
+    data_folder,
+    find_config,
+    importable,
+    missing_data_hint,
+    shipped_folders,
+)
+from detkit.config.text import differing_paths, format_config, to_json
 from detkit.registry import ConfigError, suggest
+
+__all__ = [
+    "REQUIRED",
+    "SECTIONS",
+    "SHORT_NAMES",
+    "apply_overrides",
+    "check_keys",
+    "check_options",
+    "config_names",
+    "data_folder",
+    "differing_paths",
+    "find_config",
+    "format_config",
+    "load_config",
+    "missing_data_hint",
+    "resolve_config",
+    "section_options",
+    "to_json",
+]
 
 REQUIRED = object()
 
@@ -80,16 +103,6 @@ MINIMUM = {
 }
 COMPONENTS = ("model", "schedule", "evaluator")
 TOP_LEVEL = (*COMPONENTS, *SECTIONS)
-# The configs that come with detkit: inside the installed package, in a clone beside it.
-_PACKAGE = Path(__file__).resolve().parent
-SHIPPED = _PACKAGE / "configs" if (_PACKAGE / "configs").is_dir() else _PACKAGE.parent / "configs"
-# Short names of the published ViDT models: vidt_swin_n, vidt_plus_swin_t, ...
-SHORT_NAMES = {
-    f"{model}_swin_{size[0]}": f"{model}_swin_{size}"
-    for model in ("vidt", "vidt_plus")
-    for size in ("nano", "tiny", "small", "base")
-}
-_data_folders: dict[str, tuple[str, str]] = {}  # environment variable -> (folder, default)
 
 
 def load_config(source: str | Path) -> dict[str, Any]:
@@ -106,7 +119,7 @@ def load_config(source: str | Path) -> dict[str, Any]:
     """
     path = find_config(source)
     namespace: dict[str, Any] = {"__name__": "__config__", "__file__": str(path)}
-    with _importable([path.parent, *_shipped_folders()]):
+    with importable([path.parent, *shipped_folders()]):
         try:
             exec(compile(path.read_text(encoding="utf-8"), str(path), "exec"), namespace)
         except Exception as error:
@@ -114,47 +127,6 @@ def load_config(source: str | Path) -> dict[str, Any]:
     if not isinstance(namespace.get("config"), dict):
         raise ConfigError(f"{path}: must define a dict named 'config'")
     return copy.deepcopy(namespace["config"])
-
-
-def find_config(source: str | Path) -> Path:
-    """The file of a config: `source` itself where it is a .py file, else the shipped config of that name.
-
-    Raises:
-        ConfigError: there is neither; the message has the nearest files and names.
-    """
-    path, name = Path(source), str(source)
-    if path.suffix == ".py" and path.is_file():
-        return path.resolve()
-    shipped = _shipped_files()
-    if (long_name := SHORT_NAMES.get(name, name)) in shipped:
-        return shipped[long_name]
-    known = {**dict(zip(shipped, shipped, strict=True)), **SHORT_NAMES}
-    known |= {file.stem: str(file) for file in path.parent.glob("*.py")}
-    close = [path.stem] if path.stem in known else difflib.get_close_matches(path.stem, known, n=3)
-    near = dict.fromkeys(known[stem] for stem in close)
-    what = f"config file {path}" if path.suffix == ".py" else f"config {name}"
-    hint = f"did you mean {' or '.join(near)}?" if near else "`detkit configs` lists those that come with detkit"
-    raise ConfigError(f"{what} does not exist; {hint}")
-
-
-def config_names() -> list[str]:
-    """The names of the configs that come with detkit, sorted; see also `SHORT_NAMES`."""
-    return sorted(_shipped_files())
-
-
-def data_folder(variable: str, default: str) -> str:
-    """For configs: the folder (or file) that an environment variable names, else `default`."""
-    folder = os.environ.get(variable, default)
-    _data_folders[variable] = (folder, default)
-    return folder
-
-
-def missing_data_hint(path: str | Path) -> str:
-    """The end of a message that `path` is missing: which environment variable says where a config looks for it."""
-    for variable, (folder, _) in _data_folders.items():
-        if Path(path).is_relative_to(folder) and not Path(folder).exists():
-            return f"; {folder} does not exist: set the environment variable {variable} to where it is"
-    return ""
 
 
 def apply_overrides(config: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
@@ -216,67 +188,6 @@ def resolve_config(config: dict[str, Any]) -> dict[str, Any]:
     resolved["evaluator"] = {"type": "CocoEvaluator", **config.get("evaluator", {})}
     _check_values(resolved)
     return json.loads(to_json(resolved))
-
-
-def to_json(config: dict[str, Any]) -> str:
-    """`config` as JSON; tuples become lists.
-
-    Raises:
-        ConfigError: a value that JSON does not have; the message gives its path.
-    """
-    _check_storable(config, "config")
-    return json.dumps(config, indent=2, allow_nan=False)
-
-
-def format_config(config: dict[str, Any], *, portable: bool = False) -> str:
-    """`config` as a Python file that `load_config` reads.
-
-    Args:
-        portable: let paths from `data_folder` follow the environment variable again.
-    """
-    folders = {variable: folder for variable, (folder, _) in _data_folders.items()} if portable else {}
-    text = f"config = {_format(config, 0, folders)}\n"
-    used = [variable for variable in folders if variable in text]
-    if not used:
-        return text
-    calls = {variable: f"data_folder({_quoted(variable)}, {_quoted(_data_folders[variable][1])})" for variable in used}
-    lines = "".join(f"{variable} = {call}\n" for variable, call in calls.items())
-    return f"from detkit.config import data_folder\n\n{lines}\n{text}"
-
-
-def differing_paths(first: Any, second: Any, path: str = "") -> list[str]:
-    """The paths at which two configs of JSON types differ, sorted."""
-    if isinstance(first, dict) and isinstance(second, dict):
-        below = [differing_paths(first.get(k), second.get(k), f"{path}.{k}".lstrip(".")) for k in {**first, **second}]
-        return sorted(p for paths in below for p in paths)
-    return [] if first == second else [path]
-
-
-def _shipped_files() -> dict[str, Path]:
-    files = (path for folder in _shipped_folders() for path in folder.glob("*.py"))
-    return {path.stem: path for path in files if path.stem not in SHORT_NAMES}
-
-
-def _shipped_folders() -> list[Path]:
-    """The folder of the shipped configs and those in it; names are unique over all of them."""
-    return [SHIPPED, *sorted(path for path in SHIPPED.glob("[!_]*") if path.is_dir())]
-
-
-@contextlib.contextmanager
-def _importable(folders: Sequence[Path]) -> Iterator[None]:
-    """Put `folders` first on the import path; forget afterwards what was imported from them."""
-    importlib.invalidate_caches()
-    before, path, write_bytecode = set(sys.modules), list(sys.path), sys.dont_write_bytecode
-    sys.path[:0] = map(str, folders)
-    sys.dont_write_bytecode = True
-    try:
-        yield
-    finally:
-        sys.path[:], sys.dont_write_bytecode = path, write_bytecode
-        for name in [name for name in sys.modules if name.partition(".")[0] not in before]:
-            origins = [getattr(sys.modules[name], "__file__", None), *getattr(sys.modules[name], "__path__", ())]
-            if any(origin and Path(origin).is_relative_to(folder) for origin in origins for folder in folders):
-                del sys.modules[name]
 
 
 def _place(error: Exception, path: Path) -> str:
@@ -377,53 +288,3 @@ def _check_averages(optimizer: dict[str, Any]) -> None:
 
 def _is_factor(value: Any) -> bool:
     return type(value) in (int, float) and 0 <= value < 1
-
-
-def _check_storable(value: Any, path: str) -> None:
-    if isinstance(value, dict):
-        for key, item in value.items():
-            if not isinstance(key, str):
-                raise ConfigError(f"{path}: key {key!r} is not a string, so the config cannot be stored")
-            _check_storable(item, f"{path}.{key}")
-    elif isinstance(value, (list, tuple)):
-        for i, item in enumerate(value):
-            _check_storable(item, f"{path}.{i}")
-    elif value is not None and type(value) not in (bool, int, float, str):
-        raise ConfigError(
-            f"{path}: {value!r} ({type(value).__name__}) cannot be stored; use numbers, strings and lists"
-        )
-    elif isinstance(value, float) and value - value != 0:
-        raise ConfigError(f"{path}: {value} is not finite and cannot be stored")
-
-
-def _format(value: Any, depth: int, folders: Mapping[str, str]) -> str:
-    """Python source; on one line where it fits, else one item a line."""
-    if isinstance(value, str):
-        return _format_text(value, folders)
-    if not isinstance(value, (dict, list, tuple)):
-        return repr(value)
-    if isinstance(value, dict):
-        items = {key: _format(item, depth + 1, folders) for key, item in value.items()}
-        as_call = all(key.isidentifier() and not keyword.iskeyword(key) for key in value)
-        start, end = ("dict(", ")") if as_call else ("{", "}")
-        parts = [f"{key}={item}" if as_call else f"{_quoted(key)}: {item}" for key, item in items.items()]
-    else:
-        start, parts, end = "[", [_format(item, depth + 1, folders) for item in value], "]"
-    line = start + ", ".join(parts) + end
-    if "\n" not in line and len(line) + 4 * depth <= 100:
-        return line
-    indent = "    " * (depth + 1)
-    return start + "\n" + "".join(f"{indent}{part},\n" for part in parts) + "    " * depth + end
-
-
-def _format_text(text: str, folders: Mapping[str, str]) -> str:
-    """A string, in which a variable takes the place of the folder that it names."""
-    for variable, folder in folders.items():
-        rest = text.removeprefix(folder)
-        if folder and text.startswith(folder) and (not rest or rest.startswith("/")):
-            return "f" + _quoted(f"{{{variable}}}" + rest.replace("{", "{{").replace("}", "}}")) if rest else variable
-    return _quoted(text)
-
-
-def _quoted(text: str) -> str:
-    return json.dumps(text, ensure_ascii=False)  # a literal of Python as well
