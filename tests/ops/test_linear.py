@@ -50,7 +50,7 @@ def test_autocast_and_double_precision_keep_their_types():
     assert linear(x.double(), layer.weight.double(), layer.bias.double()).dtype == torch.float64
 
 
-@pytest.mark.skipif(not module.ONEDNN, reason="this build of PyTorch has no oneDNN for x86")
+@pytest.mark.skipif(not module.ONEDNN, reason="switched off, or this build of PyTorch has no oneDNN for x86")
 def test_large_products_go_to_onednn_and_small_ones_do_not():
     _, layer = problem()
     with torch.no_grad(), torch.profiler.profile() as profile:
