@@ -8,8 +8,6 @@ import vidt_golden
 from detkit.ops.deformable_attention import ms_deform_attn
 from detkit.vidt.convert import from_official, own_key
 
-CLOSE = dict(rtol=1e-3, atol=2e-4)
-
 
 @pytest.fixture(scope="module")
 def nano():
@@ -38,17 +36,13 @@ def test_backbone_features_and_det_tokens(nano):
     named = {f"backbone_feature_{i}": feature for i, feature in enumerate(found.features)}
     named |= {"backbone_det": found.det.transpose(1, 2), "backbone_det_pos": found.det_pos.transpose(1, 2)}
     for name, tensor in named.items():
-        actual = vidt_golden.subsample(tensor, description["arrays"][name])
-        np.testing.assert_allclose(actual, arrays[name], **CLOSE, err_msg=name)
+        vidt_golden.assert_close(tensor, name, description, arrays)
 
 
 @pytest.mark.parametrize("stage", range(7))
 def test_predictions_of_every_stage(nano, stage):
     _, _, stages, description, arrays = nano
-    for name, tensor in (("pred_logits", stages.logits[stage]), ("pred_boxes", stages.boxes[stage])):
-        name = f"layer{stage}_{name}"
-        actual = vidt_golden.subsample(tensor, description["arrays"][name])
-        np.testing.assert_allclose(actual, arrays[name], **CLOSE, err_msg=name)
+    vidt_golden.assert_stage(stages, stage, ("logits", "boxes"), description, arrays)
 
 
 def test_deformable_attention_forward_and_backward():
@@ -110,9 +104,8 @@ def test_gradient_norms(trained):
 def test_postprocessing():
     description, arrays = vidt_golden.load("postprocess_vidt_nano")
     model, _ = from_official(vidt_golden.state_dict(description))
+    model.top_k += vidt_golden.SPARE
     with torch.no_grad():
         found = model.detect(vidt_golden.images(description), [tuple(s) for s in description["original_sizes_hw"]])
     for i, detections in enumerate(found):
-        np.testing.assert_allclose(detections.scores, arrays[f"scores_{i}"], **CLOSE)
-        np.testing.assert_array_equal(detections.labels, arrays[f"labels_{i}"])
-        np.testing.assert_allclose(detections.boxes, arrays[f"boxes_{i}"], rtol=1e-3, atol=0.05)
+        vidt_golden.assert_detections(detections, arrays, i)

