@@ -6,24 +6,18 @@ draws seeded by the crc32 of their official key, inputs are draws of a stated se
 
 from __future__ import annotations
 
-import json
-import zlib
-
+import goldens
 import numpy as np
 import torch
-from paths import GOLDEN
 
 from detkit.ops.correlation import expected_position, normalized_positions, probabilities
-
-FOLDER = GOLDEN / "correspondence"
 
 
 class Golden:
     """The description and the arrays of one golden."""
 
     def __init__(self, name):
-        self.description = json.loads((FOLDER / f"{name}.json").read_text())
-        self.arrays = dict(np.load(FOLDER / f"{name}.npz"))
+        self.description, self.arrays = goldens.read("correspondence", name)
 
     def __getitem__(self, name):
         """A stored array as a tensor."""
@@ -51,7 +45,7 @@ def soft_argmax(corr_bst, size, temperature=0.02):
 
 def normal(seed, shape):
     """Standard normal float64 draws."""
-    return torch.from_numpy(np.random.Generator(np.random.PCG64(seed)).standard_normal(tuple(shape)))
+    return torch.from_numpy(goldens.normal(seed, shape))
 
 
 def weight(entry):
@@ -61,7 +55,7 @@ def weight(entry):
         return torch.zeros(shape, dtype=torch.int64)
     if kind.startswith("kept"):
         return torch.linspace(-1, 1, *shape)
-    z = normal(zlib.crc32(key.encode()), shape)
+    z = torch.from_numpy(goldens.normal_of(key, shape))
     z = {"normal*scale": lambda: z * entry["scale"], "0.02*normal": lambda: z * 0.02}.get(
         kind, lambda: 1 + 0.1 * z.abs()
     )()

@@ -6,25 +6,21 @@ columns and so on of their `.idx0`, `.idx1` ..., with mean, std, sum of magnitud
 
 from __future__ import annotations
 
-import json
 import math
-import zlib
 
+import goldens
 import numpy as np
 import torch
-from paths import GOLDEN
 from torch import Tensor
-
-FOLDER = GOLDEN / "pointwssis"
 
 
 def normal(seed: int, shape: list[int], mul: float = 1.0, add: float = 0.0) -> np.ndarray:
-    drawn = np.random.Generator(np.random.PCG64(seed)).standard_normal(tuple(shape)).astype(np.float32)
+    drawn = goldens.normal(seed, shape).astype(np.float32)
     return drawn * np.float32(mul) + np.float32(add)
 
 
 def weight(key: str, shape: list[int], rule: str) -> Tensor:
-    drawn = np.random.Generator(np.random.PCG64(zlib.crc32(key.encode()))).standard_normal(tuple(shape))
+    drawn = goldens.normal_of(key, shape)
     if len(shape) >= 2:
         drawn *= 0.02 if rule == "normal0.02" else math.sqrt(2 / math.prod(shape[1:]))
     elif key.endswith(("weight", "running_var")):
@@ -36,8 +32,7 @@ def weight(key: str, shape: list[int], rule: str) -> Tensor:
 
 class Golden:
     def __init__(self, name: str):
-        self.meta = json.loads((FOLDER / f"{name}.json").read_text())
-        self.arrays = dict(np.load(FOLDER / f"{name}.npz"))
+        self.meta, self.arrays = goldens.read("pointwssis", name)
 
     def __getitem__(self, name: str) -> np.ndarray:
         return self.arrays[name]

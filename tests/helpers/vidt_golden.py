@@ -7,22 +7,19 @@ subsamples of the full outputs. Weights are standard normal draws seeded by the 
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import re
-import zlib
 from unittest import mock
 
+import goldens
 import numpy as np
 import pytest
 import torch
-from paths import GOLDEN
 from scipy.optimize import linear_sum_assignment
 
 from detkit.structures import Annotations, Detections, ImageBatch
 from detkit.vidt.outputs import Stages
 
-FOLDER = GOLDEN / "vidt"
 CLOSE = dict(rtol=1e-3, atol=2e-4)
 CLOSE_PIXELS = dict(rtol=1e-3, atol=0.05)
 # Detections to ask for beyond those of a golden; more than its scores that tie with the last one.
@@ -30,13 +27,11 @@ SPARE = 20
 
 
 def load(name: str) -> tuple[dict, dict[str, np.ndarray]]:
-    description = json.loads((FOLDER / f"{name}.json").read_text())
-    arrays = FOLDER / f"{name}.npz"
-    return description, dict(np.load(arrays)) if arrays.exists() else {}
+    return goldens.read("vidt", name)
 
 
 def weight(key: str, shape: list[int]) -> torch.Tensor:
-    z = np.random.Generator(np.random.PCG64(zlib.crc32(key.encode()))).standard_normal(tuple(shape))
+    z = goldens.normal_of(key, shape)
     if len(shape) <= 1:
         if key.endswith(("weight", "running_var")):
             z = 1 + 0.1 * np.abs(z)
@@ -65,7 +60,7 @@ def state_dict(description: dict) -> dict[str, torch.Tensor]:
 
 def normal(seed: int, shape: tuple[int, ...]) -> torch.Tensor:
     """A float32 standard normal input drawn from PCG64(seed)."""
-    return torch.from_numpy(np.random.Generator(np.random.PCG64(seed)).standard_normal(shape)).float()
+    return torch.from_numpy(goldens.normal(seed, shape)).float()
 
 
 def images(description: dict) -> ImageBatch:

@@ -5,9 +5,9 @@ Most mistakes sit in the last decoder layer, where only the last stage can show 
 
 import copy
 
-import golden
 import pytest
 import torch
+import vidt_golden
 
 from detkit.structures import Detections
 from detkit.vidt.convert import from_official
@@ -16,20 +16,20 @@ from detkit.vidt.decoder import inverse_sigmoid
 
 @pytest.fixture(scope="module")
 def coat():
-    description, arrays = golden.load("vidt_coat_lite_tiny")
-    return from_official(golden.state_dict(description))[0], description, arrays
+    description, arrays = vidt_golden.load("vidt_coat_lite_tiny")
+    return from_official(vidt_golden.state_dict(description))[0], description, arrays
 
 
 def judge(model, description, arrays):
     """What the tests of the goldens do: each stage from the boxes of the golden, then from the model's own."""
-    images = golden.images(description)
-    stages = golden.forward_from_golden_boxes(model, images, arrays)
+    images = vidt_golden.images(description)
+    stages = vidt_golden.forward_from_golden_boxes(model, images, arrays)
     for stage in range(7):
-        golden.assert_stage(stages, stage, ("logits", "boxes"), description, arrays)
+        vidt_golden.assert_stage(stages, stage, ("logits", "boxes"), description, arrays)
     with torch.no_grad():
         stages = model.forward_stages(images)
     for stage in range(7):
-        golden.assert_coat_stage(stages, stage, description, arrays)
+        vidt_golden.assert_coat_stage(stages, stage, description, arrays)
 
 
 def test_the_model_without_a_mistake_passes(coat):
@@ -114,12 +114,12 @@ def test_a_wrong_constant_in_box_refinement(coat, monkeypatch):
 @pytest.fixture(scope="module")
 def detected():
     """The detections of the first image, the arrays of the golden and the size of the image."""
-    description, arrays = golden.load("postprocess_vidt_plus_nano")
-    model, _ = from_official(golden.state_dict(description))
-    model.top_k += golden.SPARE
+    description, arrays = vidt_golden.load("postprocess_vidt_plus_nano")
+    model, _ = from_official(vidt_golden.state_dict(description))
+    model.top_k += vidt_golden.SPARE
     sizes = [tuple(size) for size in description["original_sizes_hw"]]
     with torch.no_grad():
-        return model.detect(golden.images(description), sizes)[0], arrays, sizes[0]
+        return model.detect(vidt_golden.images(description), sizes)[0], arrays, sizes[0]
 
 
 def reordered(found, changes):
@@ -132,11 +132,11 @@ def reordered(found, changes):
 
 def test_detections_change_places_where_scores_tie(detected):
     found, arrays, size = detected
-    golden.assert_detections(found, arrays, 0, size)
+    vidt_golden.assert_detections(found, arrays, 0, size)
     tied = int(found.scores[:99].diff().abs().argmin())
-    golden.assert_detections(reordered(found, {tied: tied + 1, tied + 1: tied}), arrays, 0, size)
+    vidt_golden.assert_detections(reordered(found, {tied: tied + 1, tied + 1: tied}), arrays, 0, size)
     assert found.scores[99] - found.scores[100] < 1e-3
-    golden.assert_detections(reordered(found, {99: 100, 100: 99}), arrays, 0, size)
+    vidt_golden.assert_detections(reordered(found, {99: 100, 100: 99}), arrays, 0, size)
 
 
 @pytest.mark.parametrize(
@@ -147,7 +147,7 @@ def test_detections_change_places_where_scores_tie(detected):
 def test_wrong_detections(detected, changes):
     found, arrays, size = detected
     with pytest.raises(AssertionError):
-        golden.assert_detections(reordered(found, changes), arrays, 0, size)
+        vidt_golden.assert_detections(reordered(found, changes), arrays, 0, size)
 
 
 @pytest.mark.parametrize("place", [0, 57, 99])
@@ -166,4 +166,4 @@ def test_a_mistake_in_one_detection(detected, part, place):
         changed.scores = value.clone()
         changed.scores[: place + 1] += 3e-3
     with pytest.raises(AssertionError):
-        golden.assert_detections(changed, arrays, 0, size)
+        vidt_golden.assert_detections(changed, arrays, 0, size)
