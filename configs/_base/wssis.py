@@ -8,8 +8,8 @@ from _base.coco import ROOT, split
 
 TRAIN_IMAGES = 118287
 TEACHER = dict(
-    num_grids=(80, 64, 32, 24, 12),
-    scale_ranges=((1, 72), (72, 144), (144, 288), (288, 584), (584, 2048)),
+    num_grids="teacher",
+    scale_ranges="teacher",
     postprocess=dict(type="SoloPostprocess", nms="mask"),
 )
 WEIGHTS = "timm:resnet101.tv_in1k"

@@ -18,6 +18,9 @@ from detkit.structures import Annotations
 
 STUDENT_GRIDS, STUDENT_RANGES = (40, 36, 24, 16, 12), ((1, 96), (48, 192), (96, 384), (192, 768), (384, 2048))
 TEACHER_GRIDS, TEACHER_RANGES = (80, 64, 32, 24, 12), ((1, 72), (72, 144), (144, 288), (288, 584), (584, 2048))
+# What configs may name instead of stating the numbers.
+NAMED_GRIDS = {"student": STUDENT_GRIDS, "teacher": TEACHER_GRIDS}
+NAMED_RANGES = {"student": STUDENT_RANGES, "teacher": TEACHER_RANGES}
 # Ranges that put objects of any size on every level, for points without sizes.
 ALL_SIZES = ((0, float("inf")),) * 5
 
@@ -41,6 +44,20 @@ class GridLevels:
             raise ValueError(f"{len(self.sides)} grids but {len(self.ranges)} ranges of object sizes")
         if min(self.sides) < 1 or not all(low < high for low, high in self.ranges):
             raise ValueError(f"not grids and ranges of sizes: {self.sides}, {self.ranges}")
+
+    @classmethod
+    def of(cls, sides: Sequence[int] | str, ranges: Sequence[Sequence[float]] | str, sigma: float) -> GridLevels:
+        """The levels of numbers, or of the names "student" and "teacher" for those of the paper.
+
+        Raises:
+            ValueError: another name, or numbers that do not fit each other.
+        """
+        for name, known in ((sides, NAMED_GRIDS), (ranges, NAMED_RANGES)):
+            if isinstance(name, str) and name not in known:
+                raise ValueError(f"unknown grids {name!r}: choose from {', '.join(known)}, or state the numbers")
+        sides = NAMED_GRIDS[sides] if isinstance(sides, str) else tuple(sides)
+        ranges = NAMED_RANGES[ranges] if isinstance(ranges, str) else ranges
+        return cls(sides, tuple((low, high) for low, high in ranges), sigma)
 
     @property
     def level_sizes(self) -> list[int]:

@@ -26,7 +26,7 @@ from detkit.pointseg.candidates import (
     sized_candidates,
     split_images,
 )
-from detkit.pointseg.grid import STUDENT_GRIDS, STUDENT_RANGES, GridLevels
+from detkit.pointseg.grid import GridLevels
 from detkit.pointseg.heads import InstanceHead, MaskHead, SoloOutputs
 from detkit.pointseg.losses import SoloCriterion
 from detkit.pointseg.postprocess import SoloPostprocess
@@ -46,9 +46,8 @@ class SOLOv2(PromptedModel):
     Args:
         backbone: an `FPN`, which gives five maps of stride 4 to 64 with `out_channels` channels.
         num_classes: classifier outputs.
-        num_grids: cells along each side of the five grids.
-        scale_ranges: which objects belong to each level, see `GridLevels`. The defaults of both are those of the
-            paper's student; `TEACHER_GRIDS` and `TEACHER_RANGES` in `detkit.pointseg.grid` those of its teacher.
+        num_grids: cells along each side of the five grids: numbers, or "student" or "teacher" for those of the paper.
+        scale_ranges: the object sizes of each grid, see `GridLevels`: numbers, or "student" or "teacher".
         sigma: size of the positive region around an object's centre, relative to its box.
         instance_channels, instance_convs: channels and convolutions of the class and filter branches.
         kernel_channels: channels of the mask features.
@@ -65,8 +64,8 @@ class SOLOv2(PromptedModel):
         backbone: nn.Module,
         num_classes: int,
         *,
-        num_grids: Sequence[int] = STUDENT_GRIDS,
-        scale_ranges: Sequence[Sequence[float]] = STUDENT_RANGES,
+        num_grids: Sequence[int] | str = "student",
+        scale_ranges: Sequence[Sequence[float]] | str = "student",
         sigma: float = 0.2,
         instance_channels: int = 512,
         instance_convs: int = 4,
@@ -78,13 +77,13 @@ class SOLOv2(PromptedModel):
         input_rule: Mapping[str, Any] | None = None,
     ):
         super().__init__(LabelMap.numbered(num_classes), InputRule(**{"multiple": 1, **(input_rule or {})}))
-        if len(num_grids) != len(STRIDES):
+        if not isinstance(num_grids, str) and len(num_grids) != len(STRIDES):
             raise ValueError(f"num_grids must be {len(STRIDES)} numbers, got {num_grids}")
-        self.grids = GridLevels(tuple(num_grids), tuple((low, high) for low, high in scale_ranges), sigma)
+        self.grids = GridLevels.of(num_grids, scale_ranges, sigma)
         self.backbone, self.num_classes = backbone, num_classes
         self.instance_head = InstanceHead(
             num_classes,
-            num_grids,
+            self.grids.sides,
             in_channels=backbone.out_channels,
             channels=instance_channels,
             convs=instance_convs,

@@ -157,3 +157,10 @@ def test_training_needs_masks():
 def test_wrong_grids():
     with pytest.raises(ValueError, match="2 grids but 5 ranges"):
         GridLevels((4, 2))
+
+
+def test_published_grids_have_names():
+    assert GridLevels.of("teacher", "teacher", 0.2) == GridLevels(TEACHER_GRIDS, TEACHER_RANGES, 0.2)
+    assert GridLevels.of("student", [[1, 9]] * 5, 0.2).ranges == ((1, 9),) * 5
+    with pytest.raises(ValueError, match="unknown grids 'pupil': choose from student, teacher"):
+        GridLevels.of("pupil", "student", 0.2)
