@@ -119,15 +119,15 @@ class DownloadProgress:
     def __init__(self, url: str, total: int | None):
         self.total, self.done = total, 0
         self.console = Console(sys.stderr if is_main() else None)
-        self._start = self._told_at = time.monotonic()
+        self._start = self._reported_at = time.monotonic()
         self.console.line(f"downloading {url}" + (f" ({_megabytes(total)})" if total is not None else ""))
 
     def update(self, size: int) -> None:
         self.done += size
         if self.console.is_terminal:
             self.console.bar(self.done / self.total if self.total else 0.0, self._text())
-        elif time.monotonic() - self._told_at > LINE_EVERY:
-            self._told_at = time.monotonic()
+        elif time.monotonic() - self._reported_at > LINE_EVERY:
+            self._reported_at = time.monotonic()
             self.console.line(self._text())
 
     def finish(self) -> None:

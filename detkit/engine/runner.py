@@ -104,7 +104,7 @@ class Runner:
         self.best: dict[str, Any] = {"value": None, "step": None, "since": 0}
         self.train_seconds = self.data_seconds = self.evaluation_seconds = 0.0
         self.stop_reason: str | None = None
-        self._told_to_stop = False
+        self._stop_requested = False
         seed_everything(self.options["seed"] + rank())
 
     def initialize(self) -> None:
@@ -173,7 +173,7 @@ class Runner:
 
     def _count_objects(self, micro_batches: list[Batch]) -> Tensor:
         """The number of objects that losses are divided by. The processes also agree here whether to stop."""
-        counts = torch.tensor([sum(map(self.model.count_objects, micro_batches)), self._told_to_stop])
+        counts = torch.tensor([sum(map(self.model.count_objects, micro_batches)), self._stop_requested])
         objects, stops = all_reduce_sum(counts).tolist()
         if stops:
             self.stop_reason = INTERRUPTED
@@ -186,7 +186,7 @@ class Runner:
         return torch.nn.utils.clip_grad_norm_(parameters, self.options["clip_norm"])
 
     def _signalled(self) -> None:
-        self._told_to_stop = True
+        self._stop_requested = True
         if world_size() == 1:  # several processes agree on it before their next step, in `_count_objects`
             self.stop_reason = INTERRUPTED
 
