@@ -56,12 +56,23 @@ class ConvPositions(nn.Module):
         )
 
     def add(self, x_btc: Tensor, size: tuple[int, int]) -> Tensor:
-        """Add the output of the depthwise convolution to the patches; the class token is unchanged."""
+        """Add the depthwise convolution of the patches to them; the class token is unchanged. `[b, t, c]` in and out.
+
+        `size` is the (h, w) of the patches, t = 1 + h * w.
+        """
         image = x_btc[:, 1:].transpose(1, 2).unflatten(2, size)
         return torch.cat([x_btc[:, :1], x_btc[:, 1:] + self.absolute(image).flatten(2).transpose(1, 2)], dim=1)
 
     def attend(self, q_bmtd: Tensor, v_bmtd: Tensor, size: tuple[int, int]) -> Tensor:
-        """Each query times the values around it, `[b, m, t, d]`; zero for the class token."""
+        """The relative position term: each query times a depthwise convolution of the values around it, elementwise.
+
+        Args:
+            q_bmtd, v_bmtd: queries and values of all tokens.
+            size: (h, w) of the patches, t = 1 + h * w.
+
+        Returns:
+            `[b, m, t, d]`; zero for the class token.
+        """
         q, v = q_bmtd[:, :, 1:], v_bmtd[:, :, 1:]
         image = v.transpose(2, 3).flatten(1, 2).unflatten(2, size)
         parts = image.split(self.channels, dim=1)
@@ -77,6 +88,13 @@ class ConvAttention(DetAttention):
     attend = staticmethod(plain_attention)
 
     def patches(self, x_btc: Tensor, positions: ConvPositions, size: tuple[int, int]) -> Tensor:
+        """Attention among the class token and the patches of an image, `[b, t, c]` in and out.
+
+        Args:
+            x_btc: normalised tokens.
+            positions: adds the relative position term.
+            size: (h, w) of the patches.
+        """
         q, k, v = self.heads(self.qkv(x_btc), 3)
         context_bmdd = k.softmax(dim=2).transpose(2, 3).to(v.dtype) @ v
         out = q.shape[-1] ** -0.5 * (q @ context_bmdd) + positions.attend(q, v, size)
@@ -104,6 +122,19 @@ class Block(nn.Module):
         size: tuple[int, int],
         cross: CrossInputs | None,
     ) -> tuple[Tensor, Tensor]:
+        """Attention and feed-forward network for the tokens of both kinds.
+
+        Args:
+            x_btc: class token and patches.
+            det_bnc: [DET] tokens.
+            det_pos: [1, n, pos_dim], det positions.
+            positions: of the stage.
+            size: (h, w) of the patches.
+            cross: given in the stages where [DET] tokens attend to [PATCH] tokens, otherwise None.
+
+        Returns:
+            Both kinds of tokens, in the shapes that they came in.
+        """
         if not self.positions_after_norm:
             x_btc = positions.add(x_btc, size)
         patches, det = self.norm1(x_btc), self.norm1(det_bnc) + self.det_pos_linear(det_pos)
@@ -130,12 +161,23 @@ class Stage(nn.Module):
             self.det_norm = nn.LayerNorm(dim)
 
     def dets(self, det_bnc: Tensor) -> Tensor:
-        """Det tokens of the stage before, with the channels of this one."""
+        """Project [DET] tokens `[b, n, c]` from the channels of the stage before to those of this one, with a norm."""
         return self.det_norm(self.det_exp(det_bnc))
 
     def forward(
         self, x_bhwc: Tensor, det_bnc: Tensor, det_pos: Tensor, cross: CrossInputs | None
     ) -> tuple[Tensor, Tensor]:
+        """Run the blocks of the stage.
+
+        Args:
+            x_bhwc: embedded patches; the class token is added here and dropped at the end.
+            det_bnc: [DET] tokens with the channels of this stage.
+            det_pos: [1, n, pos_dim], det positions.
+            cross: see `Block.forward`.
+
+        Returns:
+            The patches `[b, h, w, c]` and the [DET] tokens `[b, n, c]`.
+        """
         b, h, w, _ = x_bhwc.shape
         x = torch.cat([self.cls_token.expand(b, -1, -1), x_bhwc.flatten(1, 2)], dim=1)
         for block in self.blocks:
@@ -213,6 +255,16 @@ class CoaT(nn.Module):
         return {"det_token", "det_pos_embed", *(f"stages.{i}.cls_token" for i in range(len(self.stages)))}
 
     def forward(self, images_b3hw: Tensor, mask_bhw: Tensor) -> DetFeatures:
+        """Four feature maps, fine to coarse, with `num_channels` channels, and the det tokens.
+
+        Args:
+            images_b3hw: normalised images.
+            mask_bhw: bool, True on padding.
+
+        Returns:
+            Maps `[b, c, ceil(h / s), ceil(w / s)]` of stride s = 8, 16, 32 and 64; det tokens `[b, n, det_channels]`;
+            det positions `[1, n, pos_dim]`.
+        """
         divisor = 2 ** (len(self.stages) - len(self.cross_stages))
         h, w = images_b3hw.shape[-2:]
         mask = resize_mask(mask_bhw, (max(1, h // divisor), max(1, w // divisor)))
@@ -229,7 +281,12 @@ class CoaT(nn.Module):
 
 
 def resolve_variant(variant: str | None, **given: Sequence[int] | None) -> list[tuple[int, ...]]:
-    """Fill what is not given from the variant, and check it."""
+    """Fill what is not given from the variant, and check it.
+
+    Raises:
+        ValueError: an unknown variant, a value that is missing, lists that are not of length 4, or channels that the
+            heads do not divide.
+    """
     if variant is not None and variant not in VARIANTS:
         raise ValueError(f"unknown CoaT variant {variant!r}: choose from {', '.join(VARIANTS)}")
     values = dict(VARIANTS[variant]) if variant else {}

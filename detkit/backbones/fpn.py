@@ -14,6 +14,7 @@ DET_STRIDES = (8, 16, 32, 64)
 
 
 def conv(in_channels: int, out_channels: int, size: int) -> nn.Conv2d:
+    """A convolution with a kernel of `size` x `size` (odd) that keeps the resolution, and its initial weights."""
     layer = nn.Conv2d(in_channels, out_channels, size, padding=size // 2)
     nn.init.kaiming_uniform_(layer.weight, a=1)
     nn.init.zeros_(layer.bias)
@@ -78,7 +79,12 @@ class FPN(nn.Module):
         return {f"body.{name}" for name in listed}
 
     def forward(self, images_b3hw: Tensor, mask_bhw: Tensor) -> list[Tensor]:
-        """The five maps, fine to coarse; images of a size divisible by 32, mask True on padding."""
+        """The five maps `[b, out_channels, h / s, w / s]` of stride s = 4, 8, 16, 32 and 64, fine to coarse.
+
+        Args:
+            images_b3hw: normalised images whose sides are multiples of 32; the map of stride 64 is rounded up.
+            mask_bhw: bool, True on padding.
+        """
         found = self.body(images_b3hw, mask_bhw)
         maps = found.features if isinstance(found, DetFeatures) else found[-len(self.lateral) :]
         merged = [lateral(x) for lateral, x in zip(self.lateral, maps, strict=True)]

@@ -40,7 +40,7 @@ class CrossInputs:
 
     @classmethod
     def of(cls, x_bhwc: Tensor, mask_bhw: Tensor, num_tokens: int) -> CrossInputs:
-        """For the patches `x_bhwc`; `mask_bhw` is True on padding, of any size."""
+        """For patches `[b, h, w, c]` and `num_tokens` [DET] tokens; `mask_bhw` is True on padding, of any size."""
         mask = resize_mask(mask_bhw, x_bhwc.shape[1:3])
         bias = F.pad(mask.flatten(1) * MASKED, (0, num_tokens))
         return cls(sine_positions(mask, x_bhwc.shape[-1]), bias[:, None, None])
@@ -66,7 +66,16 @@ class DetAttention(nn.Module):
         return x_btc.view(b, t, parts, self.num_heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
 
     def dets(self, det_bnc: Tensor, patches_btc: Tensor | None, key_bias: Tensor | None) -> Tensor:
-        """[DET] tokens attend to each other and, where given, to all `patches_btc` in the same softmax."""
+        """[DET] tokens attend to each other and, where given, to all `patches_btc` in the same softmax.
+
+        Args:
+            det_bnc: normalised [DET] tokens with their positions added.
+            patches_btc: the same of all patches of the stage, or None.
+            key_bias: [b, 1, 1, t + n], added to the scores (very low on padding), see `CrossInputs`; or None.
+
+        Returns:
+            `[b, n, c]`, without the residual.
+        """
         q, k, v = self.heads(self.qkv(det_bnc), 3)
         if patches_btc is not None:
             c = det_bnc.shape[-1]
@@ -87,6 +96,7 @@ class PatchEmbed(nn.Module):
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, x_bchw: Tensor) -> Tensor:
+        """The patches `[b, ceil(h / patch), ceil(w / patch), c]` of a map, padded with zeros to whole patches."""
         h, w = x_bchw.shape[-2:]
         x = self.proj(F.pad(x_bchw, (0, -w % self.patch, 0, -h % self.patch)))
         return self.norm(x.permute(0, 2, 3, 1))
@@ -122,6 +132,7 @@ class Mlp(nn.Module):
         self.fc2 = Linear(hidden_dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
+        """`[..., dim]` in and out."""
         return self.fc2(self.act(self.fc1(x)))
 
 
@@ -146,7 +157,7 @@ def sine_positions(mask_bhw: Tensor, dim: int, temperature: float = 10000.0) -> 
 
 
 def resize_mask(mask_bhw: Tensor, size: Sequence[int]) -> Tensor:
-    """Nearest-neighbour resize of a bool mask to (h, w)."""
+    """Nearest-neighbour resize of a bool mask `[b, h, w]` to `size` (h, w)."""
     if tuple(mask_bhw.shape[1:]) == tuple(size):
         return mask_bhw
     return F.interpolate(mask_bhw[None].float(), size=tuple(size))[0].bool()

@@ -12,6 +12,7 @@ class LayerNorm2d(nn.LayerNorm):
     """Layer norm over the channels of `[b, c, h, w]`."""
 
     def forward(self, x_bchw: Tensor) -> Tensor:
+        """Normalise each cell over its channels; `[b, c, h, w]` in and out."""
         return super().forward(x_bchw.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
@@ -19,13 +20,14 @@ class SimplePyramid(nn.Module):
     """Each map is made from the last map of a plain transformer alone, without lateral or top-down connections.
 
     Up by deconvolutions, down by max-pooling once and strided convolutions from then on; then a 1 x 1 and a 3 x 3
-    convolution, each with a norm. Where the stride of the input is no power of two, the nearest one counts.
+    convolution, each with a norm. Resolutions are doubled and halved only: where `stride` is no power of two, the maps
+    have the nearest strides that this allows (7, 14, 28 and 56 for patches of 14 pixels).
 
     Args:
         dim: channels of the input.
         out_channels: channels of the maps.
         stride: stride of the input in pixels.
-        strides: strides of the maps.
+        strides: wanted strides of the maps in pixels.
     """
 
     def __init__(self, dim: int, out_channels: int, stride: int, strides: Sequence[int] = (8, 16, 32, 64)):
@@ -47,4 +49,5 @@ class SimplePyramid(nn.Module):
         return nn.Sequential(*layers)
 
     def forward(self, x_bchw: Tensor) -> list[Tensor]:
+        """One map `[b, out_channels, h', w']` for each of `strides`, from the map `[b, dim, h, w]`."""
         return [level(x_bchw) for level in self.levels]

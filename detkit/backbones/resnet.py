@@ -38,6 +38,7 @@ class FrozenBatchNorm2d(nn.Module):
             self.register_buffer(name, torch.full((channels,), start))
 
     def forward(self, x_bchw: Tensor) -> Tensor:
+        """Normalise, scale and shift each channel with the stored values; `[b, c, h, w]` in and out."""
         return F.batch_norm(x_bchw, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
 
 
@@ -55,6 +56,7 @@ class ConvNorm(nn.Sequential):
     """A convolution and a batch norm, by `conv_norm`."""
 
     def forward(self, x_bchw: Tensor) -> Tensor:
+        """The convolution of `[b, c, h, w]`, normalised."""
         return conv_norm(self[0], self[1], x_bchw)
 
 
@@ -79,10 +81,11 @@ class BasicBlock(nn.Module):
         self.downsample = projection(in_channels, channels, stride, norm)
 
     def forward(self, x_bchw: Tensor) -> Tensor:
+        """`[b, in_channels, h, w]` to `[b, channels, ceil(h / stride), ceil(w / stride)]`, after the last ReLU."""
         return F.relu(self.residual_sum(x_bchw), inplace=True)
 
     def residual_sum(self, x_bchw: Tensor) -> Tensor:
-        """The output before the last ReLU."""
+        """The output before the last ReLU; shapes as in `forward`."""
         shortcut = x_bchw if self.downsample is None else self.downsample(x_bchw)
         x = F.relu(conv_norm(self.conv1, self.bn1, x_bchw), inplace=True)
         return conv_norm(self.conv2, self.bn2, x).add_(shortcut)
@@ -114,10 +117,11 @@ class Bottleneck(nn.Module):
         self.downsample = projection(in_channels, out_channels, stride, norm)
 
     def forward(self, x_bchw: Tensor) -> Tensor:
+        """`[b, in_channels, h, w]` to `[b, 4 * channels, ceil(h / stride), ceil(w / stride)]`, after the last ReLU."""
         return F.relu(self.residual_sum(x_bchw), inplace=True)
 
     def residual_sum(self, x_bchw: Tensor) -> Tensor:
-        """The output before the last ReLU."""
+        """The output before the last ReLU; shapes as in `forward`."""
         shortcut = x_bchw if self.downsample is None else self.downsample(x_bchw)
         x = F.relu(conv_norm(self.conv1, self.bn1, x_bchw), inplace=True)
         x = F.relu(conv_norm(self.conv2, self.bn2, x), inplace=True)
@@ -200,6 +204,10 @@ class ResNet(nn.Module):
         return name.endswith("num_batches_tracked") or (name == "conv1.weight" and self.conv1.in_channels != 3)
 
     def forward(self, images: Tensor, mask: Tensor | None = None) -> list[Tensor]:
+        """Five maps `[b, c, ceil(h / s), ceil(w / s)]` of stride s = 2, 4, 8, 16 and 32, with `num_channels` channels.
+
+        The first is the stem before its max-pooling. The padding mask is ignored.
+        """
         x = F.relu(conv_norm(self.conv1, self.bn1, images), inplace=True)
         maps = [x]
         x = F.max_pool2d(x, 3, stride=2, padding=1)

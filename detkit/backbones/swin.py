@@ -53,7 +53,17 @@ def join_windows(windows: Tensor, size: int, height: int, width: int) -> Tensor:
 
 
 def shifted_window_mask(height: int, width: int, size: int, shift: int, device: torch.device) -> Tensor:
-    """Bias `[windows, k, k]` that keeps apart, in a shifted window, what is not adjacent in the image."""
+    """Attention bias of shifted windows, `[windows, k, k]`: `MASKED` between patches that are apart in the image.
+
+    Args:
+        height, width: of the padded map in patches, multiples of `size`.
+        size: side of a window in patches.
+        shift: by how many patches the windows are shifted.
+        device: of the result.
+
+    Returns:
+        The bias, 0 between all other patches of a window.
+    """
 
     def region(length: int) -> Tensor:
         position = torch.arange(length, device=device)
@@ -126,6 +136,18 @@ class Block(nn.Module):
     def forward(
         self, x_bhwc: Tensor, det_bnc: Tensor, det_pos: Tensor, window_mask: Tensor, cross: CrossInputs | None
     ) -> tuple[Tensor, Tensor]:
+        """Attention and feed-forward network for the tokens of both kinds.
+
+        Args:
+            x_bhwc: [PATCH] tokens.
+            det_bnc: [DET] tokens.
+            det_pos: [1, n, pos_dim], det positions.
+            window_mask: [windows, k, k], see `shifted_window_mask`; used where the windows of the block are shifted.
+            cross: given in the stages where [DET] tokens attend to [PATCH] tokens, otherwise None.
+
+        Returns:
+            Both kinds of tokens, in the shapes that they came in.
+        """
         if self.local is not None:
             x_bhwc = x_bhwc + self.local(x_bhwc.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         patches, det = self.norm1(x_bhwc), self.norm1(det_bnc) + self.det_pos_linear(det_pos)
@@ -161,12 +183,14 @@ class PatchMerging(nn.Module):
         self.reduction = Linear(4 * dim, out_dim, bias=False)
 
     def forward(self, x_bhwc: Tensor) -> Tensor:
+        """Join each 2 x 2 patches: `[b, h, w, c]` to `[b, ceil(h / 2), ceil(w / 2), out_dim]`."""
         _, h, w, _ = x_bhwc.shape
         x = F.pad(x_bhwc, (0, 0, 0, w % 2, 0, h % 2))
         x = torch.cat([x[:, 0::2, 0::2], x[:, 1::2, 0::2], x[:, 0::2, 1::2], x[:, 1::2, 1::2]], dim=-1)
         return self.reduction(self.norm(x))
 
     def dets(self, det_bnc: Tensor) -> Tensor:
+        """Give [DET] tokens the channels of the merged patches: `[b, n, c]` to `[b, n, out_dim]`."""
         return self.reduction(self.norm(det_bnc.repeat(1, 1, 4)))
 
 
@@ -194,6 +218,17 @@ class Stage(nn.Module):
     def forward(
         self, x_bhwc: Tensor, det_bnc: Tensor, det_pos: Tensor, cross: CrossInputs | None
     ) -> tuple[Tensor, Tensor]:
+        """Run the blocks of the stage; its merging layer `downsample` is applied outside.
+
+        Args:
+            x_bhwc: [PATCH] tokens.
+            det_bnc: [DET] tokens.
+            det_pos: [1, n, pos_dim], det positions.
+            cross: see `Block.forward`.
+
+        Returns:
+            Both kinds of tokens, in the shapes that they came in.
+        """
         _, h, w, _ = x_bhwc.shape
         size, padded = self.window, (h + -h % self.window, w + -w % self.window)
         window_mask = shifted_window_mask(*padded, size, size // 2, x_bhwc.device).to(x_bhwc.dtype)
@@ -277,6 +312,16 @@ class Swin(nn.Module):
         return {"det_token", "det_pos_embed"}
 
     def forward(self, images_b3hw: Tensor, mask_bhw: Tensor) -> DetFeatures:
+        """The feature maps, fine to coarse, with `num_channels` channels, and the det tokens.
+
+        Args:
+            images_b3hw: normalised images.
+            mask_bhw: bool, True on padding.
+
+        Returns:
+            Maps `[b, c, ceil(h / s), ceil(w / s)]` of stride s = 8, 16, 32 and, with `reduced_map`, 64; det tokens
+            `[b, n, det_channels]`; det positions `[1, n, pos_dim]`.
+        """
         x = self.patch_embed(images_b3hw)
         divisor = 2 ** (len(self.layers) - len(self.cross_stages))
         mask = resize_mask(mask_bhw, (max(1, x.shape[1] // divisor), max(1, x.shape[2] // divisor)))
@@ -297,7 +342,11 @@ class Swin(nn.Module):
 
 
 def resolve_variant(variant: str | None, *given) -> list:
-    """Fill what is not given from the variant."""
+    """Fill what is not given from the variant.
+
+    Raises:
+        ValueError: an unknown variant, or a value that neither it nor the arguments give.
+    """
     names = ("embed_dim", "depths", "num_heads", "drop_path")
     if variant is not None and variant not in VARIANTS:
         raise ValueError(f"unknown Swin variant {variant!r}: choose from {', '.join(VARIANTS)}")

@@ -104,11 +104,21 @@ def rotate(attn: nn.Module, x_bmtd: Tensor, rope: Tensor, prefix: int) -> Tensor
 
 
 def attention_dropout(attn: nn.Module) -> float:
+    """The dropout rate of the attention weights: that of the layer in training, 0 in eval mode."""
     return attn.attn_drop.p if attn.training else 0.0
 
 
 def finish(block: nn.Module, x_btc: Tensor, attended_bmtd: Tensor) -> Tensor:
-    """The rest of a block after attention: both residual sums and the feed-forward network."""
+    """The rest of a block after attention: both residual sums and the feed-forward network.
+
+    Args:
+        block: of the body.
+        x_btc: the tokens that came into the block.
+        attended_bmtd: what the attention gave, before its output projection.
+
+    Returns:
+        The tokens `[b, t, c]` after the block.
+    """
     attn = block.attn
     out = attn.proj_drop(attn.proj(attn.norm(attended_bmtd.transpose(1, 2).flatten(2))))
     x = _add(block, x_btc, out, 1)

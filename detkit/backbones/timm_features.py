@@ -107,6 +107,16 @@ class TimmFeatures(nn.Module):
         return {"det_token", "det_pos_embed"}
 
     def forward(self, images_b3hw: Tensor, mask_bhw: Tensor) -> DetFeatures:
+        """The maps of the timm model, fine to coarse, one more of half the last resolution, and the learned det tokens.
+
+        Args:
+            images_b3hw: normalised images; they are padded with zeros to whole cells of the coarsest map.
+            mask_bhw: not used.
+
+        Returns:
+            Maps `[b, c, ceil(h / s), ceil(w / s)]` of stride s = 8, 16, 32 and 64 (by default), with `num_channels`
+            channels; det tokens `[b, n, pos_dim]`, the same for each image; det positions `[1, n, pos_dim]`.
+        """
         h, w = images_b3hw.shape[-2:]
         unit = self.strides[-1]
         features = self.body(F.pad(images_b3hw, (0, -w % unit, 0, -h % unit)))
@@ -126,7 +136,11 @@ def create_features(model: str, **arguments: Any) -> nn.Module:
 
 
 def indices_of_strides(model: str, arguments: Mapping[str, Any]) -> list[int]:
-    """Numbers of the maps of stride 8, 16 and 32; of several with one stride the last."""
+    """Numbers of the maps of stride 8, 16 and 32, as timm counts them; of several with one stride the last.
+
+    Raises:
+        ValueError: the model has no map of one of these strides.
+    """
     info = create_features(model, **arguments).feature_info
     last = {stride["reduction"]: i for i, stride in enumerate(info.info)}
     if missing := [stride for stride in STRIDES if stride not in last]:

@@ -47,7 +47,17 @@ class Grid:
 
 
 def window_attention(q: Tensor, k: Tensor, v: Tensor, grid: Grid, size: int, dropout: float) -> Tensor:
-    """Patches attend to the patches of their window and to the prefix tokens, prefix tokens to everything."""
+    """Patches attend to the patches of their window and to the prefix tokens, prefix tokens to everything.
+
+    Args:
+        q, k, v: `[b, m, t, d]` of the body's tokens.
+        grid: how the tokens are arranged; its sides are multiples of `size`.
+        size: side of a window in patches.
+        dropout: rate at which attention weights are dropped.
+
+    Returns:
+        `[b, m, t, d]`.
+    """
     count = grid.height * grid.width // size**2
 
     def keys(x_bmtd: Tensor) -> Tensor:
@@ -129,6 +139,16 @@ class ViT(nn.Module):
         return {"det_token", "det_pos_embed", *(f"body.{name}" for name in self.body.no_weight_decay())}
 
     def forward(self, images_b3hw: Tensor, mask_bhw: Tensor) -> DetFeatures:
+        """Four feature maps, fine to coarse, with `out_channels` channels, and the det tokens.
+
+        Args:
+            images_b3hw: normalised images.
+            mask_bhw: bool, True on padding.
+
+        Returns:
+            Maps `[b, out_channels, h', w']`, made from the last map of `encode`; det tokens `[b, n, c]`; det positions
+            `[1, n, pos_dim]`.
+        """
         x_bchw, det = self.encode(images_b3hw, mask_bhw)
         return DetFeatures(self.pyramid(x_bchw), det, self.det_pos_embed)
 
@@ -182,7 +202,11 @@ class ViT(nn.Module):
 
 
 def check_blocks(name: str, given: Sequence[int] | None, default: Sequence[int], depth: int) -> tuple[int, ...]:
-    """The given block numbers or else the default ones."""
+    """The given block numbers or else the default ones.
+
+    Raises:
+        ValueError: a given number is not in 0 .. `depth` - 1; the message begins with `name`.
+    """
     if bad := [i for i in given or () if i not in range(depth)]:
         raise ValueError(f"{name} {bad} do not exist: there are blocks 0 to {depth - 1}")
     return tuple(default if given is None else given)

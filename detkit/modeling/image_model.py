@@ -34,9 +34,15 @@ class ImageModel(Model):
         """One `Detections` for each image, best first, in pixels of images of (h, w) `original_sizes`."""
 
     def batch_losses(self, batch: Batch) -> dict[str, Tensor]:
+        """Normalise the images of a batch and return the weighted loss terms, each a scalar tensor; see `losses`."""
         return self.losses(self.normalize(batch.images), batch.annotations, batch.num_objects)
 
     def batch_predictions(self, batch: Batch) -> list[Detections]:
+        """Normalise the images of a batch and detect in each of them.
+
+        Detections are in pixels of the image as stored (`original_size` of its annotations) or, where that is None, of
+        the unpadded image in the batch.
+        """
         sizes = [a.original_size or s for a, s in zip(batch.annotations, batch.images.sizes, strict=True)]
         return self.detect(self.normalize(batch.images), sizes)
 

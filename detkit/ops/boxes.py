@@ -7,22 +7,25 @@ from torch import Tensor
 
 
 def cxcywh_to_xyxy(boxes: Tensor) -> Tensor:
+    """`[..., 4]` centre x, centre y, width, height to `[..., 4]` x1 y1 x2 y2, in the same unit."""
     centre, half = boxes[..., :2], boxes[..., 2:] / 2
     return torch.cat([centre - half, centre + half], dim=-1)
 
 
 def xyxy_to_cxcywh(boxes: Tensor) -> Tensor:
+    """`[..., 4]` x1 y1 x2 y2 to `[..., 4]` centre x, centre y, width, height, in the same unit."""
     low, high = boxes[..., :2], boxes[..., 2:]
     return torch.cat([(low + high) / 2, high - low], dim=-1)
 
 
 def box_area(boxes_xyxy: Tensor) -> Tensor:
+    """The areas `[...]` of boxes `[..., 4]`, in the square of their unit; 0 where x2 < x1 or y2 < y1."""
     size = (boxes_xyxy[..., 2:] - boxes_xyxy[..., :2]).clamp(min=0)
     return size[..., 0] * size[..., 1]
 
 
 def iou_and_union(a_xyxy: Tensor, b_xyxy: Tensor) -> tuple[Tensor, Tensor]:
-    """Intersection over union, and the union area, of boxes whose leading dimensions broadcast."""
+    """Intersection over union in 0..1 and area of the union of boxes `[..., 4]` whose leading dimensions broadcast."""
     low = torch.maximum(a_xyxy[..., :2], b_xyxy[..., :2])
     high = torch.minimum(a_xyxy[..., 2:], b_xyxy[..., 2:])
     overlap = (high - low).clamp(min=0)
@@ -32,12 +35,12 @@ def iou_and_union(a_xyxy: Tensor, b_xyxy: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def box_iou(a_xyxy: Tensor, b_xyxy: Tensor) -> Tensor:
-    """Intersection over union in 0..1 of boxes whose leading dimensions broadcast; 0 where both are empty."""
+    """Intersection over union in 0..1 of boxes `[..., 4]` whose leading dimensions broadcast; 0 for two empty boxes."""
     return iou_and_union(a_xyxy, b_xyxy)[0]
 
 
 def generalized_iou(a_xyxy: Tensor, b_xyxy: Tensor) -> Tensor:
-    """Generalised IoU in -1..1 (arXiv 1902.09630) of boxes whose leading dimensions broadcast.
+    """Generalised IoU in -1..1 (arXiv 1902.09630) of boxes `[..., 4]` whose leading dimensions broadcast.
 
     Empty boxes give finite values and never raise, unlike implementations that assert on them.
     """

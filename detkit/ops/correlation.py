@@ -17,7 +17,7 @@ from torch import Tensor
 
 
 def normalize_features(x_bchw: Tensor, eps: float = 1e-6) -> Tensor:
-    """Divide by the norm over the channels, `sqrt(sum(x^2) + eps)`."""
+    """Divide each feature of `[b, c, h, w]` by its norm over the channels, `sqrt(sum(x^2) + eps)`."""
     return x_bchw / (x_bchw.square().sum(1, keepdim=True) + eps).sqrt()
 
 
@@ -164,7 +164,7 @@ def position_map(flow_b2hw: Tensor, target_size: tuple[int, int], source_size: t
 
 
 def warp(image_bchw: Tensor, map_b2hw: Tensor) -> Tensor:
-    """Rearrange an image by a `position_map`.
+    """Rearrange an image `[b, c, h, w]` by a `position_map` `[b, 2, h', w']`: `[b, c, h', w']`.
 
     Each pixel of the result is sampled, bilinear, at the place that the map gives for it; 0 outside of the image.
     """

@@ -43,6 +43,7 @@ class Linear(nn.Linear):
     """`torch.nn.Linear` by `linear`."""
 
     def forward(self, x: Tensor) -> Tensor:
+        """`[..., in_features]` to `[..., out_features]`."""
         return linear(x, self.weight, self.bias)
 
 

@@ -149,6 +149,7 @@ def solo_key(official: str) -> str:
 
 
 def rename(official: str, names: Iterable[tuple[str, str | Callable]]) -> str:
+    """The key with its start replaced by the first (pattern, replacement) of `names` that fits, otherwise unchanged."""
     for pattern, name in names:
         own, found = re.subn(f"^{pattern}", name, official)
         if found:

@@ -61,7 +61,7 @@ def with_coordinates(x_bchw: Tensor) -> Tensor:
 
 
 def resize(x_bchw: Tensor, size: Sequence[int]) -> Tensor:
-    """Bilinear, to (h, w)."""
+    """Resize maps `[b, c, h, w]` to `size` (h, w), bilinear."""
     return F.interpolate(x_bchw, size=tuple(size), mode="bilinear", align_corners=False)
 
 
@@ -95,7 +95,11 @@ class InstanceHead(nn.Module):
         self.kernel = prediction(channels, kernel_channels)
 
     def forward(self, pyramid: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        """Class logits and filters of each level, from maps of stride 4, 8, 16, 32 and 64."""
+        """Class logits `[b, k, side, side]` and filters `[b, d, side, side]` of each level.
+
+        Args:
+            pyramid: maps `[b, in_channels, h', w']` of stride 4, 8, 16, 32 and 64.
+        """
         category, kernels = [], []
         for x, side in zip(self.five_maps(pyramid), self.sides, strict=True):
             x = resize(with_coordinates(x), (side, side))
@@ -127,7 +131,10 @@ class MaskHead(nn.Module):
         return self.output(sum(self.branch(level, pyramid[level]) for level in range(4)))
 
     def branch(self, level: int, x_bchw: Tensor) -> Tensor:
-        """Bring one map to stride 4: convolutions, each followed by doubling; the coarsest map gets its coordinates."""
+        """Bring the map of a level to stride 4, with `channels` channels.
+
+        Each convolution but that of level 0 is followed by a doubling; the coarsest map gets its coordinates first.
+        """
         x = with_coordinates(x_bchw) if level == 3 else x_bchw
         for conv in self.branches[level]:
             x = conv(x)

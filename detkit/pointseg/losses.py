@@ -94,6 +94,7 @@ class SoloCriterion:
         return {name: loss * share for name, loss in losses.items()}
 
     def class_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """The focal loss summed over all cells and classes, a scalar; see `focal_loss_sum` for the shapes."""
         return focal_loss_sum(logits, labels, alpha=self.alpha, gamma=self.gamma)
 
     def mask_distances(self, outputs: SoloOutputs, objects: Objects, targets: GridTargets) -> Tensor:

@@ -121,6 +121,15 @@ class SOLOv2(PromptedModel):
         return self.criterion(self.forward_heads(images), annotations, self.grids, num_objects)
 
     def detect(self, images: ImageBatch, original_sizes: Sequence[tuple[int, int]]) -> list[Detections]:
+        """The objects of all cells and classes that pass the thresholds and the suppression of `postprocess`.
+
+        Args:
+            images: normalised and padded.
+            original_sizes: (h, w) of the images, in whose pixels the detections are.
+
+        Returns:
+            The detections of each image, best first.
+        """
         return self.detections(self.forward_heads(images), images.sizes, original_sizes)
 
     def detections(
@@ -135,9 +144,10 @@ class SOLOv2(PromptedModel):
         """The detections of a batch of outputs, with or without a prompt.
 
         Args:
+            outputs: of `forward_heads`.
             sizes: (h, w) of the unpadded inputs of the network.
-            original_sizes: (h, w) of the images to which the detections refer.
-            prompt: see `predict`.
+            original_sizes: (h, w) of the images, in whose pixels the detections are.
+            prompt: "none", "point", "point_with_size" or "class", see `predict`.
             prompts: the prompted objects of each image, in pixels of the unpadded inputs; None with "none".
         """
         probabilities = peaks(outputs) if prompt in ("none", "class") else [None] * len(sizes)
@@ -168,7 +178,7 @@ class SOLOv2(PromptedModel):
         return class_candidates(prob_kp, prompted, self.grids, image.frame, threshold)
 
     def strides(self) -> Tensor:
-        """The stride of the level of each cell, `[p]`."""
+        """The stride in pixels of the level of each cell, `[p]`."""
         counts = torch.tensor(self.grids.level_sizes, device=self.device)
         return torch.tensor(STRIDES, device=self.device).repeat_interleave(counts)
 

@@ -45,7 +45,7 @@ class Memory:
 
 
 def inverse_sigmoid(x: Tensor, eps: float = 1e-5) -> Tensor:
-    """logit(x) in float32, kept finite at 0 and 1."""
+    """logit(x) of values in 0..1, in float32; between logit(eps) and logit(1 - eps), so finite at 0 and 1."""
     x = x.float().clamp(0, 1)
     return torch.log(x.clamp(min=eps) / (1 - x).clamp(min=eps))
 
@@ -91,7 +91,14 @@ class DeformableAttention(nn.Module):
             nn.init.zeros_(layer.bias)
 
     def forward(self, query_bqc: Tensor, references_bql: Tensor, memory: Memory) -> Tensor:
-        """`references_bql`: `[b, q, l, 2]` points or `[b, q, l, 4]` boxes (cxcywh), relative to the padded maps."""
+        """What each query gathers from the places that it samples, `[b, q, c]`.
+
+        Args:
+            query_bqc: the queries with their positions added.
+            references_bql: `[b, q, l, 2]` points or `[b, q, l, 4]` boxes (cxcywh), relative to the padded maps. Offsets
+                from a point are in cells of the level, those from a box in 1 / (2 * points) of its width and height.
+            memory: the maps.
+        """
         b, q, _ = query_bqc.shape
         offsets = self.sampling_offsets(query_bqc).float()
         offsets = offsets.view(b, q, self.heads, self.levels, self.points, 2)
@@ -127,6 +134,14 @@ class DecoderLayer(nn.Module):
         nn.init.xavier_uniform_(self.self_attn.out_proj.weight)
 
     def forward(self, det_bqc: Tensor, det_pos: Tensor, references: Tensor, memory: Memory) -> Tensor:
+        """The refined det tokens, `[b, q, c]`.
+
+        Args:
+            det_bqc: [DET] tokens.
+            det_pos: position embeddings, `[1, q, c]` or `[b, q, c]`; added to queries and keys, not to values.
+            references: where the deformable attention looks, see `DeformableAttention.forward`.
+            memory: the maps.
+        """
         query = det_bqc + det_pos
         attended = self.self_attn(query, query, det_bqc, need_weights=False)[0]
         det = self.norm2(det_bqc + self.dropout(attended))
@@ -147,6 +162,7 @@ class HeadMlp(nn.Module):
         nn.init.zeros_(self.layers[-1].bias)
 
     def forward(self, x: Tensor) -> Tensor:
+        """`[..., dim]` to `[..., out_dim]`."""
         for layer in self.layers[:-1]:
             x = F.relu(layer(x))
         return self.layers[-1](x)

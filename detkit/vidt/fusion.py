@@ -23,6 +23,7 @@ class ResidualBottleneck(nn.Module):
         self.conv3 = nn.Conv2d(BOTTLENECK, dim, 1)
 
     def forward(self, x_bchw: Tensor) -> Tensor:
+        """`[b, dim, h, w]` in and out."""
         hidden = F.relu(self.conv1(F.relu(x_bchw)))
         return x_bchw + self.conv3(F.relu(self.conv2(hidden)))
 

@@ -237,6 +237,12 @@ class ViDT(PromptedModel):
         return postprocess(stages, original_sizes, self.label_map, self.top_k)
 
     def detect(self, images: ImageBatch, original_sizes: Sequence[tuple[int, int]]) -> list[Detections]:
+        """The `top_k` best pairs of query and class in the last stage, best first; see `detkit.vidt.postprocess`.
+
+        Args:
+            images: normalised and padded.
+            original_sizes: (h, w) of the images, in whose pixels the detections are.
+        """
         return self.postprocess(self.forward_last(images), original_sizes)
 
     def detect_prompted(

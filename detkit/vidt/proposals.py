@@ -57,6 +57,7 @@ class ProposalHead(nn.Module):
         nn.init.constant_(self.class_embed.bias, -math.log((1 - 0.01) / 0.01))
 
     def forward(self, memory: Memory) -> DensePredictions:
+        """A class and a box for every position; boxes start from an anchor of 4 x 4 cells, see `grid_anchors`."""
         anchors = grid_anchors(memory).expand(len(memory.features), -1, -1)
         hidden = self.norm(memory.features)
         boxes = (self.bbox_embed(hidden).float() + inverse_sigmoid(anchors)).sigmoid()
@@ -67,9 +68,15 @@ class ProposalHead(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Choose a proposal for each det token.
 
+        Args:
+            dense: the predictions of `forward`.
+            memory: the maps that they were made from.
+            det_bnc: [DET] tokens.
+            det_pos: [1, n, c], their position embeddings.
+
         Returns:
-            The det tokens `[b, n, c]` with the features of their proposals added, their positions with the embedded
-            boxes added, and the boxes `[b, n, 4]` as first references.
+            The det tokens `[b, n, c]` with the features of their proposals added, their positions `[b, n, c]` with the
+            embedded boxes added, and the boxes `[b, n, 4]` (cxcywh, 0..1) as first references.
         """
         best = best_distinct(dense, det_bnc.shape[1])
         references = gather_rows(dense.boxes.detach(), best)

@@ -63,7 +63,11 @@ class ViDTWithoutNeck(ImageModel):
         return self.backbone.num_tokens
 
     def forward_stages(self, images: ImageBatch) -> Stages:
-        """The predictions of the only stage. The logits belong to a softmax, whose last output is "no object"."""
+        """The predictions of the only stage for normalised images.
+
+        The logits are `[1, b, n, k + 1]`. Their softmax gives the probabilities of the k classes and, last, of "no
+        object".
+        """
         found = self.backbone(images.images, images.mask)
         det = self.input_proj(found.det.transpose(1, 2)).transpose(1, 2)
         if self.training:  # the last map is not used, but distributed training wants a gradient for every parameter
@@ -81,7 +85,10 @@ class ViDTWithoutNeck(ImageModel):
             return softmax_losses(predicted, pad_targets(annotations, images.sizes, stages.boxes.device), num_objects)
 
     def postprocess(self, stages: Stages, original_sizes: Sequence[tuple[int, int]]) -> list[Detections]:
-        """One detection for each det token, by its best class other than "no object"; highest scores first."""
+        """One detection for each det token, by its best class other than "no object"; highest scores first.
+
+        Boxes are in pixels of images of (h, w) `original_sizes`; they may reach beyond the image.
+        """
         scores, labels = stages.logits[-1].float().softmax(-1)[..., :-1].max(-1)
         scores, order = scores.sort(dim=1, descending=True)
         scale = stages.boxes.new_tensor([(w, h, w, h) for h, w in original_sizes])
@@ -91,6 +98,12 @@ class ViDTWithoutNeck(ImageModel):
         return [Detections(*image, label_map=self.label_map) for image in images]
 
     def detect(self, images: ImageBatch, original_sizes: Sequence[tuple[int, int]]) -> list[Detections]:
+        """One detection for each det token, best first; see `postprocess`.
+
+        Args:
+            images: normalised and padded.
+            original_sizes: (h, w) of the images, in whose pixels the detections are.
+        """
         return self.postprocess(self.forward_stages(images), original_sizes)
 
 
@@ -109,7 +122,7 @@ class SoftmaxPredictions:
 
     @torch.no_grad()
     def match(self, targets: Targets) -> Assignment:
-        """The cheapest one-to-one assignment by class probability, L1 distance and GIoU."""
+        """The one-to-one assignment of det tokens and objects at the lowest cost (class probability, L1 and GIoU)."""
         labels = targets.labels[:, None].expand(-1, self.boxes.shape[1], -1)
         cost_class = -self.logits.softmax(-1).gather(-1, labels)
         predicted, wanted = self.boxes[:, :, None], targets.boxes[:, None]

@@ -47,6 +47,7 @@ class RoughEvaluationView(EvaluationView):
         super().__init__(dataset.by_image(), resize, skip_broken=skip_broken)
 
     def resized(self, image: Tensor, annotations: RoughMasks) -> tuple[Tensor, RoughMasks]:
+        """The sample as it is: the model crops and resizes the image around each rough mask itself."""
         return image, annotations
 
 
@@ -205,7 +206,7 @@ class RefineCrops(ImageDataset):
             raise ValueError(f"rough mask of {where}: {error}") from error
 
     def random_crop(self, image: Tensor, known: RoughMasks, rng: np.random.Generator) -> tuple[Crop, Origin]:
-        """The last training transform: a random crop around the rough mask."""
+        """The last training transform: a random crop of `size` x `size` pixels around the sample's only rough mask."""
         draw = CropDraw.random(rng, max_box=self.max_box, pixels=self.scales)
         label = self.label_map.category_ids.index(int(known.category_ids[0]))
         crop = training_crop(image, known.rough[0], known.true[0], label, draw, size=self.size)

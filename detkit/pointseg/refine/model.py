@@ -57,21 +57,26 @@ class MaskRefiner(Model):
 
     @property
     def num_classes(self) -> int:
+        """How many classes the network knows; labels are 0 .. `num_classes` - 1."""
         return self.network.num_classes
 
     def synchronize_norms(self) -> None:
-        """See `MaskRefineNet.synchronize_norms`."""
+        """Let batch norms use the statistics of all processes, see `MaskRefineNet.synchronize_norms`."""
         self.network.synchronize_norms()
 
     def batch_predictions(self, batch: RoughBatch) -> list[Tensor]:
-        """The refined masks of each image, `[n, h, w]` bool."""
+        """The refined masks of each image, `[n, h, w]` bool, one for each of its rough masks; h, w as in the image.
+
+        Raises:
+            ValueError: category ids that the model does not know.
+        """
         return [
             self.refine(image, known.rough, known.points, self.labels_of(known.category_ids))
             for image, known in zip(batch.images, batch.annotations, strict=True)
         ]
 
     def batch_losses(self, batch: CropBatch) -> dict[str, Tensor]:
-        """The dice loss, scaled by the share of the batch in `num_objects` crops, so that micro-batches add up.
+        """The dice loss, a scalar; weighted by the batch's share of `num_objects` crops, so that micro-batches add up.
 
         Raises:
             ValueError: a single crop, or crops of another size than the model refines.

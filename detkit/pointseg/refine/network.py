@@ -31,10 +31,18 @@ class ConvNormReLU(nn.Sequential):
     """A convolution, a batch norm and a ReLU; convolution and norm are fused at inference by `conv_norm`."""
 
     def forward(self, x_bchw: Tensor) -> Tensor:
+        """`[b, in_channels, h, w]` to `[b, out_channels, h', w']`."""
         return self[2](conv_norm(self[0], self[1], x_bchw))
 
 
 def conv_bn_relu(in_channels: int, out_channels: int, size: int, dilation: int = 1, stride: int = 1) -> nn.Sequential:
+    """A convolution without bias, a batch norm and a ReLU; with stride 1 the resolution stays.
+
+    Args:
+        in_channels, out_channels: of the convolution.
+        size: side of its kernel, odd.
+        dilation, stride: of the convolution.
+    """
     padding = dilation * (size // 2)
     conv = nn.Conv2d(in_channels, out_channels, size, stride, padding, dilation, bias=False)
     return ConvNormReLU(conv, nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True))
@@ -51,6 +59,7 @@ class PyramidPooling(nn.Module):
         self.project = conv_bn_relu((2 + len(DILATIONS)) * channels, channels, 1)
 
     def forward(self, x_bchw: Tensor) -> Tensor:
+        """`[b, in_channels, h, w]` to `[b, channels, h, w]`."""
         pooled = self.pooled(x_bchw.mean((2, 3), keepdim=True)).expand(-1, -1, *x_bchw.shape[2:])
         branches = [pooled, self.point(x_bchw), *(branch(x_bchw) for branch in self.dilated)]
         return self.project(torch.cat(branches, dim=1))
@@ -65,6 +74,7 @@ class DecoderStage(nn.Module):
         self.mix = conv_bn_relu(channels, out_channels, 3)
 
     def forward(self, x_bchw: Tensor, skip: Tensor) -> Tensor:
+        """`[b, in_channels, h', w']` and the finer `skip` `[b, skip_channels, h, w]` to `[b, out_channels, h, w]`."""
         return self.mix(self.reduce(torch.cat([resize(x_bchw, skip.shape[2:]), skip], dim=1)))
 
 
@@ -81,6 +91,7 @@ class PlainEncoder(nn.Module):
         )
 
     def forward(self, x_bchw: Tensor) -> list[Tensor]:
+        """Five maps `[b, c, ceil(h / s), ceil(w / s)]` of stride s = 2 to 32, with `num_channels` channels."""
         maps = []
         for stage in self.stages:
             x_bchw = stage(x_bchw)
@@ -107,6 +118,7 @@ class TimmEncoder(nn.Module):
         self.num_channels = tuple(self.model.feature_info.channels())
 
     def forward(self, x_bchw: Tensor) -> Sequence[Tensor]:
+        """Five maps `[b, c, h / s, w / s]` of stride s = 2, 4, 8, 16 and 32, with `num_channels` channels."""
         return self.model(x_bchw)
 
 
@@ -163,6 +175,7 @@ class MaskRefineNet(nn.Module):
         nn.init.normal_(self.head.weight, std=0.001)
 
     def forward(self, x_bchw: Tensor) -> Tensor:
+        """Logits `[b, 2, h, w]` of background and foreground, from `[b, input_channels(num_classes), h, w]`."""
         return resize(self.head(self.features(x_bchw)[-1]), x_bchw.shape[2:])
 
     def synchronize_norms(self) -> None:
@@ -174,7 +187,7 @@ class MaskRefineNet(nn.Module):
             setattr(self, name, convert(part))
 
     def features(self, x_bchw: Tensor) -> list[Any]:
-        """The maps after each part: five of the encoder, the pooling, four of the decoder."""
+        """The maps `[b, c, h', w']` after each part: five of the encoder, the pooling, four of the decoder."""
         maps = list(self.encoder(x_bchw))
         x = self.pooling(maps[-1])
         outputs = [*maps, x]

@@ -53,12 +53,15 @@ def pad_targets(annotations: Sequence[Annotations], sizes: Sequence[tuple[int, i
 
 
 def gather_matched(x_sbqc: Tensor, assignment: Assignment) -> Tensor:
-    """The predictions of the matched pairs, in float32."""
+    """The predictions of the matched pairs of all stages, `[s * m, c]` in float32."""
     return x_sbqc[assignment.stage, assignment.image, assignment.query].float()
 
 
 def sum_stages(values_m: Tensor, stages: Stages) -> Tensor:
-    """The sum over the matched pairs of each stage, `[s]`; all stages have equally many pairs, in order."""
+    """The sum over the matched pairs of each stage, `[s]`, of values `[s * m]`.
+
+    All stages have equally many pairs, and their values follow each other in the order of the stages.
+    """
     return values_m.view(len(stages.boxes), -1).sum(1)
 
 
@@ -154,7 +157,7 @@ class SetCriterion:
         return terms
 
     def dense_losses(self, dense: DensePredictions | None, targets: Targets, num_objects: Tensor) -> dict[str, Tensor]:
-        """The terms of dense predictions."""
+        """The weighted terms of a proposal head's dense predictions, each a scalar; no terms where there are none."""
         if dense is None:
             return {}
         stage = Stages(dense.logits[None], dense.boxes[None])
@@ -169,6 +172,7 @@ class SetCriterion:
         return dict(class_cost=self.class_weight, box_cost=self.box_weight, giou_cost=self.giou_weight)
 
     def match(self, stages: Stages, targets: Targets) -> Assignment:
+        """The one-to-one assignment of queries and objects at the lowest cost in every stage (Hungarian matching)."""
         return hungarian_assignment(matching_cost(stages.logits, stages.boxes, targets, **self.costs), targets.counts)
 
     def class_loss(self, stages: Stages, targets: Targets, assignment: Assignment) -> Tensor:
@@ -201,7 +205,7 @@ class SetCriterion:
         assignment: Assignment,
         num_objects: Tensor | None,
     ) -> dict[str, Tensor]:
-        """Weighted mean L1 distance of the mask vectors of each stage."""
+        """Weighted mean L1 distance of the mask vectors, a scalar for each stage; empty where there are no vectors."""
         if stages.vectors is None:
             return {}
         wanted = masks_to_vectors(annotations, sizes, stages.vectors.shape[-1])[assignment.image, assignment.target]
@@ -216,7 +220,16 @@ class SetCriterion:
         sizes: Sequence[tuple[int, int]],
         num_objects: Tensor,
     ) -> dict[str, Tensor]:
-        """Weighted focal loss, averaged over the positions of a level, and Dice loss of token labels."""
+        """Weighted focal and Dice loss of token labels, both summed over the levels and divided by `num_objects`.
+
+        The focal loss of a level is averaged over its positions. There are no terms where there are no token logits.
+
+        Args:
+            token_logits: [b, h, w, k] of each level.
+            annotations: objects with masks.
+            sizes: (h, w) of the unpadded images.
+            num_objects: what the terms are divided by.
+        """
         if token_logits is None:
             return {}
         frame = max(h for h, _ in sizes), max(w for _, w in sizes)
