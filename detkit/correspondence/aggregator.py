@@ -23,6 +23,7 @@ class Attention(nn.Module):
         self.proj = Linear(dim, dim)
 
     def forward(self, x_nd: Tensor) -> Tensor:
+        """Mix the tokens of each sequence; `[..., n, d]` in and out."""
         qkv = self.qkv(x_nd).unflatten(-1, (3, self.heads, -1))
         q, k, v = (part.transpose(-3, -2).flatten(0, -4) for part in qkv.unbind(-3))
         mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
@@ -38,6 +39,7 @@ class Residual(nn.Module):
         self.part = part
 
     def forward(self, x: Tensor) -> Tensor:
+        """`[..., d]` in and out."""
         return x + self.part(self.norm(x))
 
 
@@ -57,6 +59,7 @@ class AggregatorBlock(nn.Module):
         self.mlp = Residual(dim, Mlp(dim, hidden_dim))
 
     def forward(self, x_blnd: Tensor) -> Tensor:
+        """Tokens `[b, l, n, d]` in and out."""
         x_blnd = self.across_cells(x_blnd)
         if self.across_levels is not None:
             x_blnd = self.level_mlp(x_blnd)

@@ -19,7 +19,7 @@ from detkit.registry import register
 
 
 def resize_maps(maps: list[Tensor], grid: int) -> list[Tensor]:
-    """Resize maps of any resolution to a square grid, bilinear; the corner cells stay at the corners."""
+    """Resize maps to `[b, c, grid, grid]`, bilinear; the corner cells stay at the corners."""
     return [F.interpolate(x, size=(grid, grid), mode="bilinear", align_corners=True) for x in maps]
 
 
@@ -56,6 +56,11 @@ class CATs(Matcher):
         )
 
     def correlation(self, source_b3hw: Tensor, target_b3hw: Tensor) -> Tensor:
+        """The correlations of all levels, refined by the transformer and averaged: `[b, s, t]`.
+
+        Args:
+            source_b3hw, target_b3hw: normalised squares of `side` pixels.
+        """
         sources, targets = self.features(source_b3hw, target_b3hw)
         corr = self.raw_correlation(sources, targets)
         return self.aggregator(corr, self.embed(sources), self.embed(targets))

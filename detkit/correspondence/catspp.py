@@ -47,6 +47,11 @@ class CATsPlusPlus(Matcher):
         self.aggregator = PyramidAggregator(self.levels, [channels for channels, _ in stages], **options)
 
     def correlation(self, source_b3hw: Tensor, target_b3hw: Tensor) -> Tensor:
+        """The correlations of all blocks, refined stage by stage from coarse to fine: `[b, s, t]` on the finest grid.
+
+        Args:
+            source_b3hw, target_b3hw: normalised squares of `side` pixels.
+        """
         maps = self.backbone(torch.cat([source_b3hw, target_b3hw]))
         correlations, sources, targets = [], [], []
         for levels in self.levels:

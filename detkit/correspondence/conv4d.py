@@ -13,12 +13,12 @@ Size4 = tuple[int, int, int, int]  # target height and width, source height and 
 
 
 def swap_planes(x: Tensor) -> Tensor:
-    """Exchange target and source."""
+    """Exchange target and source: `[b, c, ht, wt, hs, ws]` to `[b, c, hs, ws, ht, wt]`."""
     return x.permute(0, 1, 4, 5, 2, 3)
 
 
 def upsample(x: Tensor, size: int) -> Tensor:
-    """Resize both planes to `size` x `size`, bilinear; corner cells stay at the corners."""
+    """Resize both planes to `size` x `size` cells, bilinear; corner cells stay at the corners."""
     for _ in range(2):
         x = swap_planes(_resize_source(x, size))
     return x
@@ -44,29 +44,33 @@ class Conv4d(nn.Module):
         self.source = nn.Conv2d(in_channels, out_channels, kernel[2:], stride[2:], padding[2:])
 
     def forward(self, x: Tensor) -> Tensor:
+        """`[b, in_channels, ht, wt, hs, ws]` to `[b, out_channels, ...]`; each side becomes ceil(side / stride)."""
         over_target = convolve_target(pool_source(x, self.stride[2:]), self.target)
         return over_target + convolve_source(pool_target(x, self.stride[:2]), self.source)
 
 
 def convolve_source(x: Tensor, conv: nn.Module) -> Tensor:
-    """A 2-D convolution over the source planes of all target cells."""
+    """A 2-D convolution over the source planes of all target cells; `[b, c, ht, wt, hs, ws]` in and out.
+
+    `conv` is any module for maps `[n, c, h, w]`.
+    """
     b, _, ht, wt, _, _ = x.shape
     planes = conv(x.flatten(2, 3).transpose(1, 2).flatten(0, 1))
     return planes.unflatten(0, (b, ht, wt)).permute(0, 3, 1, 2, 4, 5)
 
 
 def convolve_target(x: Tensor, conv: nn.Module) -> Tensor:
-    """A 2-D convolution over the target planes of all source cells."""
+    """A 2-D convolution over the target planes of all source cells; `[b, c, ht, wt, hs, ws]` in and out."""
     return swap_planes(convolve_source(swap_planes(x), conv))
 
 
 def pool_source(x: Tensor, stride: tuple[int, ...]) -> Tensor:
-    """Max-pool the source plane by a stride; smaller windows at the ends count too."""
+    """Max-pool the source plane by (vertical, horizontal) strides; `hs` and `ws` become ceil(side / stride)."""
     return pool_axis(pool_axis(x, 4, stride[0]), 5, stride[1])
 
 
 def pool_target(x: Tensor, stride: tuple[int, ...]) -> Tensor:
-    """Max-pool the target plane by a stride."""
+    """Max-pool the target plane by (vertical, horizontal) strides; `ht` and `wt` become ceil(side / stride)."""
     return pool_axis(pool_axis(x, 2, stride[0]), 3, stride[1])
 
 
@@ -88,6 +92,7 @@ class NormConv4d(nn.Module):
         self.norm = nn.GroupNorm(1, out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
+        """The convolution, normalised; shapes as in `Conv4d.forward`."""
         return self.norm(self.conv(x))
 
 
@@ -100,4 +105,5 @@ class MlpConv4d(nn.Module):
         self.conv2 = Conv4d(hidden, channels, kernel)
 
     def forward(self, x: Tensor) -> Tensor:
+        """`[b, channels, ht, wt, hs, ws]` in and out."""
         return self.conv2(F.gelu(self.conv1(x)))

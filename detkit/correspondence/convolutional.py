@@ -53,11 +53,25 @@ class CorrelationLayer(nn.Module):
         self.mlp = MlpConv4d(channels, mlp_ratio * channels, kernel)
 
     def forward(self, x: Tensor, appearance_bchw: Tensor) -> Tensor:
-        """The refined correlation `[b, c, ht, wt, hs, ws]`; `appearance_bchw` is the appearance of the source."""
+        """The refined correlation `[b, c, ht, wt, hs, ws]`.
+
+        Args:
+            x: the correlation, of the same shape.
+            appearance_bchw: [b, appearance_dim, hs, ws], appearance of the source cells.
+        """
         x = x + self.attention(self.norm1(x), appearance_bchw)
         return x + self.mlp(self.norm2(x))
 
     def attention(self, x: Tensor, appearance_bchw: Tensor) -> Tensor:
+        """Each source cell gathers the correlations of all source cells, weighted by the similarity of their tokens.
+
+        Args:
+            x: the normalised correlation `[b, c, ht, wt, hs, ws]`.
+            appearance_bchw: as in `forward`.
+
+        Returns:
+            What is to be added to the correlation, of the same shape.
+        """
         b, c, ht, wt, hs, ws = x.shape
         tokens = self.token_conv(x).flatten(1, 3).flatten(2)
         tokens_bsd = torch.cat([tokens, appearance_bchw.flatten(2)], dim=1).transpose(1, 2)

@@ -100,7 +100,10 @@ class Matcher(Model):
         return self.flow_of(self.correlation(source_b3hw, target_b3hw)).vectors
 
     def flow_of(self, corr_bst: Tensor) -> Flow:
-        """The flow of a correlation; its confidence is the probability of the best source cell."""
+        """The flow of a correlation, `[b, 2, grid, grid]` in cells, to the softmax-weighted mean of the source cells.
+
+        Its confidence is the probability of the best source cell, `[b, grid, grid]` in 0..1.
+        """
         shape = (self.grid, self.grid)
         with torch.autocast(corr_bst.device.type, enabled=False):
             probability = probabilities(corr_bst, self.temperature)
@@ -121,11 +124,11 @@ class Matcher(Model):
         return self.normalize(ImageBatch.from_images(resized)).images
 
     def to_square(self, points_n2: Tensor, size: tuple[int, int]) -> Tensor:
-        """Points in pixels of an image of `size` (h, w), converted to pixels of the square."""
+        """Points `[n, 2]` in pixels of an image of `size` (h, w), converted to pixels of the square."""
         return points_n2 * points_n2.new_tensor([self.side / size[1], self.side / size[0]])
 
     def from_square(self, points_n2: Tensor, size: tuple[int, int]) -> Tensor:
-        """Points in pixels of the square in pixels of an image of `size` (h, w), clipped to the image."""
+        """Points `[n, 2]` in pixels of the square, in pixels of an image of `size` (h, w) and clipped to it."""
         limit = points_n2.new_tensor([size[1], size[0]])
         return (points_n2 * limit / self.side).clamp(min=0).minimum(limit)
 

@@ -39,6 +39,7 @@ class ConvLayers(nn.Module):
         self.requires_grad_(trainable)
 
     def forward(self, images_b3hw: Tensor) -> list[Tensor]:
+        """Maps `[b, c, h', w']` of the last `levels` stages, fine to coarse; stage k (from 1) has stride 2^k."""
         maps = []
         for stage in self.stages:
             images_b3hw = stage(images_b3hw)

@@ -117,6 +117,10 @@ class ResNetLayers(Layers):
         self.freeze()
 
     def forward(self, images_b3hw: Tensor) -> list[Tensor]:
+        """Maps `[b, c, h', w']` of the chosen layers, in the order of their depth, from normalised images.
+
+        The stem and the blocks of stage 1 have stride 4, those of the stages 2 to 4 have 8, 16 and 32.
+        """
         body = self.body
         x = F.relu(body.bn1(body.conv1(images_b3hw)), inplace=True)
         total = F.max_pool2d(x, 3, stride=2, padding=1)
@@ -180,6 +184,10 @@ class SwinLayers(Layers):
                 del block.det_pos_linear
 
     def forward(self, images_b3hw: Tensor) -> list[Tensor]:
+        """Maps `[b, c, h', w']` of the chosen layers, in the order of their depth, from normalised images.
+
+        The patch embedding and the blocks of stage 1 have stride 4, each further stage has twice the stride.
+        """
         x = self.body.patch_embed(images_b3hw)
         found = [x]
         for stage in self.body.layers:
@@ -190,7 +198,7 @@ class SwinLayers(Layers):
 
 
 def swin_stage(stage: Stage, x_bhwc: Tensor) -> list[Tensor]:
-    """The patches after each block of a Swin stage, all `[b, h, w, c]`."""
+    """The patches after each block of a Swin stage, all `[b, h, w, c]` as those that go in."""
     size = stage.window
     h, w = (side + -side % size for side in x_bhwc.shape[1:3])
     window_mask = shifted_window_mask(h, w, size, size // 2, x_bhwc.device).to(x_bhwc.dtype)

@@ -63,6 +63,7 @@ class TimmLayers(Layers):
         self.freeze()
 
     def forward(self, images_b3hw: Tensor) -> list[Tensor]:
+        """Maps `[b, c, h', w']` of the chosen layers, in the order of their depth, from normalised images."""
         maps = self.body(images_b3hw)
         return [x.permute(0, 3, 1, 2) for x in maps] if self.channels_last else maps
 
@@ -118,6 +119,7 @@ class EfficientNetLayers(Layers):
         self.freeze()
 
     def forward(self, images_b3hw: Tensor) -> list[Tensor]:
+        """Maps `[b, c, h', w']` of the chosen layers, in the order of their depth, from normalised images."""
         found = [self.body.bn1(self.body.conv_stem(images_b3hw))]
         for stage in self.body.blocks:
             for block in stage:
@@ -168,6 +170,11 @@ class ViTLayers(Layers):
         self.freeze()
 
     def forward(self, images_b3hw: Tensor) -> list[Tensor]:
+        """Maps `[b, c, h / patch, w / patch]` of the chosen layers, in the order of their depth.
+
+        Raises:
+            ValueError: a side of the (normalised) images is no multiple of the patch.
+        """
         h, w = images_b3hw.shape[-2:]
         if h % self.patch or w % self.patch:
             raise ValueError(f"images of {w} x {h} pixels are not whole patches of {self.patch}: choose another side")

@@ -78,6 +78,7 @@ class PseudoPairs(PairDataset):
         super().__init__(pool.label_map, [pool.labels[pair["source"][0]] for pair in self._pairs], **options)
 
     def sides(self, pair: int) -> tuple[Side, Side]:
+        """Two images of the pool with the machine-made points, x y in pixels of each image."""
         entry, points = self._pairs[pair], _points(self._pairs[pair])
         source, target = (
             replace(self.pool.sides[entry[name][0]], points=points[:, columns])
@@ -86,9 +87,15 @@ class PseudoPairs(PairDataset):
         return source, target
 
     def read(self, side: Side) -> torch.Tensor:
+        """The image as the pool reads it, uint8 [3, h, w]."""
         return self.pool.read(side)
 
     def __getitem__(self, index: int) -> PairSample:
+        """A pair whose points are weighted by the confidence of their match.
+
+        Raises:
+            ValueError: a point lies outside of its image, or an image cannot be read.
+        """
         images, known = super().__getitem__(index)
         weights = _points(self._pairs[self.image_ids[index]])[:, 4]
         if len(weights) != len(known):
@@ -116,12 +123,15 @@ class DensifiedPairs(PairDataset):
             raise ValueError(f"{file}: names pairs that the labelled ones do not have: {unknown[:10]}")
 
     def sides(self, pair: int) -> tuple[Side, Side]:
+        """Source and target of the labelled pair, with its labelled points only."""
         return self.pairs.sides(pair)
 
     def read(self, side: Side) -> torch.Tensor:
+        """The image as the labelled dataset reads it, uint8 [3, h, w]."""
         return self.pairs.read(side)
 
     def __getitem__(self, index: int) -> PairSample:
+        """The labelled pair with the machine-made points appended to its own; own points have weight 1."""
         images, known = self.pairs[index]
         more = torch.from_numpy(self._more.get(self.image_ids[index], np.zeros((0, 5)))).float()
         return images, replace(
@@ -136,6 +146,10 @@ class MixedKeys(SampleKeys):
     """Batches with labelled and machine-annotated samples in turn, each kind in random order."""
 
     def order(self) -> np.ndarray:
+        """The samples of the epoch: labelled ones (even numbers) and machine-annotated ones (odd numbers) in turn.
+
+        With `shuffle` each kind is permuted at random by seed and epoch.
+        """
         order = np.arange(self.length)
         if self.shuffle:
             rng = np.random.default_rng((self.seed, self.epoch))
@@ -149,6 +163,7 @@ class MixedView(TrainingView):
     dataset: MixedPairs
 
     def __getitem__(self, key: int) -> Any:
+        """The transformed sample of a key; the weights of a machine-annotated one are those of its epoch."""
         images, known = super().__getitem__(key)
         assert isinstance(known, PairAnnotations)
         if known.pair_id is None or known.pair_id % 2 == 0 or known.weights is None:
@@ -190,7 +205,7 @@ class MixedPairs(PairSamples):
         return len(self.image_ids)
 
     def __getitem__(self, index: int) -> PairSample:
-        """The sample; its id is its number here."""
+        """A labelled pair at an even index, a machine-annotated one at an odd one; its id becomes `index`."""
         part = self.parts[index % 2]
         images, known = part[index // 2 % len(part)]
         return images, replace(known, pair_id=index)

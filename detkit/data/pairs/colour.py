@@ -51,6 +51,7 @@ class PairColour(PerImageTransform):
         self.changes = [getattr(module, name)(p=1, **CHANGES[name]) for name in changes]
 
     def change(self, annotated: AnnotatedImage, rng: np.random.Generator) -> AnnotatedImage:
+        """The image with each change applied with its probability; points and box stay as they are."""
         image = np.ascontiguousarray(annotated.image.permute(1, 2, 0).numpy())
         for change in self.changes:
             if rng.random() < self.probability:

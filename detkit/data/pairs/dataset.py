@@ -27,12 +27,12 @@ DIRECTIONS = ("source_to_target", "target_to_source")
 
 @dataclass(frozen=True)
 class Side:
-    """One image of a pair.
+    """One image of a pair, with what is known of it in pixels.
 
     Attributes:
         file: where it comes from.
-        points: [n, 2], the common points.
-        box: [4] of the object, or None.
+        points: [n, 2], x y of the common points.
+        box: [4], x1 y1 x2 y2 of the object, or None.
         size: its (h, w) as the annotations state it, or None.
         mirrored: the image is to be turned left to right; points and box are those of the turned image.
     """
@@ -69,6 +69,7 @@ class PairEvaluationView(EvaluationView):
     """Pairs by index with both images resized, and with annotations in pixels of the images as stored."""
 
     def resized(self, image: ImagePair, annotations: PairAnnotations) -> PairSample:
+        """Both images resized; the annotations stay in pixels of the images as stored."""
         return ImagePair(self.resize(image.source), self.resize(image.target)), annotations
 
 
@@ -127,14 +128,18 @@ class PairDataset(PairSamples, ABC):
 
     @abstractmethod
     def sides(self, pair: int) -> tuple[Side, Side]:
-        """Source and target of a pair, by its number in the whole list."""
+        """Source and target of a pair, by its number in the whole list; the points of both are in the same order."""
 
     def read(self, side: Side) -> Tensor:
         """The image of a side, uint8 [3, h, w]; see `read_side`."""
         return read_side(side)
 
     def __getitem__(self, index: int) -> PairSample:
-        """The two images and what they have in common; a pair's id is its number in the whole list."""
+        """The two images and what they have in common; a pair's id is its number in the whole list.
+
+        Raises:
+            ValueError: an image cannot be read, or the two have different numbers of points.
+        """
         if not 0 <= index < len(self):
             raise IndexError(f"pair {index} of {len(self)}")
         pair = self.image_ids[index]

@@ -111,6 +111,11 @@ class SPair71k(PairDataset):
         super().__init__(_label_map(names), [numbers[name] for name in classes], **options)
 
     def sides(self, pair: int) -> tuple[Side, Side]:
+        """Source and target of the pair's json, with its key-points and the boxes of the objects in pixels.
+
+        Raises:
+            ValueError: the json cannot be read or is of another form.
+        """
         line = self._lines[pair]
         path = self.folder / f"{line}.json"
         if not path.is_file():  # as unpacked where file names cannot have colons
@@ -158,6 +163,11 @@ class PFPascal(PairDataset):
         super().__init__(_label_map(VOC_CLASSES), labels, **options)
 
     def sides(self, pair: int) -> tuple[Side, Side]:
+        """Source and target with the key-points that are known in both .mat files, mirrored where `flip` is 1.
+
+        Raises:
+            ValueError: a file cannot be read, or the two have different numbers of key-points.
+        """
         row, name = self._rows[pair], self._classes[pair]
         files = [Path(_cell(row, f"{which}_image", self.path)).name for which in ("source", "target")]
         found = [read_pascal_points(self.root / "Annotations" / name / f"{Path(file).stem}.mat") for file in files]
@@ -173,7 +183,11 @@ class PFPascal(PairDataset):
 
 
 def read_pascal_points(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """The key-points [n, 2], NaN where unknown, and the box [4] of a file of PF-PASCAL."""
+    """The key-points [n, 2], NaN where unknown, and the box [4] of a .mat file of PF-PASCAL, in pixels.
+
+    Raises:
+        ValueError: the file cannot be read or lacks one of them.
+    """
     from scipy.io import loadmat
 
     try:
@@ -184,7 +198,11 @@ def read_pascal_points(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def mirror_side(side: Side) -> Side:
-    """The same image mirrored left to right, with its points and box."""
+    """The same image mirrored left to right, with its points and box.
+
+    Raises:
+        ValueError: the image, whose width is needed, cannot be read.
+    """
     try:
         with Image.open(side.file) as image:
             width = image.width
@@ -235,6 +253,7 @@ class PFWillow(PairDataset):
         return np.array([[_number(row, name, path) for name in names] for names in columns])
 
     def sides(self, pair: int) -> tuple[Side, Side]:
+        """Source and target of a row of the csv file, with their ten key-points and the boxes around these."""
         source, target = (
             Side(self.root.joinpath(*Path(file).parts[1:]), points, np.concatenate([points.min(0), points.max(0)]))
             for file, points in zip(self._files[pair], self._points[pair], strict=True)

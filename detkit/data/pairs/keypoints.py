@@ -99,6 +99,7 @@ class KeypointPairs(PairDataset):
         return [k for k in named if visible[0][k] and visible[1][k]]
 
     def sides(self, pair: int) -> tuple[Side, Side]:
+        """Source and target with the key-points that both show, x y in pixels, and their boxes where they are known."""
         entry = self._pairs[pair]
         numbers = self._common(entry)
         source, target = (self._side(self._images[entry[key]], numbers) for key in _PAIR_KEYS)

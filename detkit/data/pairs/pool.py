@@ -98,6 +98,7 @@ class PairImages(ImagePool):
         super().__init__(pairs.label_map, labels, sides)
 
     def read(self, side: Side) -> Tensor:
+        """The image as the dataset of pairs reads it, uint8 [3, h, w]."""
         return self.pairs.read(side)
 
 
@@ -105,7 +106,8 @@ class PoolPairs(PairDataset):
     """Pairs of images of a pool, without points.
 
     Args:
-        pairs: numbers of images in the pool.
+        pool: the images.
+        pairs: numbers of source and target in the pool.
     """
 
     def __init__(self, pool: ImagePool, pairs: Sequence[tuple[int, int]]):
@@ -113,10 +115,12 @@ class PoolPairs(PairDataset):
         super().__init__(pool.label_map, [pool.labels[source] for source, _ in self.pairs])
 
     def sides(self, pair: int) -> tuple[Side, Side]:
+        """The two images of the pool, without points."""
         source, target = self.pairs[pair]
         return self.pool.sides[source], self.pool.sides[target]
 
     def read(self, side: Side) -> Tensor:
+        """The image as the pool reads it, uint8 [3, h, w]."""
         return self.pool.read(side)
 
 

@@ -131,12 +131,12 @@ def bar_distance(part: PosedPart, size: int) -> np.ndarray:
 
 
 def object_points(parts: list[PosedPart]) -> np.ndarray:
-    """The key-points, [n, 2]; some may be hidden behind other parts."""
+    """The key-points, [n, 2] x y in pixels; some may be hidden behind other parts."""
     return np.array([end for part in parts for end in ([part.start] if part.both_ends else []) + [part.end]])
 
 
 def object_box(parts: list[PosedPart], size: int) -> np.ndarray:
-    """x1 y1 x2 y2 around all parts, within the image."""
+    """x1 y1 x2 y2 in pixels around all parts, within the image."""
     low = np.min([np.minimum(part.start, part.end) - part.radius for part in parts], axis=0)
     high = np.max([np.maximum(part.start, part.end) + part.radius for part in parts], axis=0)
     return np.concatenate([low, high]).clip(0, size)
@@ -211,5 +211,6 @@ class SyntheticPairs(PairDataset):
         return source, target
 
     def read(self, side: Side) -> Tensor:
+        """Render the image whose number is the name of `side.file`, uint8 [3, size, size]."""
         rng, kind, parts = self._posed(int(side.file.name))
         return torch.from_numpy(draw_object(rng, kind, parts, self.size, self.appearance))

@@ -26,7 +26,10 @@ IMAGES = ("source", "target")
 
 @dataclass(frozen=True)
 class AnnotatedImage:
-    """One image of a pair, uint8 [3, h, w], with its points [n, 2] and the box [4] of its object, or None."""
+    """One image of a pair, uint8 [3, h, w].
+
+    Its points [n, 2] are x y, the box [4] of its object is x1 y1 x2 y2 or None, both in pixels.
+    """
 
     image: Tensor
     points: Tensor
@@ -38,7 +41,7 @@ class AnnotatedImage:
         return int(self.image.shape[1]), int(self.image.shape[2])
 
     def object_box(self) -> Tensor | None:
-        """x1 y1 x2 y2 of the object, clipped to the image: its box, or the box around its points; None without both."""
+        """The object's box [4], x1 y1 x2 y2 clipped to the image: `box`, else the box around the points, else None."""
         box = self.box
         if box is None and len(self.points):
             box = torch.cat([self.points.amin(0), self.points.amax(0)])
@@ -46,7 +49,7 @@ class AnnotatedImage:
 
 
 def clip_box(box: Tensor, size: tuple[int, int]) -> Tensor:
-    """The part of a box that lies in an image of `size` (h, w)."""
+    """The part of a box [4] (x1 y1 x2 y2 in pixels) that lies in an image of `size` (h, w)."""
     return box.clamp(min=0).minimum(box.new_tensor([size[1], size[0]] * 2))
 
 
@@ -112,6 +115,7 @@ class RandomObjectCrop(PerImageTransform):
         self.probability = check_probability("probability", probability)
 
     def change(self, annotated: AnnotatedImage, rng: np.random.Generator) -> AnnotatedImage:
+        """The image, with `probability` cropped; without box and points it stays as it is."""
         box = annotated.object_box()
         if rng.random() >= self.probability or box is None:
             return annotated
@@ -154,6 +158,7 @@ class KeyOut(PerImageTransform):
         self.probability, self.size = check_probability("probability", probability), (size[0], size[1])
 
     def change(self, annotated: AnnotatedImage, rng: np.random.Generator) -> AnnotatedImage:
+        """The image with black squares over its key-points, each with `probability`; points and box stay."""
         box = annotated.object_box()
         if box is None:
             return annotated
@@ -185,7 +190,7 @@ class RandomPairFlip:
 
 
 def mirror(annotated: AnnotatedImage) -> AnnotatedImage:
-    """Mirrored left to right."""
+    """The image mirrored left to right with its points and its box; x becomes width - x."""
     width = annotated.size[1]
     points = torch.stack([width - annotated.points[:, 0], annotated.points[:, 1]], dim=1)
     box = annotated.box
@@ -219,6 +224,7 @@ class PairResize(PerImageTransform):
         self.side = side
 
     def change(self, annotated: AnnotatedImage, rng: np.random.Generator) -> AnnotatedImage:
+        """The image stretched to `side` x `side` pixels, with its points and its box."""
         scale = annotated.points.new_tensor([self.side / annotated.size[1], self.side / annotated.size[0]])
         box = None if annotated.box is None else annotated.box * scale.repeat(2)
         return AnnotatedImage(resize_image(annotated.image, (self.side, self.side)), annotated.points * scale, box)

@@ -126,6 +126,7 @@ class RandomPairWarp(PerImageTransform):
         self.scale, self.shift, self.bend = scale, shift, bend
 
     def change(self, annotated: AnnotatedImage, rng: np.random.Generator) -> AnnotatedImage:
+        """The image, with `probability` warped; see `warp_image`."""
         return annotated if rng.random() >= self.probability else warp_image(annotated, self.draw(rng))
 
     def draw(self, rng: np.random.Generator) -> Warp:
@@ -143,7 +144,10 @@ class RandomPairWarp(PerImageTransform):
 
 
 def warp_image(annotated: AnnotatedImage, warp: Warp) -> AnnotatedImage:
-    """Warp an image with its points and its box; points that the warped image does not show become (-1, -1)."""
+    """Warp an image with its points and its box; the size of the image stays.
+
+    Points that the warped image does not show become (-1, -1); a box of which nothing is left becomes None.
+    """
     height, width = annotated.size
     y, x = (2 * (torch.arange(side) + 0.5) / side - 1 for side in annotated.size)
     places = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1)
@@ -164,7 +168,7 @@ def move(points_n2: Tensor, warp: Warp, size: tuple[int, int]) -> tuple[Tensor, 
 
 
 def move_box(box: Tensor, warp: Warp, size: tuple[int, int]) -> Tensor | None:
-    """The box around the warped inside of a box, clipped to the image; None where nothing of it is left."""
+    """The box [4] in pixels around the warped inside of a box, clipped to the image; None where nothing is left."""
     share = (control_points(9, box) + 1) / 2
     moved, found = move(box[:2] + share * (box[2:] - box[:2]), warp, size)
     if not found.any():
