@@ -41,6 +41,7 @@ def names() -> list[str]:
 
 
 def is_registered(name: str) -> bool:
+    """Whether `build` knows the name."""
     return name in _origins
 
 

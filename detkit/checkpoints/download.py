@@ -27,6 +27,7 @@ class DownloadError(ValueError):
 
 
 def is_url(source: str | Path) -> bool:
+    """Whether `source` begins with http:// or https://."""
     return str(source).startswith(("http://", "https://"))
 
 
@@ -123,6 +124,7 @@ class DownloadProgress:
         self.console.line(f"downloading {url}" + (f" ({_megabytes(total)})" if total is not None else ""))
 
     def update(self, size: int) -> None:
+        """Count `size` more bytes and show how far the download is."""
         self.done += size
         if self.console.is_terminal:
             self.console.bar(self.done / self.total if self.total else 0.0, self._text())
@@ -131,6 +133,7 @@ class DownloadProgress:
             self.console.line(self._text())
 
     def finish(self) -> None:
+        """Print the size and the time of the whole download."""
         self.console.line(f"{_megabytes(self.done)} in {format_seconds(time.monotonic() - self._start)}")
 
     def _text(self) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 
 def convert_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `detkit convert`."""
     parser.add_argument("source", metavar="SRC", help="an official checkpoint: file or http(s) URL")
     parser.add_argument("destination", metavar="DST", type=Path, help="the .safetensors checkpoint to write")
     parser.add_argument(
@@ -36,6 +37,7 @@ def convert(options: argparse.Namespace) -> None:
 
 
 def drop_layers_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `detkit drop-layers`."""
     parser.add_argument("source", help="a .safetensors checkpoint of a ViDT")
     parser.add_argument("destination", help="the smaller .safetensors checkpoint to write")
     parser.add_argument("--keep", type=int, required=True, help="decoder layers to keep, from the first")

@@ -10,11 +10,13 @@ from detkit.config import load_config
 
 
 def add_config(parser: argparse.ArgumentParser) -> None:
+    """Add the positional argument `config` and `--set`."""
     parser.add_argument("config", help="config file, or the name of one of `detkit configs`")
     add_set(parser)
 
 
 def add_set(parser: argparse.ArgumentParser) -> None:
+    """Add `--set KEY=VALUE ...`; may be given several times, and is an empty list by default."""
     parser.add_argument(
         "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="override values: a.b=value"
     )

@@ -21,7 +21,7 @@ from detkit.config import (
 
 
 def configs_arguments(parser: argparse.ArgumentParser) -> None:
-    pass
+    """`detkit configs` has no arguments."""
 
 
 def configs(options: argparse.Namespace) -> None:
@@ -35,6 +35,7 @@ def configs(options: argparse.Namespace) -> None:
 
 
 def config_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `detkit config`."""
     parser.add_argument("config", help="config file, or the name of one of `detkit configs`")
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 
 def split_points_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `detkit split-points`."""
     parser.add_argument(
         "annotations", type=Path, help="a COCO instances json, with masks for --points centre and random"
     )
@@ -34,6 +35,7 @@ def split_points(options: argparse.Namespace) -> None:
 
 
 def check_points_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `detkit check-points`."""
     parser.add_argument(
         "annotations", type=Path, metavar="POINTS_JSON", help="a COCO json whose annotations have points"
     )
@@ -50,6 +52,7 @@ def check_points(options: argparse.Namespace) -> int:
 
 
 def export_scenes_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `detkit export-scenes`."""
     parser.add_argument("out", type=Path, metavar="OUT", help="folder for train.json, val.json and images")
     parser.add_argument("--train", type=int, required=True, help="number of training scenes")
     parser.add_argument("--val", type=int, default=0, help="number of validation scenes (default 0)")

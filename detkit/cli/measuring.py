@@ -11,6 +11,7 @@ from detkit.config import apply_overrides, load_config, resolve_config
 
 
 def evaluate_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `detkit evaluate`."""
     parser.add_argument("checkpoint", help="a .safetensors checkpoint, or a config whose run is in --run")
     add_set(parser)
     parser.add_argument("--run", type=Path, help="with a config: folder of its run (default: runs/CONFIG_NAME)")
@@ -50,6 +51,7 @@ def evaluate(options: argparse.Namespace) -> None:
 
 
 def evaluate_corruptions_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `detkit evaluate-corruptions`."""
     parser.add_argument("checkpoint", help="a .safetensors checkpoint of a matcher, or a config whose run is in --run")
     add_set(parser)
     parser.add_argument("--run", type=Path, help="with a config: folder of its run (default: runs/CONFIG_NAME)")
@@ -76,6 +78,7 @@ def evaluate_corruptions(options: argparse.Namespace) -> None:
 
 
 def benchmark_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `detkit benchmark`."""
     add_config(parser)
     parser.add_argument("--dry-run", action="store_true", help="build the model and print its parameters only")
     parser.add_argument("--size", type=int, nargs="+", default=[640], help="image side, or height and width")

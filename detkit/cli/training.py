@@ -10,6 +10,7 @@ from detkit.config import apply_overrides, format_config, load_config, resolve_c
 
 
 def train_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `detkit train`."""
     add_config(parser)
     parser.add_argument("--out", type=Path, help="folder of the run (default: runs/CONFIG_NAME)")
     parser.add_argument("--resume", action="store_true", help="continue the run in --out where it stopped")
@@ -29,6 +30,7 @@ def train(options: argparse.Namespace) -> int:
 
 
 def replay_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `detkit replay`."""
     parser.add_argument("batch", metavar="BATCH.pt", help="nonfinite_batch_step_N.pt, which a stopped run has written")
     parser.add_argument(
         "source", metavar="RUN", help="the run's folder (newest weights), a .safetensors checkpoint or a config"
@@ -57,6 +59,7 @@ def replay(options: argparse.Namespace) -> int:
 
 
 def ablate_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `detkit ablate`."""
     add_config(parser)
     parser.add_argument("--out", type=Path, help="folder of the ladder (default: runs/CONFIG_NAME)")
 
@@ -71,6 +74,7 @@ def ablate(options: argparse.Namespace) -> None:
 
 
 def program_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that `detkit wssis` and `detkit match` share."""
     add_config(parser)
     parser.add_argument("--out", type=Path, help="folder of all stages (default: runs/CONFIG_NAME)")
     parser.add_argument("--processes", type=int, default=1, help="of each training, one for each GPU (default 1)")

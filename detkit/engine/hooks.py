@@ -34,9 +34,11 @@ class Log(Hook):
         self._steps = 0
 
     def before_train(self, runner: Run) -> None:
+        """Start the first interval of mean values."""
         self._begin(runner)
 
     def after_step(self, runner: Run) -> None:
+        """Add up the losses of the step; at the end of an interval, or of the run, send the row to all hooks."""
         for name, value in {**runner.losses, "grad_norm": runner.grad_norm}.items():
             self._sums[name] = self._sums.get(name, 0) + value.detach()
         self._steps += 1
@@ -81,10 +83,12 @@ class Evaluate(Hook):
         self.evaluator = build_evaluator(runner.config, dataset)
 
     def after_epoch(self, runner: Run) -> None:
+        """Evaluate after every `eval_every`-th epoch."""
         if runner.epoch % self.every == 0:
             self._evaluate(runner)
 
     def after_train(self, runner: Run) -> None:
+        """Evaluate the final weights, unless a signal ended the run or they were evaluated already."""
         if not runner.interrupted and runner.evaluated_at != runner.step:
             self._evaluate(runner)
 
@@ -129,10 +133,12 @@ class EarlyStop(Hook):
         self.patience = patience
 
     def before_train(self, runner: Run) -> None:
+        """Stop a resumed run before its first step if its checkpoint has used up the patience."""
         if runner.best["since"] >= self.patience:
             runner.stop_reason = f"no better figure in {self.patience} evaluations (best at step {runner.best['step']})"
 
     def after_epoch(self, runner: Run) -> None:
+        """Set `stop_reason` when the last `patience` evaluations brought no better figure."""
         self.before_train(runner)
 
 
@@ -144,18 +150,22 @@ class SaveCheckpoints(Hook):
         self._saved: tuple[int, int | None] | None = None  # step, and step of the last evaluation
 
     def before_train(self, runner: Run) -> None:
+        """Note that the checkpoint which a run resumed from need not be written again."""
         if runner.step:
             self._saved = (runner.step, runner.evaluated_at)
 
     def after_step(self, runner: Run) -> None:
+        """Save after every `every`-th step, except at the end of an epoch, where `after_epoch` decides."""
         if self.every and runner.step % self.every == 0 and not runner.epoch_ended:
             self._save(runner)
 
     def after_epoch(self, runner: Run) -> None:
+        """Save after every `epochs`-th epoch."""
         if runner.epoch % self.epochs == 0:
             self._save(runner)
 
     def after_train(self, runner: Run) -> None:
+        """Save what the last checkpoint does not hold yet, and write last.safetensors."""
         if self._saved != (runner.step, runner.evaluated_at):
             self._save(runner)
         if is_main():
@@ -173,6 +183,7 @@ class KeepWeights(Hook):
         self.steps = set(steps)
 
     def after_step(self, runner: Run) -> None:
+        """Write the weights of a wanted step to `kept_weights(out, step)`."""
         if runner.step in self.steps:
             runner.guard.check()
             if is_main():
@@ -193,6 +204,7 @@ class Profile(Hook):
         self.steps = steps
 
     def before_train(self, runner: Run) -> None:
+        """Start the profiler, on a GPU with its kernels too."""
         activities = [torch.profiler.ProfilerActivity.CPU]
         if runner.device.type == "cuda":
             activities.append(torch.profiler.ProfilerActivity.CUDA)
@@ -204,14 +216,20 @@ class Profile(Hook):
         self._profiler.start()
 
     def after_step(self, runner: Run) -> None:
+        """Tell the profiler that a step is over."""
         self._profiler.step()
 
     def after_train(self, runner: Run) -> None:
+        """Stop the profiler."""
         self._profiler.stop()
 
 
 def build_hooks(runner: Run) -> list[Hook]:
-    """The hooks that the config asks for, in the order in which they are called."""
+    """The hooks that the config asks for, in the order in which they are called.
+
+    Raises:
+        ConfigError: `train.early_stop` without validation data, or what `build_writers` raises.
+    """
     options = runner.options
     hooks: list[Hook] = [Log(options["log_every"])]
     if options["profile_steps"] and is_main():

@@ -197,18 +197,22 @@ class Runner:
 
     @property
     def epoch_ended(self) -> bool:
+        """Whether all micro-batches of the current epoch are done."""
         return self.position == len(self.loader)
 
     @property
     def finished(self) -> bool:
+        """Whether no step is left to do: the run was stopped, or has all its steps and has closed its last epoch."""
         return self.stop_reason is not None or (self.step >= self.total_steps and not self.epoch_ended)
 
     @property
     def steps_per_epoch(self) -> int:
+        """Optimizer steps of an epoch; the last of them may have fewer micro-batches than `accumulate`."""
         return -(-len(self.loader) // self.options["accumulate"])
 
     @property
     def total_steps(self) -> int:
+        """Optimizer steps of the whole run: those of all epochs, but at most `max_steps`."""
         steps = self.options["epochs"] * self.steps_per_epoch
         return steps if self.options["max_steps"] is None else min(steps, self.options["max_steps"])
 

@@ -47,15 +47,18 @@ class MetricsFiles(Hook):
         self.jsonl, self.csv = out / "metrics.jsonl", out / "metrics.csv"
 
     def before_train(self, runner: Run) -> None:
+        """Drop the rows of later steps than the one from which the run goes on."""
         rows = read_metrics(self.jsonl) if self.jsonl.exists() else []
         lines = "".join(json.dumps(row) + "\n" for row in rows if row["step"] <= runner.step)
         write_text(self.jsonl, lines)
 
     def on_row(self, runner: Run, row: dict[str, Any]) -> None:
+        """Append the row to metrics.jsonl."""
         with self.jsonl.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
 
     def after_epoch(self, runner: Run) -> None:
+        """Write metrics.csv anew, with a column for each name that occurs in any row."""
         rows = read_metrics(self.jsonl)
         text = io.StringIO()
         writer = csv.DictWriter(text, list(dict.fromkeys(name for row in rows for name in row)), lineterminator="\n")
@@ -64,6 +67,7 @@ class MetricsFiles(Hook):
         write_text(self.csv, text.getvalue())
 
     def after_train(self, runner: Run) -> None:
+        """Write metrics.csv with the rows of the end."""
         self.after_epoch(runner)
 
 
@@ -71,6 +75,7 @@ class Progress(Hook):
     """One line a row; on a terminal a bar with the time left below it."""
 
     def before_train(self, runner: Run) -> None:
+        """Print the size of the run: images, steps, epochs, trainable parameters and device."""
         parameters = sum(p.numel() for p in runner.model.parameters() if p.requires_grad)
         runner.console.line(
             f"{len(runner.train_data)} training images, {runner.total_steps} steps in "
@@ -79,10 +84,12 @@ class Progress(Hook):
         self._left = ""
 
     def after_step(self, runner: Run) -> None:
+        """Move the bar on."""
         text = f"step {runner.step}/{runner.total_steps}, epoch {runner.epoch + 1}/{runner.options['epochs']}"
         runner.console.bar(runner.step / runner.total_steps, text + self._left)
 
     def on_row(self, runner: Run, row: dict[str, Any]) -> None:
+        """Print loss, speed and memory of a training row, or the first three figures of an evaluation."""
         if row["kind"] == "val":
             figures = ", ".join(f"{name} {value:.4f}" for name, value in list(runner.metrics.items())[:3])
             runner.console.line(f"step {row['step']}: {figures} (evaluated in {format_seconds(row['seconds'])})")
@@ -95,6 +102,7 @@ class Progress(Hook):
         )
 
     def after_train(self, runner: Run) -> None:
+        """Print how the run ended, its best figure, and after a signal how to go on."""
         end = f"stopped ({runner.stop_reason})" if runner.stop_reason else "finished"
         best = f"; best {runner.best['value']:.4f} at step {runner.best['step']}" if runner.best["step"] else ""
         more = f"; continue with --resume --out {runner.out}" if runner.interrupted else ""
@@ -105,16 +113,19 @@ class TensorBoard(Hook):
     """All rows as TensorBoard scalars in `OUT/tensorboard`."""
 
     def before_train(self, runner: Run) -> None:
+        """Open the writer; scalars of steps that a resumed run does again are dropped."""
         from torch.utils.tensorboard import SummaryWriter
 
         self._writer = SummaryWriter(str(runner.out / "tensorboard"), purge_step=runner.step + 1)
 
     def on_row(self, runner: Run, row: dict[str, Any]) -> None:
+        """Write the values of the row as scalars `train/NAME` or `val/NAME`."""
         for name, value in row.items():
             if name not in ("kind", "step"):
                 self._writer.add_scalar(f"{row['kind']}/{name}", value, row["step"])
 
     def after_train(self, runner: Run) -> None:
+        """Close the writer."""
         self._writer.close()
 
 
@@ -122,6 +133,7 @@ class Curves(Hook):
     """curves.png at the end: losses and average precision by step."""
 
     def after_train(self, runner: Run) -> None:
+        """Draw curves.png from metrics.jsonl; without matplotlib warn instead."""
         if importlib.util.find_spec("matplotlib") is None:
             logger.warning("curves.png is not drawn: matplotlib is not installed (pip install matplotlib)")
             return
@@ -139,6 +151,7 @@ class DrawSamples(Hook):
         self.number = number
 
     def after_train(self, runner: Run) -> None:
+        """Draw the first validation samples with the final weights, unless a signal ended the run."""
         if runner.interrupted:
             return
         with unchanged_random_state():
@@ -148,8 +161,9 @@ class DrawSamples(Hook):
 def draw_samples(model: Any, dataset: Any, number: int, folder: Path, *, min_score: float = 0.3) -> None:
     """Write `folder/<image id>.png` for the first `number` samples of a dataset: what is found, and the truth.
 
-    Of images that is a picture of detections beside one of annotations, of pairs one of matches, right and wrong. Other
-    data is not drawn. Samples that cannot be read are left out.
+    The picture of an image shows the detections with a score of at least `min_score` beside the annotations; that of a
+    pair shows the matches of its key-points, right and wrong. Other data is not drawn. Samples that cannot be read are
+    left out.
     """
     model.eval()
     for index in range(min(number, len(dataset))):
@@ -189,7 +203,11 @@ def _draw_pair(model: Any, pair: ImagePair, annotations: PairAnnotations) -> Ima
 
 
 def build_writers(runner: Run) -> list[Hook]:
-    """The writers that the config asks for; none in processes other than the main one."""
+    """The writers that the config asks for; none in processes other than the main one.
+
+    Raises:
+        ConfigError: `train.tensorboard` is not "auto", True or False, or True without TensorBoard installed.
+    """
     options = runner.options
     wanted, installed = options["tensorboard"], importlib.util.find_spec("tensorboard") is not None
     if wanted not in ("auto", True, False):

@@ -136,7 +136,12 @@ def mean_defined(values: np.ndarray) -> float:
 
 
 def result_dicts(rows: np.ndarray, masks: list[dict[str, Any]] | None = None) -> list[dict[str, Any]]:
-    """COCO result dictionaries of rows of detections and, where given, their RLE masks."""
+    """COCO result dictionaries of detections and, where given, their RLE masks.
+
+    Args:
+        rows: [n, 7]: image id, x, y, width, height in pixels, score, category id.
+        masks: one for each row, or None.
+    """
     results = [
         {"image_id": int(image_id), "category_id": int(category), "bbox": box, "score": score}
         for image_id, *box, score, category in rows.tolist()

@@ -80,6 +80,7 @@ class StageRunner:
         return folder
 
     def is_done(self, name: str) -> bool:
+        """Whether the stage is complete."""
         return (self.out / name / DONE).is_file()
 
     def _check_same(self, name: str, folder: Path, now: dict[str, Any]) -> None:
@@ -103,8 +104,12 @@ class StageRunner:
 def fingerprint(value: Any, name: str) -> Any:
     """`value` with each file replaced by the digest of its content, and each folder by its path.
 
+    Args:
+        value: JSON types and paths, nested.
+        name: of the stage, for the message.
+
     Raises:
-        ConfigError: neither a file nor a folder.
+        ConfigError: a path where there is neither a file nor a folder.
     """
     if isinstance(value, dict):
         return {key: fingerprint(item, name) for key, item in value.items()}

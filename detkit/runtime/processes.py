@@ -79,10 +79,12 @@ def replicate(model: Model, device: torch.device) -> nn.Module:
 
 
 def rank() -> int:
+    """The number of this process, from 0; 0 in a single process."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def world_size() -> int:
+    """The number of processes; 1 in a single process."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
@@ -92,6 +94,7 @@ def is_main() -> bool:
 
 
 def barrier() -> None:
+    """Wait until all processes have come here."""
     if world_size() > 1:
         dist.barrier()
 

@@ -12,6 +12,7 @@ import torch
 
 
 def seed_everything(seed: int) -> None:
+    """Seed the global generators of python, numpy (with `seed` modulo 2^32) and torch (on all devices)."""
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
@@ -44,7 +45,7 @@ def set_random_state(state: dict[str, Any]) -> None:
 
 @contextlib.contextmanager
 def unchanged_random_state() -> Iterator[None]:
-    """Let the random numbers after this block not depend on what it drew."""
+    """After the block the generators go on as if it had drawn nothing."""
     state = random_state()
     try:
         yield

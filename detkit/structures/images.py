@@ -116,4 +116,5 @@ class Batch(TensorStruct):
         return len(self.annotations)
 
     def count_objects(self) -> int:
+        """The number of objects in all images together."""
         return sum(len(a) for a in self.annotations)

@@ -33,4 +33,5 @@ class LabelMap:
         return cls(tuple(f"class_{i}" for i in range(num_classes)), tuple(range(num_classes)))
 
     def to_dict(self) -> dict[str, list]:
+        """The fields as lists, as a checkpoint stores them."""
         return {"names": list(self.names), "category_ids": list(self.category_ids)}

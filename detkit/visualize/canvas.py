@@ -51,6 +51,7 @@ def font_for(size: tuple[int, int]) -> Font:
 
 
 def line_height(font: Font) -> int:
+    """The height in pixels of a line of text in this font."""
     return round(font.getbbox("Ag")[3] - min(0, font.getbbox("Ag")[1]))
 
 

@@ -72,6 +72,7 @@ class Pipeline:
         self.device = choose_device(config["pseudo"]["device"])
 
     def run(self) -> Path:
+        """Run all stages that are not complete yet; returns the path of report.md."""
         sources = self.data()
         self.check(sources)
         teacher = self.train("teacher", self.teacher_section(), sources.strong, sources)
@@ -96,6 +97,11 @@ class Pipeline:
         return 4 + refining + len(self.students()) + bool(self.config["bound"])
 
     def data(self) -> Sources:
+        """Run the stage that writes the strong and weak annotations; returns their paths.
+
+        Raises:
+            ConfigError: `bound` is wanted, but the true masks of the weak images are not known.
+        """
         section = {name: self.config[name] for name in ("data", "split", "scenes") if self.config[name] is not None}
         files = [Path(value) for part in section.values() for key, value in part.items() if key in FILE_KEYS and value]
         inputs = {"config": section, "files": files}
@@ -158,9 +164,11 @@ class Pipeline:
         return folder / "run" / "last.safetensors"
 
     def student(self, name: str, labels: Path, sources: Sources) -> Path:
+        """Run a stage that trains a student on a file of labels; returns the path of its last weights."""
         return self.train(name, self.config["student"], labels, sources)
 
     def weak_predictions(self, teacher: Path, sources: Sources) -> Path:
+        """Run the stage in which the teacher predicts masks at the weak points; returns its predictions.json."""
         pseudo = self.config["pseudo"]
 
         def predict(folder: Path) -> None:
@@ -173,7 +181,11 @@ class Pipeline:
         return self.stages.run("weak_predictions", predict, inputs=inputs) / "predictions.json"
 
     def strong_predictions(self, teacher: Path, sources: Sources) -> list[Path]:
-        """The prediction files of the teacher's kept weights on the strong images."""
+        """Run the stage in which the teacher's kept weights predict masks on the strong images.
+
+        Returns:
+            A file of predictions for each step of `refine.teacher_steps`.
+        """
         steps, pseudo = self.config["refine"]["teacher_steps"], self.config["pseudo"]
         checkpoints = [kept_weights(teacher.parent, step) for step in steps]
 
@@ -202,6 +214,7 @@ class Pipeline:
         return run_config(section, crops, None)
 
     def train_refiner(self, predictions: list[Path], sources: Sources) -> Path:
+        """Run the stage that trains the refiner on these predictions; returns the path of its last weights."""
         config = self.refiner_config(predictions, sources)
         inputs = {"config": stable_part(self.config["refine"]), "predictions": predictions, "strong": sources.strong}
         folder = self.stages.run(
@@ -210,6 +223,8 @@ class Pipeline:
         return folder / "run" / "last.safetensors"
 
     def refined_predictions(self, refiner: Path, predictions: Path, sources: Sources) -> Path:
+        """Run the stage that refines the masks at the weak points; returns its predictions.json."""
+
         def refine(folder: Path) -> None:
             dataset = PointDataset(sources.weak, sources.image_folder)
             model = load_model(refiner, self.device)
@@ -219,7 +234,12 @@ class Pipeline:
         return self.stages.run("refined_predictions", refine, inputs=inputs) / "predictions.json"
 
     def labels(self, predictions: dict[str, Path], sources: Sources) -> Path:
-        """The folder of the label files raw.json, refined.json and truth.json, and of quality.json."""
+        """Run the stage that joins strong labels and pseudo labels.
+
+        Returns:
+            The folder of the label files raw.json, refined.json and truth.json (as far as there are such), and of
+            quality.json.
+        """
 
         def merge(folder: Path) -> None:
             strong, weak = load_json(sources.strong), read_points(sources.weak)[0]
