@@ -69,10 +69,10 @@ def main() -> None:
     documented = [f for f in public if ast.get_docstring(f) is not None]
     rows = {
         "files, lines": f"{len(files)}, {sum(lengths)}",
-        "lines of a file: median (of files over 10 lines), largest": f"{statistics.median(filled):.0f}, {max(lengths)}",
+        "lines of a file (median of files over 10 lines, largest)": f"{statistics.median(filled):.0f}, {max(lengths)}",
         "root modules": folders[package.relative_to(package.parent)],
         "largest folders": ", ".join(f"{folder} {count}" for folder, count in folders.most_common(3)),
-        "functions: number, median, p95, largest": f"{len(sizes)}, {statistics.median(sizes):.0f}, "
+        "functions (number, median, p95, largest)": f"{len(sizes)}, {statistics.median(sizes):.0f}, "
         f"{sizes[int(0.95 * (len(sizes) - 1))]}, {sizes[-1]}",
         "public functions and methods with a docstring": f"{len(documented)} of {len(public)} "
         f"({len(documented) / len(public):.1%})",
