@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
@@ -16,12 +17,16 @@ __version__ = "0.1.0"
 
 
 @overload
-def load(path: str | Path, device: torch.device | str = "cpu") -> Model: ...
+def load(path: str | Path, device: torch.device | str = "cpu", *, imports: Sequence[str] = ()) -> Model: ...
 @overload
-def load(path: str | Path, device: torch.device | str = "cpu", *, kind: type[M]) -> M: ...
+def load(
+    path: str | Path, device: torch.device | str = "cpu", *, kind: type[M], imports: Sequence[str] = ()
+) -> M: ...
 
 
-def load(path: str | Path, device: torch.device | str = "cpu", *, kind: Any = None) -> Any:
+def load(
+    path: str | Path, device: torch.device | str = "cpu", *, kind: Any = None, imports: Sequence[str] = ()
+) -> Any:
     """The model that a detkit checkpoint (.safetensors) describes, with its weights, in eval mode.
 
     Args:
@@ -29,16 +34,18 @@ def load(path: str | Path, device: torch.device | str = "cpu", *, kind: Any = No
         device: where the model goes, such as "cuda".
         kind: the class that the model must be of, for example `detkit.modeling.image_model.ImageModel`; a type checker
             then knows the methods of what is returned. None takes any.
+        imports: modules and .py files of your own that register parts of the model; they are imported first.
 
     Returns:
         An `ImageModel` with `predict`, a `Matcher` with `match`, or a `MaskRefiner` with `refine`.
 
     Raises:
-        ValueError: the file is missing, truncated or not a detkit checkpoint, or holds a model of another kind.
+        ValueError: the file is missing, truncated or not a detkit checkpoint, needs imports that are not given, or
+            holds a model of another kind.
     """
     from detkit.checkpoints.weights import load_model
 
-    model = load_model(path, device)
+    model = load_model(path, device, imports=imports)
     if kind is not None and not isinstance(model, kind):
         raise ValueError(f"{path}: holds a {type(model).__name__}, which is no {kind.__name__}")
     return model

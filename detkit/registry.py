@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
+import re
 import sys
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -16,6 +17,19 @@ _origins: dict[str, str] = {}  # name -> where it was registered from
 
 class ConfigError(ValueError):
     """Something in a config is wrong; the message begins with the path inside the config."""
+
+
+class UnknownComponentError(ConfigError):
+    """Nothing is registered under the name that a config gives.
+
+    Attributes:
+        path: where in the config.
+        name: the unknown name.
+    """
+
+    def __init__(self, path: str, name: str):
+        super().__init__(f"{path}: nothing is registered as {name!r}{suggest(name, names())}")
+        self.path, self.name = path, name
 
 
 def register(target: Callable | str) -> Callable:
@@ -54,7 +68,7 @@ def lookup(name: str, path: str = "config") -> Callable:
     if name in _components:
         return _components[name]
     if name not in _lazy:
-        raise ConfigError(f"{path}: nothing is registered as {name!r}{suggest(name, names())}")
+        raise UnknownComponentError(path, name)
     target, extra = _lazy[name]
     module, attribute = target.split(":")
     try:
@@ -81,7 +95,7 @@ def build(config: dict[str, Any], path: str = "config", **extra: Any) -> Any:
     try:
         return component(**arguments, **extra)
     except (ValueError, TypeError) as error:
-        raise ConfigError(f"{path} ({name}): {error}") from error
+        raise ConfigError(f"{path} ({name}): {error}{_nearest_argument(component, error)}") from error
 
 
 def check(config: dict[str, Any], path: str = "config", extra: Iterable[str] = ()) -> tuple[str, Callable]:
@@ -104,11 +118,36 @@ def check(config: dict[str, Any], path: str = "config", extra: Iterable[str] = (
     return name, component
 
 
+def check_all(value: Any, path: str = "config", extra: Iterable[str] = ()) -> None:
+    """`check` the component `value` and all components inside of it; nothing is called.
+
+    Args:
+        path: as in `build`.
+        extra: names of the arguments of `value` itself that only the running program knows.
+
+    Raises:
+        ConfigError: see `check`.
+    """
+    if isinstance(value, dict):
+        if "type" in value:
+            check(value, path, extra)
+        for key, item in value.items():
+            check_all(item, f"{path}.{key}")
+    elif isinstance(value, (list, tuple)):
+        for number, item in enumerate(value):
+            check_all(item, f"{path}.{number}")
+
+
 def suggest(name: str, valid: Iterable[str]) -> str:
     """The end of an "unknown name" message: the nearest valid name, if one is near, and all valid names."""
     valid = sorted(valid)
-    near = difflib.get_close_matches(name, valid, n=1)
-    return (f", did you mean {near[0]!r}? " if near else ". ") + f"Valid: {', '.join(valid) or 'none'}"
+    return (nearest(name, valid) or ".") + f" Valid: {', '.join(valid) or 'none'}"
+
+
+def nearest(name: str, valid: Iterable[str]) -> str:
+    """ ", did you mean 'NAME'?" with the nearest valid name; "" where none is near."""
+    near = difflib.get_close_matches(name, list(valid), n=1)
+    return f", did you mean {near[0]!r}?" if near else ""
 
 
 def _add(name: str, component: Callable) -> Callable:
@@ -131,6 +170,15 @@ def _check_arguments(name: str, component: Callable, given: set[str], path: str)
     missing = [p.name for p in named if p.default is p.empty and p.name not in given]
     if missing:
         raise ConfigError(f"{path}: missing argument {', '.join(map(repr, missing))} of {name}")
+
+
+def _nearest_argument(component: Callable, error: Exception) -> str:
+    """For an unknown argument that `component` passes on to the constructor of a base class: the nearest valid one."""
+    unknown = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+    if unknown is None or not inspect.isclass(component):
+        return ""
+    constructors = [vars(base)["__init__"] for base in component.__mro__[:-1] if "__init__" in vars(base)]
+    return nearest(unknown[1], {name for init in constructors for name in inspect.signature(init).parameters})
 
 
 def _build_value(value: Any, path: str) -> Any:

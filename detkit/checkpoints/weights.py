@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from detkit.files import write_atomically
 from detkit.modeling.base import Model
-from detkit.registry import register
-from detkit.runtime.components import build_model
+from detkit.registry import UnknownComponentError, names, nearest, register
+from detkit.runtime.components import build_model, import_components
 from detkit.structures import LabelMap
 
 SCHEMA = 1
@@ -107,18 +107,45 @@ def load_strictly(model: nn.Module, weights: Mapping[str, Tensor], source: str |
 
 
 @register("Checkpoint")
-def load_model(path: str | Path, device: torch.device | str = "cpu") -> Model:
+def load_model(path: str | Path, device: torch.device | str = "cpu", *, imports: Sequence[str] = ()) -> Model:
     """Rebuild the model that a checkpoint describes, with its weights, in eval mode.
 
+    Args:
+        imports: modules and .py files to import first, whose components the model consists of. The file says which
+            ones it was made with, but they are imported only if they are named here: importing runs their code.
+
     Raises:
-        CheckpointError: an unreadable or foreign file, or weights that do not fit.
-        ConfigError: the header names a component that is not registered; import its module first.
+        CheckpointError: an unreadable or foreign file, weights that do not fit, or a component that nothing
+            registers; the message gives the imports that the file was made with.
+        ConfigError: one of `imports` cannot be imported.
     """
+    import_components(imports)
     weights, header = read_weights(path)
     label_map = LabelMap(**header["label_map"])
-    model = build_model(header["config"]["model"], label_map, header["input_rule"], pretrained=False)
+    with explaining_imports(path, header["config"]):
+        model = build_model(header["config"]["model"], label_map, header["input_rule"], pretrained=False)
     load_strictly(model, weights, path)
     return model.to(device).eval()
+
+
+@contextlib.contextmanager
+def explaining_imports(path: str | Path, config: Mapping[str, Any]) -> Iterator[None]:
+    """Let an unknown component in the config of the checkpoint `path` be an error that tells what to import.
+
+    Raises:
+        CheckpointError: instead of an `UnknownComponentError`.
+    """
+    try:
+        yield
+    except UnknownComponentError as error:
+        recorded = list(config.get("imports", ()))
+        flags = " ".join(f"--import {name}" for name in recorded or ["MODULE_OR_FILE"])
+        made = f"with imports of {', '.join(recorded)}" if recorded else "without imports in its config"
+        raise CheckpointError(
+            f"{path}: {error.path}: nothing is registered as {error.name!r}{nearest(error.name, names()) or '.'} "
+            f"The checkpoint was made {made}; nothing is imported unless you say so: add {flags} to the command, "
+            f"imports={recorded or ['...']} to detkit.load, or name them in the imports of your config"
+        ) from error
 
 
 @contextlib.contextmanager

@@ -10,8 +10,9 @@ from __future__ import annotations
 import ast
 import copy
 import json
+import os
 import traceback
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -102,14 +103,21 @@ MINIMUM = {
     **dict.fromkeys(("data.workers", "train.seed", "train.draw_samples", "train.profile_steps"), 0),
 }
 COMPONENTS = ("model", "schedule", "evaluator")
-TOP_LEVEL = (*COMPONENTS, *SECTIONS)
+LISTS = (
+    "imports",  # modules, or .py files relative to the config's folder, that register components of your own
+    "hooks",  # components with the methods of `detkit.engine.hooks.Hook`, called after those of detkit
+)
+TOP_LEVEL = (*COMPONENTS, *SECTIONS, *LISTS)
+# The names that may be set at a path, given the value there; see `run_options`.
+Options = Callable[[Sequence[str], Any], "Iterable[str] | None"]
 
 
 def load_config(source: str | Path) -> dict[str, Any]:
     """Run a config and return a copy of its `config`.
 
     While it runs, it can import what lies beside it, and the shipped configs and what they share by their names
-    (`from quickstart import config`, `from _base.vidt import recipe`).
+    (`from quickstart import config`, `from _base.vidt import recipe`). Files among its `imports` are absolute paths in
+    the copy.
 
     Args:
         source: see `find_config`.
@@ -123,17 +131,33 @@ def load_config(source: str | Path) -> dict[str, Any]:
         try:
             exec(compile(path.read_text(encoding="utf-8"), str(path), "exec"), namespace)
         except Exception as error:
-            raise ConfigError(f"{_place(error, path)}: {type(error).__name__}: {error}") from error
+            place = error_place(error, path.parent) or path
+            raise ConfigError(f"{place}: {type(error).__name__}: {error}") from error
     if not isinstance(namespace.get("config"), dict):
         raise ConfigError(f"{path}: must define a dict named 'config'")
-    return copy.deepcopy(namespace["config"])
+    config = copy.deepcopy(namespace["config"])
+    return {**config, "imports": absolute_imports(config["imports"], path.parent)} if "imports" in config else config
 
 
-def apply_overrides(config: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+def run_options(path: Sequence[str], holder: Any) -> Iterable[str] | None:
+    """The names that may be set at a path of a run's config besides those in the dict `holder` there; None: any."""
+    if len(path) > 1:
+        return ()
+    if not path:
+        return TOP_LEVEL
+    if path[0] in COMPONENTS:
+        return None
+    return section_options(path[0], holder) if path[0] in SECTIONS else ()
+
+
+def apply_overrides(config: dict[str, Any], overrides: Sequence[str], options: Options = run_options) -> dict[str, Any]:
     """A copy of `config` with `"a.b=value"` settings applied.
 
     Values are Python literals, else strings; `true`, `false` and `none` count in any case; list items are numbers
     (`data.transforms.0.p=1`). New keys are allowed where they are options of a section or arguments of a component.
+
+    Args:
+        options: gives the names that may be set at a path, see `run_options`.
 
     Raises:
         ConfigError: an unknown key, no "=", or a path that leads through something that has no keys.
@@ -145,11 +169,10 @@ def apply_overrides(config: dict[str, Any], overrides: Sequence[str]) -> dict[st
             raise ConfigError(f"override {override!r}: expected path=value, for example train.epochs=12")
         *parents, last = path.strip().split(".")
         holder: Any = config
-        if parents and parents[0] in TOP_LEVEL:
-            config.setdefault(parents[0], {})
         for depth, key in enumerate(parents):
-            holder = holder[_existing_key(holder, key, parents[:depth])]
-        holder[_settable_key(holder, last, parents)] = _parse_value(text.strip())
+            _add_section(holder, key, parents[:depth], options)
+            holder = holder[_existing_key(holder, key, parents[:depth], options)]
+        holder[_settable_key(holder, last, parents, options)] = _parse_value(text.strip())
     return config
 
 
@@ -186,20 +209,54 @@ def resolve_config(config: dict[str, Any]) -> dict[str, Any]:
         resolved[name] = {**section_options(name, section), **section}
     resolved["schedule"] = {"type": "cosine", **config.get("schedule", {})}
     resolved["evaluator"] = {"type": "CocoEvaluator", **config.get("evaluator", {})}
+    resolved["imports"] = absolute_imports(config.get("imports", ()), Path.cwd())
+    resolved["hooks"] = check_hooks(config.get("hooks", ()))
     _check_values(resolved)
     return json.loads(to_json(resolved))
 
 
-def _place(error: Exception, path: Path) -> str:
-    """file:line of the innermost frame of the config file or of what lies beside it."""
+def absolute_imports(imports: Any, folder: Path) -> list[str]:
+    """`imports` with the paths of .py files, which are relative to `folder`, made absolute; module names stay.
+
+    Raises:
+        ConfigError: not a list of strings.
+    """
+    if not isinstance(imports, (list, tuple)) or not all(isinstance(name, str) for name in imports):
+        raise ConfigError(f"imports: expected a list of module names and .py files, got {imports!r}")
+    return [os.path.abspath(folder / name) if name.endswith(".py") else name for name in imports]
+
+
+def check_hooks(hooks: Any) -> list[dict[str, Any]]:
+    """`hooks` as a list.
+
+    Raises:
+        ConfigError: not a list of dicts.
+    """
+    if not isinstance(hooks, (list, tuple)) or not all(isinstance(hook, dict) for hook in hooks):
+        raise ConfigError(f"hooks: expected a list of dicts such as dict(type='MyHook'), got {hooks!r}")
+    return list(hooks)
+
+
+def error_place(error: Exception, code: Path) -> str:
+    """ "file:line" of the innermost frame in `code`, a file or a folder; "" where no frame is."""
     if isinstance(error, SyntaxError) and error.filename:
         return f"{error.filename}:{error.lineno}"
     frames = traceback.extract_tb(error.__traceback__)
-    ours = [f for f in frames if Path(f.filename).is_relative_to(path.parent)]
-    return f"{ours[-1].filename}:{ours[-1].lineno}" if ours else str(path)
+    inside = [frame for frame in frames if Path(frame.filename).is_relative_to(code)]
+    return f"{inside[-1].filename}:{inside[-1].lineno}" if inside else ""
 
 
-def _existing_key(holder: Any, key: str, parents: Sequence[str]) -> str | int:
+def _add_section(holder: Any, key: str, parents: Sequence[str], options: Options) -> None:
+    """Put an empty section under `key` where there is none and `options` knows one."""
+    if isinstance(holder, dict) and holder.get(key) is None:
+        names = options([*parents, key], {})
+        if names is None or names:
+            holder[key] = {}
+        elif not parents and key in LISTS:
+            holder[key] = []
+
+
+def _existing_key(holder: Any, key: str, parents: Sequence[str], options: Options) -> str | int:
     path = ".".join(parents) or "config"
     if isinstance(holder, (list, tuple)):
         if not key.isdigit() or int(key) >= len(holder):
@@ -208,20 +265,20 @@ def _existing_key(holder: Any, key: str, parents: Sequence[str]) -> str | int:
     if not isinstance(holder, dict):
         raise ConfigError(f"{path}: is {holder!r} and has no key {key!r}")
     if key not in holder:
-        valid = {*map(str, holder), *(() if parents else TOP_LEVEL)}
+        valid = {*map(str, holder), *(options(parents, holder) or ())}
         raise ConfigError(f"{path}: unknown key {key!r}{suggest(key, valid)}")
     return key
 
 
-def _settable_key(holder: Any, key: str, parents: Sequence[str]) -> str | int:
+def _settable_key(holder: Any, key: str, parents: Sequence[str], options: Options) -> str | int:
     if isinstance(holder, tuple):
         raise ConfigError(f"{'.'.join(parents)}: is a tuple; set it as a whole, or make it a list in the config")
-    if not isinstance(holder, dict) or "type" in holder or (len(parents) == 1 and parents[0] in COMPONENTS):
-        return key if isinstance(holder, dict) else _existing_key(holder, key, parents)
-    options: Iterable[str] = () if parents else TOP_LEVEL
-    if len(parents) == 1 and parents[0] in SECTIONS:
-        options = section_options(parents[0], holder)
-    return _existing_key({**dict.fromkeys(options), **holder}, key, parents)
+    if not isinstance(holder, dict):
+        return _existing_key(holder, key, parents, options)
+    names = options(parents, holder)
+    if "type" in holder or names is None:  # arguments of a component, which its constructor checks
+        return key
+    return key if key in names else _existing_key(holder, key, parents, options)
 
 
 def _parse_value(text: str) -> Any:

@@ -242,7 +242,23 @@ def build_hooks(runner: Run) -> list[Hook]:
         hooks.append(EarlyStop(options["early_stop"]))
     if options["keep_steps"]:
         hooks.append(KeepWeights(options["keep_steps"]))
-    return [*hooks, SaveCheckpoints(options["checkpoint_every"], options["checkpoint_epochs"]), *build_writers(runner)]
+    hooks.append(SaveCheckpoints(options["checkpoint_every"], options["checkpoint_epochs"]))
+    return [*hooks, *build_writers(runner), *_build_own(runner.config["hooks"])]
+
+
+def _build_own(configs: Sequence[dict[str, Any]]) -> list[Hook]:
+    """The hooks of the config's list `hooks`."""
+    hooks = []
+    events = [name for name in vars(Hook) if not name.startswith("_")]
+    for number, config in enumerate(configs):
+        hooks.append(build(config, path=f"hooks.{number}"))
+        missing = [event for event in events if not callable(getattr(hooks[-1], event, None))]
+        if missing:
+            raise ConfigError(
+                f"hooks.{number} ({config['type']}): has no method {', '.join(missing)}; make its class a subclass "
+                "of detkit.engine.hooks.Hook"
+            )
+    return hooks
 
 
 def _memory_gib(device: torch.device) -> float:

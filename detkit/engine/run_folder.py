@@ -13,6 +13,7 @@ from detkit.runtime.processes import broadcast_object, is_main
 
 # What may change when a run is resumed; everything else is part of what the run is.
 MAY_CHANGE = {
+    "imports",  # the same files may lie elsewhere
     "data.eval_batch_size",
     "data.workers",
     *(f"train.{key}" for key in ("epochs", "max_steps", "device", "log_every", "eval_every", "checkpoint_every")),

@@ -21,7 +21,13 @@ from detkit.engine.optim import Ema, build_optimizer, set_learning_rate
 from detkit.engine.run_folder import check_run_folder, stored_config, write_config
 from detkit.engine.schedules import build_schedule
 from detkit.modeling.base import Model
-from detkit.runtime.components import build_datasets, build_loader, build_model, warn_of_crowds
+from detkit.runtime.components import (
+    build_datasets,
+    build_loader,
+    build_model,
+    import_components,
+    warn_of_crowds,
+)
 from detkit.runtime.console import Console
 from detkit.runtime.evaluate import autocast
 from detkit.runtime.processes import (
@@ -57,7 +63,9 @@ def train(config: dict[str, Any] | None, out: str | Path, *, resume: bool = Fals
     """
     config = stored_config(out) if config is None else config
     with distributed(config.get("train", {}).get("device", "auto")) as device:
-        runner = Runner(check_run_folder(config, out, resume=resume), Path(out), device)
+        config = check_run_folder(config, out, resume=resume)
+        import_components(config["imports"])
+        runner = Runner(config, Path(out), device)
         if not (resume and runner.resume()):
             runner.initialize()
         if is_main():

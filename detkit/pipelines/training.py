@@ -31,18 +31,26 @@ def coco_data(labels: Path, image_folder: Path, *, drop_empty: bool = True) -> d
     return {"type": "CocoDataset", **files, "masks": True, "drop_empty": drop_empty}
 
 
-def run_config(section: dict[str, Any], train_data: dict[str, Any], val_data: dict[str, Any] | None) -> dict[str, Any]:
+def run_config(
+    section: dict[str, Any], train_data: dict[str, Any] | None, val_data: dict[str, Any] | None
+) -> dict[str, Any]:
     """The config of a run: a section of a program's config with the datasets; by default mask AP is measured."""
     config = {"evaluator": {"type": "CocoEvaluator", "iou_types": ["segm"]}, **section}
     return {**config, "data": {**section["data"], "train": train_data, "val": val_data}}
+
+
+def error_inside(name: str, error: ConfigError) -> ConfigError:
+    """An error of the config of the run `name`, with the path in the config of the whole program."""
+    text = str(error)
+    return ConfigError(name + text.removeprefix("config") if text.startswith("config:") else f"{name}.{text}")
 
 
 def stable_part(section: dict[str, Any]) -> dict[str, Any]:
     """A run's section without the options that do not change its result, such as `train.log_every`."""
     stable = copy.deepcopy(section)
     for path in MAY_CHANGE - LENGTH:
-        name, key = path.split(".")
-        stable.get(name, {}).pop(key, None)
+        name, _, key = path.rpartition(".")
+        (stable.get(name, {}) if name else stable).pop(key, None)
     return stable
 
 
@@ -68,7 +76,9 @@ def check_run(config: dict[str, Any], name: str, label_map: LabelMap) -> None:
         check(config["evaluator"], "evaluator", ["dataset"])
         build_model(config["model"], label_map)
     except ValueError as error:
-        raise ConfigError(f"{name}.{error}" if isinstance(error, ConfigError) else f"{name}: {error}") from error
+        raise (
+            error_inside(name, error) if isinstance(error, ConfigError) else ConfigError(f"{name}: {error}")
+        ) from error
 
 
 def train_in(folder: Path, config: dict[str, Any], *, processes: int = 1) -> None:
@@ -123,7 +133,7 @@ def _torchrun(folder: Path, config: dict[str, Any], processes: int, resume: bool
     text = format_config(resolve_config(config))
     write_text(path, text)
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    command = [*launcher, "-m", "detkit.cli", "train", str(path), "--out", str(folder)]
+    command = [*launcher, "-m", "detkit", "train", str(path), "--out", str(folder)]
     code = subprocess.run([*command, "--resume"] if resume else command, check=False).returncode
     if code:
         raise ChildProcessError(f"training in {folder} ended with exit code {code}; see its output above")

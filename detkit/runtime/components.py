@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 from torch.utils.data import DataLoader
@@ -12,7 +13,8 @@ from torch.utils.data import DataLoader
 from detkit.backbones.pretrained import FILE_ARGUMENTS
 from detkit.data.loading import train_loader
 from detkit.modeling.base import InputRule, Model
-from detkit.registry import ConfigError, build, lookup
+from detkit.registry import ConfigError, build, check_all, lookup
+from detkit.runtime.imports import import_named
 from detkit.runtime.processes import rank, world_size
 from detkit.runtime.signals import shielded
 from detkit.structures import LabelMap
@@ -58,10 +60,41 @@ MODULES = (
 )
 
 
-def import_components() -> None:
-    """Import the modules of detkit whose classes configs can name, so that they register themselves."""
+# The arguments that the program gives to the component of a section.
+ADDED = {
+    "model": ("num_classes",),
+    "schedule": ("lr", "epochs", "steps_per_epoch"),
+    "evaluator": ("dataset",),
+}
+
+
+def import_components(imports: Sequence[str] = ()) -> None:
+    """Import the modules whose classes configs can name, so that they register themselves.
+
+    Args:
+        imports: modules and files beside those of detkit, see `detkit.runtime.imports.import_named`.
+
+    Raises:
+        ConfigError: one of `imports` cannot be imported.
+    """
     for module in MODULES:
         importlib.import_module(module)
+    import_named(imports)
+
+
+def check_components(config: dict[str, Any]) -> None:
+    """Check the names of all components of a run's config and of their arguments, before anything is built.
+
+    Args:
+        config: as `detkit.config.resolve_config` makes it; datasets may be missing.
+
+    Raises:
+        ConfigError: an unknown name, or an unknown or missing argument; the message begins with its path.
+    """
+    sections = {name: config[name] for name in ("model", "schedule", "evaluator", "data", "hooks")}
+    sections["model"] = {key: value for key, value in config["model"].items() if key != "num_classes"}
+    for name, section in sections.items():
+        check_all(section, name, ADDED.get(name, ()))
 
 
 def build_model(

@@ -14,7 +14,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from detkit.ops.linear import ONEDNN, conv_flops, linear_flops
-from detkit.runtime.components import build_model
+from detkit.runtime.components import build_model, import_components
 from detkit.runtime.evaluate import autocast
 from detkit.structures import Annotations, Batch, LabelMap
 
@@ -23,6 +23,7 @@ NUM_COCO_CLASSES = 80
 
 def build_for_benchmark(config: dict[str, Any]) -> nn.Module:
     """The model of a config with random weights and, where the config leaves it open, 80 classes."""
+    import_components(config.get("imports", ()))
     num_classes = config["model"].get("num_classes", NUM_COCO_CLASSES)
     return build_model(config["model"], LabelMap.numbered(num_classes), pretrained=False)
 

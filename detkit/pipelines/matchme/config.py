@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from detkit.config import REQUIRED, SECTIONS, apply_overrides, check_options, resolve_config
+from detkit.config import (
+    REQUIRED,
+    SECTIONS,
+    TOP_LEVEL,
+    apply_overrides,
+    check_options,
+    resolve_config,
+    run_options,
+)
 from detkit.correspondence.annotate import Rules
-from detkit.registry import ConfigError
+from detkit.pipelines.training import error_inside
+from detkit.registry import ConfigError, check_all
+from detkit.runtime.components import check_components, import_components
 
 # The options of the section with their defaults.
 ROUNDS: dict[str, Any] = dict(
@@ -44,20 +54,35 @@ def resolve(config: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     Raises:
         ConfigError: an unknown or missing option, or a number out of its range.
     """
+    check_options(config, (*TOP_LEVEL, "rounds"), "config")
     section = _filled(config.get("rounds"))
     run = {key: value for key, value in config.items() if key != "rounds"}
+    run["evaluator"] = {"type": "PCKEvaluator", **run.get("evaluator", {})}
+    import_components(run.get("imports", ()))
     if not isinstance(run.get("data"), dict) or run["data"].get("val") is None:
         raise ConfigError("data.val: is missing; the rounds are compared on it")
     run = _steps_or_epochs(run)
+    check_components(_plain_run(run))
     section["seed"] = (
         run["train"].get("seed", SECTIONS["train"]["seed"]) if section["seed"] is None else section["seed"]
     )
     _check_values(section)
     rules(section)
-    student_config(run, section, run["data"]["train"], number=0)
+    _check_student(run, section)
     if section["baseline"] is None:
         section["baseline"] = _nearest_neighbours(run["model"])
+    for name in ("pool", "held_out", "test", "baseline"):
+        check_all(section[name], f"rounds.{name}")
     return run, section
+
+
+def complete(config: dict[str, Any]) -> dict[str, Any]:
+    """The whole config with every option stated; what this gives can be resolved again."""
+    run, section = resolve(config)
+    full = _plain_run(run)
+    if "epochs" not in run["train"]:
+        del full["train"]["epochs"]
+    return {**full, "rounds": {**section, "annotate": vars(rules(section))}}
 
 
 def _check_values(section: dict[str, Any]) -> None:
@@ -92,13 +117,23 @@ def rules(section: dict[str, Any]) -> Rules:
 
 
 def override(config: dict[str, Any], settings: Sequence[str]) -> dict[str, Any]:
-    """A copy of `config` with `"a.b=value"` settings applied; options of `rounds` need not stand in it.
+    """A copy of `config` with `"a.b=value"` settings applied, see `detkit.config.apply_overrides`.
 
     Raises:
-        ConfigError: as `detkit.config.apply_overrides`.
+        ConfigError: as `apply_overrides`.
     """
-    defaults = {key: copy.deepcopy(value) for key, value in ROUNDS.items() if value is not REQUIRED}
-    return apply_overrides({**config, "rounds": {**defaults, **config.get("rounds", {})}}, settings)
+    return apply_overrides(config, settings, _options)
+
+
+def _options(path: Sequence[str], holder: Any) -> Iterable[str] | None:
+    """See `detkit.config.run_options`."""
+    if not path:
+        return (*TOP_LEVEL, "rounds")
+    if path[0] != "rounds":
+        return run_options(path, holder)
+    if path[1:2] == ["student"]:
+        return run_options(path[2:], holder)
+    return {1: ROUNDS, 2: vars(Rules()) if path[1:] == ["annotate"] else ()}.get(len(path), ())
 
 
 def student_config(
@@ -139,12 +174,22 @@ def _filled(section: Any) -> dict[str, Any]:
 
 def _steps_or_epochs(run: dict[str, Any]) -> dict[str, Any]:
     """Check a run's config and return it; `train.epochs` may be missing where `train.max_steps` is given."""
-    train = run.get("train", {})
-    if "epochs" not in train and train.get("max_steps") is not None:
-        resolve_config({**run, "train": {**train, "epochs": 1}})
-    else:
-        resolve_config(run)
+    _plain_run(run)
     return run
+
+
+def _plain_run(run: dict[str, Any]) -> dict[str, Any]:
+    """The complete config of a run, with one epoch where the epochs follow from `train.max_steps`."""
+    train = run.get("train", {})
+    steps_count = "epochs" not in train and train.get("max_steps") is not None
+    return resolve_config({**run, "train": {**train, "epochs": 1}} if steps_count else run)
+
+
+def _check_student(run: dict[str, Any], section: dict[str, Any]) -> None:
+    try:
+        check_components(_plain_run(student_config(run, section, run["data"]["train"], number=0)))
+    except ConfigError as error:
+        raise error if str(error).startswith("rounds.") else error_inside("rounds.student", error) from error
 
 
 def _nearest_neighbours(model: dict[str, Any]) -> dict[str, Any]:

@@ -33,7 +33,7 @@ from detkit.pipelines.matchme.report import write_report
 from detkit.pipelines.stages import StageRunner, named_files
 from detkit.pipelines.training import check_run, stable_part, train_in
 from detkit.registry import ConfigError, build
-from detkit.runtime.components import build_model, import_components
+from detkit.runtime.components import build_model
 from detkit.runtime.evaluate import evaluate
 from detkit.runtime.processes import choose_device
 
@@ -57,7 +57,6 @@ def run_rounds(
         ConfigError: the config, the data or what lies in `out` does not allow it.
         KeyboardInterrupt: stopped; the same call goes on.
     """
-    import_components()
     return Rounds(config, Path(out), processes=processes, say=say).run()
 
 
@@ -218,7 +217,7 @@ class Rounds:
 
     @property
     def _evaluator(self) -> dict[str, Any]:
-        return {"type": "PCKEvaluator", **self.teacher.get("evaluator", {})}
+        return self.teacher["evaluator"]
 
     @property
     def _threshold(self) -> str:

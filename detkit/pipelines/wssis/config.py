@@ -3,6 +3,7 @@
     config = dict(
         data=dict(...),     # or split=dict(...), or scenes=dict(...)
         teacher=dict(...), refine=dict(...), pseudo=dict(...), student=dict(...), bound=True,
+        imports=(...), hooks=[...],     # of all runs
     )
 
 `teacher`, `student` and `refine` are configs of ordinary runs (see `detkit.config`) without `data.train` and
@@ -11,13 +12,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
-from detkit.config import REQUIRED, apply_overrides, check_keys, check_options
+from detkit.config import (
+    LISTS,
+    REQUIRED,
+    absolute_imports,
+    apply_overrides,
+    check_hooks,
+    check_keys,
+    check_options,
+    resolve_config,
+    run_options,
+)
 from detkit.modeling.prompted import NEEDED
+from detkit.pipelines.training import error_inside, run_config
 from detkit.pointseg.refine.crops import SIZE
-from detkit.registry import ConfigError
+from detkit.registry import ConfigError, check
+from detkit.runtime.components import check_components, import_components
 
 SOURCES = ("data", "split", "scenes")
 RUNS = ("teacher", "refine", "student")
@@ -69,14 +83,20 @@ DEFAULTS = dict(
     seed=0,  # of all choices and trainings that state none
     bound=False,  # also train a student on the true masks of all images, as an upper bound
 )
-TOP_LEVEL = (*SOURCES, *RUNS, "pseudo", *DEFAULTS)
+TOP_LEVEL = (*SOURCES, *RUNS, "pseudo", *DEFAULTS, *LISTS)
+# Arguments of components that stages fill in, by the place of the others in the config.
+FILLED_IN: dict[str, tuple[str, ...]] = {
+    "scenes.options": ("length", "seed", "masks"),
+    "refine.crops": ("predictions", "annotation_file", "image_folder"),
+}
 
 
 def resolve(config: dict[str, Any]) -> dict[str, Any]:
     """The complete config, checked, with every section; those that are not used are None.
 
     Raises:
-        ConfigError: an unknown or missing option, or no single source of data; the message begins with its path.
+        ConfigError: an unknown or missing option or component, one of `imports` that cannot be imported, or no single
+            source of data; the message begins with the path in the config.
     """
     check_options(config, TOP_LEVEL, "config")
     given = [name for name in SOURCES if config.get(name) is not None]
@@ -85,6 +105,9 @@ def resolve(config: dict[str, Any]) -> dict[str, Any]:
             f"config: needs one of the sections {', '.join(SOURCES)}, got {' and '.join(given) or 'none'}"
         )
     resolved = {**dict.fromkeys(TOP_LEVEL), **DEFAULTS, **config}
+    resolved["imports"] = absolute_imports(config.get("imports", ()), Path.cwd())
+    resolved["hooks"] = check_hooks(config.get("hooks", ()))
+    import_components(resolved["imports"])
     for name in (given[0], "pseudo"):
         resolved[name] = _filled(config.get(name, {}), name)
         if "seed" in resolved[name] and resolved[name]["seed"] is None:
@@ -93,35 +116,43 @@ def resolve(config: dict[str, Any]) -> dict[str, Any]:
         if resolved[name] is None and name != "refine":
             raise ConfigError(f"config: section {name!r} is missing")
         if resolved[name] is not None:
-            resolved[name] = _run(resolved[name], name, resolved["seed"])
+            lists = {key: resolved[key] for key in LISTS if resolved[key]}
+            resolved[name] = {**_run(resolved[name], name, resolved["seed"]), **lists}
     _check_refine(resolved)
     _check_values(resolved)
+    _check_components(resolved, given[0])
+    return resolved
+
+
+def complete(config: dict[str, Any]) -> dict[str, Any]:
+    """`resolve` with every option of the runs stated; what this gives can be resolved again."""
+    resolved = resolve(config)
+    for name in RUNS:
+        if resolved[name] is not None:
+            resolved[name] = _complete_run(resolved[name])
     return resolved
 
 
 def override(config: dict[str, Any], settings: Sequence[str]) -> dict[str, Any]:
     """A copy of `config` with `"a.b=value"` settings applied, see `detkit.config.apply_overrides`.
 
-    Inside of a run, options with defaults can be set that the config does not mention.
-
     Raises:
         ConfigError: as `apply_overrides`.
     """
-    for setting in settings:
-        name, dot, rest = setting.strip().partition(".")
-        if name in RUNS and dot and isinstance(config.get(name), dict):
-            try:
-                config = {**config, name: apply_overrides(config[name], [rest])}
-            except ConfigError as error:
-                raise ConfigError(f"{name}: {error}") from error
-        elif name in SECTIONS and dot and "=" in rest and "." not in rest.partition("=")[0]:
-            section = {**dict.fromkeys(SECTIONS[name]), **(config.get(name) or {})}
-            changed = apply_overrides({name: section}, [setting])[name]
-            key = rest.partition("=")[0].strip()
-            config = {**config, name: {**(config.get(name) or {}), key: changed[key]}}
-        else:
-            config = apply_overrides({**DEFAULTS, **config}, [setting])
-    return config
+    return apply_overrides(config, settings, _options)
+
+
+def _options(path: Sequence[str], holder: Any) -> Iterable[str] | None:
+    """See `detkit.config.run_options`."""
+    if not path:
+        return TOP_LEVEL
+    if ".".join(path) in FILLED_IN:
+        return None
+    if path[0] not in RUNS:
+        return SECTIONS.get(path[0], ()) if len(path) == 1 else ()
+    if len(path) > 1:
+        return run_options(path[1:], holder)
+    return (*RUN_KEYS, *REFINE) if path[0] == "refine" else RUN_KEYS
 
 
 def _filled(section: Any, name: str) -> dict[str, Any]:
@@ -144,10 +175,41 @@ def _run(section: Any, name: str, seed: int) -> dict[str, Any]:
     try:
         check_keys({**run, "data": {"train": None, **data}, "train": {"epochs": 1, **train}})
     except ConfigError as error:
-        raise ConfigError(f"{name}: {error}") from error
+        raise error_inside(name, error) from error
     if "epochs" not in train and train.get("max_steps") is None:
         raise ConfigError(f"{name}.train: needs epochs or max_steps")
     return {**section, "data": data, "train": {"seed": seed, **train}}
+
+
+def _plain_run(section: dict[str, Any]) -> dict[str, Any]:
+    """A run's section as a complete config, with datasets of None."""
+    run = {key: value for key, value in section.items() if key not in REFINE}
+    return resolve_config(run_config({**run, "train": {"epochs": 1, **run["train"]}}, None, None))
+
+
+def _complete_run(section: dict[str, Any]) -> dict[str, Any]:
+    """A run's section with every option stated."""
+    run = _plain_run(section)
+    for key in ("train", "val"):
+        del run["data"][key]
+    if "epochs" not in section["train"]:
+        del run["train"]["epochs"]
+    refine = {key: section[key] for key in REFINE if key in section}
+    return {**refine, **{key: run[key] for key in RUN_KEYS}}
+
+
+def _check_components(config: dict[str, Any], source: str) -> None:
+    for name in RUNS:
+        if config[name] is not None:
+            try:
+                check_components(_plain_run(config[name]))
+            except ConfigError as error:
+                raise error_inside(name, error) from error
+    if source == "scenes":
+        scenes = config["scenes"]["options"]
+        check({"type": "SyntheticScenes", **scenes}, "scenes.options", FILLED_IN["scenes.options"])
+    if config["refine"] is not None:
+        check({"type": "RefineCrops", **config["refine"]["crops"]}, "refine.crops", FILLED_IN["refine.crops"])
 
 
 def _check_refine(config: dict[str, Any]) -> None:

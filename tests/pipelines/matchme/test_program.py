@@ -199,7 +199,7 @@ def test_a_config_without_rounds_is_for_another_command(tmp_path, capsys):
     del plain["rounds"]
     (tmp_path / "plain.py").write_text(format_config(plain))
     assert main(["match", str(tmp_path / "plain.py"), "--out", str(tmp_path / "out")]) == 2
-    assert "rounds: option 'pool' is missing" in capsys.readouterr().err
+    assert "section 'rounds' is missing" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", [name for name in config_names() if name.startswith("match_")])

@@ -164,7 +164,10 @@ def test_a_training_that_was_stopped_goes_on_from_its_checkpoint(whole):
     ("options", "message"),
     [
         (dict(teacher__optimzer={}), r"teacher: unknown option 'optimzer', did you mean 'optimizer'"),
-        (dict(teacher__train=dict(max_stepps=3)), r"teacher: train: unknown option 'max_stepps'"),
+        (
+            dict(teacher__train=dict(max_stepps=3)),
+            r"teacher\.train: unknown option 'max_stepps', did you mean 'max_steps'",
+        ),
         (dict(teacher__train=dict(log_every=3)), r"teacher.train: needs epochs or max_steps"),
         (dict(student__data=dict(batch_size=2, train={})), r"student.data.train: the stages fill it in"),
         (dict(pseudo__promt="point"), r"pseudo: unknown option 'promt', did you mean 'prompt'"),
@@ -201,7 +204,7 @@ def test_config_errors(options, message):
         (dict(student__evaluator=dict(type="CocoEvaluator", iou=3)), r"^student.evaluator: unknown argument 'iou'"),
         (dict(student__train__device="gpu"), r"^student: unknown device 'gpu'"),
         (dict(refine__model__encoder="resnet"), r"^refine.model"),
-        (dict(refine__crops=dict(size=32, boxes=3)), r"^refine.data.train: unknown argument 'boxes' of RefineCrops"),
+        (dict(refine__crops=dict(size=32, boxes=3)), r"^refine.crops: unknown argument 'boxes' of RefineCrops"),
         (dict(teacher__train=dict(epochs=1)), r"^refine.teacher_steps: 3 is beyond the 2 steps of the teacher"),
     ],
 )

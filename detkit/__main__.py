@@ -1,4 +1,4 @@
-"""`python -m detkit.cli`."""
+"""`python -m detkit`."""
 
 import sys
 
