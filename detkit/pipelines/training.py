@@ -39,9 +39,11 @@ def run_config(
     return {**config, "data": {**section["data"], "train": train_data, "val": val_data}}
 
 
-def error_inside(name: str, error: ConfigError) -> ConfigError:
-    """An error of the config of the run `name`, with the path in the config of the whole program."""
+def error_inside(name: str, error: ValueError) -> ConfigError:
+    """An error of the run `name`; that of its config begins with the path in the config of the whole program."""
     text = str(error)
+    if not isinstance(error, ConfigError):
+        return ConfigError(f"{name}: {text}")
     return ConfigError(name + text.removeprefix("config") if text.startswith("config:") else f"{name}.{text}")
 
 
@@ -76,9 +78,7 @@ def check_run(config: dict[str, Any], name: str, label_map: LabelMap) -> None:
         check(config["evaluator"], "evaluator", ["dataset"])
         build_model(config["model"], label_map)
     except ValueError as error:
-        raise (
-            error_inside(name, error) if isinstance(error, ConfigError) else ConfigError(f"{name}: {error}")
-        ) from error
+        raise error_inside(name, error) from error
 
 
 def train_in(folder: Path, config: dict[str, Any], *, processes: int = 1) -> None:
