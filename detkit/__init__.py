@@ -19,14 +19,10 @@ __version__ = "0.1.0"
 @overload
 def load(path: str | Path, device: torch.device | str = "cpu", *, imports: Sequence[str] = ()) -> Model: ...
 @overload
-def load(
-    path: str | Path, device: torch.device | str = "cpu", *, kind: type[M], imports: Sequence[str] = ()
-) -> M: ...
+def load(path: str | Path, device: torch.device | str = "cpu", *, kind: type[M], imports: Sequence[str] = ()) -> M: ...
 
 
-def load(
-    path: str | Path, device: torch.device | str = "cpu", *, kind: Any = None, imports: Sequence[str] = ()
-) -> Any:
+def load(path: str | Path, device: torch.device | str = "cpu", *, kind: Any = None, imports: Sequence[str] = ()) -> Any:
     """The model that a detkit checkpoint (.safetensors) describes, with its weights, in eval mode.
 
     Args:

@@ -105,7 +105,7 @@ MINIMUM = {
 COMPONENTS = ("model", "schedule", "evaluator")
 LISTS = (
     "imports",  # modules, or .py files relative to the config's folder, that register components of your own
-    "hooks",  # components with the methods of `detkit.engine.hooks.Hook`, called after those of detkit
+    "hooks",  # components with the methods of `detkit.engine.hook.Hook`, called after those of detkit
 )
 TOP_LEVEL = (*COMPONENTS, *SECTIONS, *LISTS)
 # The names that may be set at a path, given the value there; see `run_options`.

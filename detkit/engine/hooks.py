@@ -17,7 +17,7 @@ from detkit.checkpoints.weights import save_weights
 from detkit.engine.hook import Hook, Run
 from detkit.engine.writers import build_writers
 from detkit.files import write_text
-from detkit.registry import ConfigError
+from detkit.registry import ConfigError, build
 from detkit.runtime.components import build_evaluator
 from detkit.runtime.evaluate import evaluate
 from detkit.runtime.processes import all_reduce_sum, is_main, world_size
@@ -248,15 +248,11 @@ def build_hooks(runner: Run) -> list[Hook]:
 
 def _build_own(configs: Sequence[dict[str, Any]]) -> list[Hook]:
     """The hooks of the config's list `hooks`."""
-    hooks = []
-    events = [name for name in vars(Hook) if not name.startswith("_")]
-    for number, config in enumerate(configs):
-        hooks.append(build(config, path=f"hooks.{number}"))
-        missing = [event for event in events if not callable(getattr(hooks[-1], event, None))]
-        if missing:
+    hooks = [build(config, path=f"hooks.{number}") for number, config in enumerate(configs)]
+    for number, hook in enumerate(hooks):
+        if not isinstance(hook, Hook):
             raise ConfigError(
-                f"hooks.{number} ({config['type']}): has no method {', '.join(missing)}; make its class a subclass "
-                "of detkit.engine.hooks.Hook"
+                f"hooks.{number}: {type(hook).__name__} is no hook: make it a subclass of detkit.engine.hook.Hook"
             )
     return hooks
 
