@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-import argparse
 import logging
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-from detkit.cli import checkpoints, configs, files, measuring, predicting, training
+from detkit.cli import checkpoints, configs, files, listing, measuring, predicting, training
+from detkit.cli.common import allow_imports
+from detkit.cli.parser import Command, complete, make_parser, misspelling
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a subcommand; errors of the user's making are printed without a traceback, with exit code 2."""
-    parser = argparse.ArgumentParser(prog="detkit", description=sys.modules["detkit"].__doc__)
-    commands = parser.add_subparsers(dest="command", required=True)
-    for name, (add_arguments, run) in COMMANDS.items():
-        command = commands.add_parser(name, help=run.__doc__, description=run.__doc__)
-        add_arguments(command)
-        command.set_defaults(function=run)
-    options = parser.parse_args(arguments)
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    parser, commands = make_parser(COMMANDS)
+    complete(parser)
+    if problem := misspelling(words, parser, commands):
+        print(f"error: {problem}", file=sys.stderr)
+        return 2
+    options = parser.parse_args(words)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", force=True)
     try:
+        allow_imports(options)
         return options.function(options) or 0
     except BrokenPipeError:  # the reader of our output, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -36,7 +38,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
-Command = tuple[Callable[[argparse.ArgumentParser], None], Callable[[argparse.Namespace], "int | None"]]
 COMMANDS: dict[str, Command] = {
     "train": (training.train_arguments, training.train),
     "replay": (training.replay_arguments, training.replay),
@@ -49,6 +50,7 @@ COMMANDS: dict[str, Command] = {
     "ablate": (training.ablate_arguments, training.ablate),
     "wssis": (training.program_arguments, training.wssis),
     "match": (training.program_arguments, training.match),
+    "list": (listing.list_arguments, listing.list_components),
     "split-points": (files.split_points_arguments, files.split_points),
     "check-points": (files.check_points_arguments, files.check_points),
     "configs": (configs.configs_arguments, configs.configs),

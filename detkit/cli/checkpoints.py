@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from detkit.cli.common import add_import
+
 
 def convert_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `detkit convert`."""
@@ -40,6 +42,7 @@ def drop_layers_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `detkit drop-layers`."""
     parser.add_argument("source", help="a .safetensors checkpoint of a ViDT")
     parser.add_argument("destination", help="the smaller .safetensors checkpoint to write")
+    add_import(parser)
     parser.add_argument("--keep", type=int, required=True, help="decoder layers to keep, from the first")
 
 

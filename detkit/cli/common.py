@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from detkit.config import load_config
+from detkit.config import apply_overrides, load_config, resolve_config
 
 
 def add_config(parser: argparse.ArgumentParser) -> None:
@@ -22,9 +22,56 @@ def add_set(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_print_config(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--print-config", action="store_true", help="print the resolved config and stop")
+
+
+def add_import(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--import",
+        dest="imports",
+        action="append",
+        default=[],
+        metavar="MODULE_OR_FILE",
+        help="import a module, or a .py file, that registers components of your own; may be repeated",
+    )
+
+
+def allow_imports(options: argparse.Namespace) -> None:
+    """Import what `--import` names, for commands that have it.
+
+    Raises:
+        ConfigError: it cannot be imported.
+    """
+    if getattr(options, "imports", None):
+        from detkit.runtime.components import import_components
+
+        import_components(options.imports)
+
+
 def default_out(config_path: str) -> Path:
     """The default folder of a config's run: runs/CONFIG_NAME."""
     return Path("runs") / Path(config_path).stem
+
+
+def evaluated_checkpoint(options: argparse.Namespace) -> tuple[Path, dict[str, Any]]:
+    """The checkpoint that the options name, and the resolved config to evaluate it with.
+
+    A config file that is given is the user's own: what it names as `imports` is imported. What the header of a
+    checkpoint names is not.
+
+    Raises:
+        ValueError: see `find_checkpoint`, and errors of the config.
+    """
+    from detkit.checkpoints.weights import read_header
+    from detkit.runtime.components import import_components
+
+    checkpoint, own = find_checkpoint(options)
+    config = own or read_header(checkpoint)["config"]
+    config = resolve_config(apply_overrides(config, options.set))
+    if own is not None:
+        import_components(config["imports"])
+    return checkpoint, config
 
 
 def find_checkpoint(options: argparse.Namespace) -> tuple[Path, dict[str, Any] | None]:

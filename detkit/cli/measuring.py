@@ -6,14 +6,15 @@ import argparse
 import json
 from pathlib import Path
 
-from detkit.cli.common import add_config, add_set, find_checkpoint
-from detkit.config import apply_overrides, load_config, resolve_config
+from detkit.cli.common import add_config, add_import, add_set, evaluated_checkpoint
+from detkit.config import apply_overrides, load_config
 
 
 def evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `detkit evaluate`."""
     parser.add_argument("checkpoint", help="a .safetensors checkpoint, or a config whose run is in --run")
     add_set(parser)
+    add_import(parser)
     parser.add_argument("--run", type=Path, help="with a config: folder of its run (default: runs/CONFIG_NAME)")
     parser.add_argument("--out", type=Path, help="write the results here, as json (of detectors: COCO results)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
@@ -21,17 +22,17 @@ def evaluate_arguments(parser: argparse.ArgumentParser) -> None:
 
 def evaluate(options: argparse.Namespace) -> None:
     """Evaluate a checkpoint on its validation data, or on the data given with --set data.val.…"""
-    from detkit.checkpoints.weights import load_model, read_header
+    from detkit.checkpoints.weights import explaining_imports, load_model
     from detkit.files import write_text
     from detkit.runtime.components import build_evaluation
     from detkit.runtime.evaluate import evaluate as run
     from detkit.runtime.processes import distributed, is_main
 
-    checkpoint, config = find_checkpoint(options)
-    config = resolve_config(apply_overrides(config or read_header(checkpoint)["config"], options.set))
+    checkpoint, config = evaluated_checkpoint(options)
     with distributed(options.device) as device:
         model = load_model(checkpoint, device)
-        dataset, evaluator = build_evaluation(config, model.label_map)
+        with explaining_imports(checkpoint, config):
+            dataset, evaluator = build_evaluation(config, model.label_map)
         data = config["data"]
         run(
             model,
@@ -54,6 +55,7 @@ def evaluate_corruptions_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `detkit evaluate-corruptions`."""
     parser.add_argument("checkpoint", help="a .safetensors checkpoint of a matcher, or a config whose run is in --run")
     add_set(parser)
+    add_import(parser)
     parser.add_argument("--run", type=Path, help="with a config: folder of its run (default: runs/CONFIG_NAME)")
     parser.add_argument("--corruptions", nargs="+", metavar="NAME", help="which (default: the 15 of ImageNet-C)")
     parser.add_argument("--severities", nargs="+", type=int, default=[1, 2, 3, 4, 5], help="1 to 5 (default: all)")
@@ -63,16 +65,17 @@ def evaluate_corruptions_arguments(parser: argparse.ArgumentParser) -> None:
 
 def evaluate_corruptions(options: argparse.Namespace) -> None:
     """Evaluate a matcher on corrupted validation images; repeat it to resume."""
-    from detkit.checkpoints.weights import load_model, read_header
+    from detkit.checkpoints.weights import explaining_imports, load_model
     from detkit.data.corruptions.transform import CORRUPTIONS
     from detkit.runtime.processes import distributed, is_main
     from detkit.studies.corruptions import evaluate_corruptions as run
 
-    checkpoint, config = find_checkpoint(options)
-    config = resolve_config(apply_overrides(config or read_header(checkpoint)["config"], options.set))
+    checkpoint, config = evaluated_checkpoint(options)
     kinds = dict(corruptions=options.corruptions or tuple(CORRUPTIONS), severities=options.severities)
     with distributed(options.device) as device:
-        run(load_model(checkpoint, device), config, options.out, weights=checkpoint, **kinds)
+        model = load_model(checkpoint, device)
+        with explaining_imports(checkpoint, config):
+            run(model, config, options.out, weights=checkpoint, **kinds)
         if is_main():
             print((options.out / "table.md").read_text(), end="")
 

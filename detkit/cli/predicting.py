@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from detkit.cli.common import add_import
+
 
 def predict_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `detkit predict`."""
@@ -26,6 +28,7 @@ def predict_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--min-score", type=float, help="leave out what scores lower (default 0.3; with points or a matcher 0)"
     )
+    add_import(parser)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from detkit.cli.common import add_config, default_out
+from detkit.cli.common import add_config, add_print_config, default_out
 from detkit.config import apply_overrides, format_config, load_config, resolve_config
 
 
@@ -14,7 +14,7 @@ def train_arguments(parser: argparse.ArgumentParser) -> None:
     add_config(parser)
     parser.add_argument("--out", type=Path, help="folder of the run (default: runs/CONFIG_NAME)")
     parser.add_argument("--resume", action="store_true", help="continue the run in --out where it stopped")
-    parser.add_argument("--print-config", action="store_true", help="print the resolved config and stop")
+    add_print_config(parser)
 
 
 def train(options: argparse.Namespace) -> int:
@@ -78,23 +78,30 @@ def program_arguments(parser: argparse.ArgumentParser) -> None:
     add_config(parser)
     parser.add_argument("--out", type=Path, help="folder of all stages (default: runs/CONFIG_NAME)")
     parser.add_argument("--processes", type=int, default=1, help="of each training, one for each GPU (default 1)")
+    add_print_config(parser)
 
 
 def wssis(options: argparse.Namespace) -> None:
     """Learn instance segmentation from a few masks and many points, in stages; repeat it to resume."""
-    from detkit.pipelines.wssis.config import override
+    from detkit.pipelines.wssis.config import complete, override
     from detkit.pipelines.wssis.program import run_wssis
 
     out = options.out or default_out(options.config)
     config = override(load_config(options.config), options.set)
+    if options.print_config:
+        print(format_config(complete(config)), end="")
+        return
     print(run_wssis(config, out, processes=options.processes).read_text(), end="")
 
 
 def match(options: argparse.Namespace) -> None:
     """Learn to match images from few labelled pairs and many unlabelled ones, in rounds; repeat it to resume."""
-    from detkit.pipelines.matchme.config import override
+    from detkit.pipelines.matchme.config import complete, override
     from detkit.pipelines.matchme.program import run_rounds
 
     out = options.out or default_out(options.config)
     config = override(load_config(options.config), options.set)
+    if options.print_config:
+        print(format_config(complete(config)), end="")
+        return
     print(run_rounds(config, out, processes=options.processes).read_text(), end="")

@@ -1,0 +1,112 @@
+"""The command that lists what configs can name."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import importlib
+import inspect
+import re
+import sys
+from collections.abc import Iterator
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+import detkit
+from detkit.cli.common import add_import
+from detkit.registry import ConfigError, lookup, names, nearest
+
+KINDS = ("models", "backbones", "datasets", "transforms", "evaluators", "schedules", "hooks", "parts", "configs")
+Row = tuple[str, str, str]  # kind, name, first line of the docstring
+
+
+def list_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "kind", nargs="?", metavar="KIND", help=f"{', '.join(KINDS)} (default: all; parts are losses and the like)"
+    ).completer = lambda **_: KINDS  # type: ignore[attr-defined]
+    parser.add_argument(
+        "pattern", nargs="?", metavar="PATTERN", help="part of a name, or a whole name with the wildcards * and ?"
+    ).completer = lambda **_: written_names()  # type: ignore[attr-defined]
+    add_import(parser)
+
+
+def list_components(options: argparse.Namespace) -> None:
+    """List models, backbones, datasets, ... that a config can name, one a line."""
+    kind, pattern = options.kind, options.pattern
+    if kind not in KINDS and pattern is None:
+        kind, pattern = None, kind
+    if kind not in (None, *KINDS):
+        raise ConfigError(f"unknown kind {kind!r}{nearest(kind, KINDS)} Valid: {', '.join(KINDS)}")
+    rows = [row for row in all_rows(kind) if matches(row[1], pattern)]
+    if not rows and pattern is not None:
+        near = nearest(pattern, [*KINDS, *(row[1] for row in all_rows(kind))])
+        raise ConfigError(f"no {kind or 'name'} matches {pattern!r}{near}")
+    if not rows:
+        print(f"no {kind} are registered; --import names modules and files that register yours", file=sys.stderr)
+    width = max((len(row[1]) for row in rows), default=0)
+    for row_kind, name, line in rows:
+        print(f"{name:{width}}  {line}" if kind else f"{row_kind:10}  {name:{width}}  {line}")
+
+
+def all_rows(kind: str | None = None) -> list[Row]:
+    """What configs can name, of one kind or all, in the order of `KINDS` and of names."""
+    rows = list(config_rows()) if kind in (None, "configs") else []
+    if kind != "configs":
+        rows += component_rows()
+    return sorted((row for row in rows if kind in (None, row[0])), key=lambda row: (KINDS.index(row[0]), row[1]))
+
+
+def matches(name: str, pattern: str | None) -> bool:
+    """Whether a name contains `pattern`, or is like it where that has wildcards; upper and lower case are the same."""
+    if pattern is None:
+        return True
+    has_wildcards = any(character in pattern for character in "*?[")
+    return fnmatch(name.lower(), pattern.lower() if has_wildcards else f"*{pattern.lower()}*")
+
+
+def component_rows() -> Iterator[Row]:
+    """The registered components, those of detkit and of modules that were imported."""
+    from detkit.runtime.components import import_components
+
+    import_components()
+    importlib.import_module("detkit.checkpoints.weights")  # registers Checkpoint
+    for name in names():
+        component = lookup(name)
+        yield kind_of(component), name, (inspect.getdoc(component) or "").partition("\n")[0]
+
+
+def kind_of(component: Any) -> str:
+    """What a config uses a component for, told by its base class, its methods or what the program passes to it."""
+    from torch import nn
+
+    from detkit.engine.hook import Hook
+    from detkit.modeling.base import Model
+
+    if "steps_per_epoch" in inspect.signature(component).parameters:
+        return "schedules"
+    if not inspect.isclass(component):
+        return "parts"
+    for base, kind in ((Model, "models"), (nn.Module, "backbones"), (Hook, "hooks")):
+        if issubclass(component, base):
+            return kind
+    if hasattr(component, "update") and hasattr(component, "compute"):
+        return "evaluators"
+    if hasattr(component, "__getitem__") and hasattr(component, "__len__"):
+        return "datasets"
+    call = getattr(component, "__call__", None)  # noqa: B004 (that of the class, to see its arguments)
+    return "transforms" if call and "rng" in inspect.signature(call).parameters else "parts"
+
+
+def config_rows() -> Iterator[Row]:
+    """The configs that come with detkit."""
+    for path in sorted((Path(detkit.__file__).parent.parent / "configs").glob("*.py")):
+        line = (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").partition("\n")[0]
+        yield "configs", path.stem, line
+
+
+def written_names() -> list[str]:
+    """The names that stand behind `@register` in detkit's files: fast, for completion, as nothing is imported."""
+    pattern = re.compile(r'^@register(?:\("(\w+)"\))?\n(?:class|def) (\w+)', re.MULTILINE)
+    texts = (path.read_text(encoding="utf-8") for path in Path(detkit.__file__).parent.rglob("*.py"))
+    return [given or name for text in texts for given, name in pattern.findall(text)]
