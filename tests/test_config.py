@@ -202,3 +202,35 @@ def test_a_missing_data_folder_is_named_with_its_variable(tmp_path, monkeypatch)
         CocoDataset(data["annotation_file"], data["image_folder"])
     (tmp_path / "coco").mkdir()
     assert missing_data_hint(data["annotation_file"]) == "" == missing_data_hint(tmp_path / "other")
+
+
+def test_imported_files_are_relative_to_the_config(tmp_path, monkeypatch):
+    path = write(tmp_path / "own" / "run.py", "config = dict(imports=('parts.py', '../more.py', 'package.models'))")
+    imports = [str(tmp_path / "own" / "parts.py"), str(tmp_path / "more.py"), "package.models"]
+    assert load_config(path)["imports"] == imports
+    monkeypatch.chdir(tmp_path)
+    config = {**small_config(), "imports": ["parts.py"], "hooks": (dict(type="Count"),)}
+    resolved = resolve_config(config)
+    assert resolved["imports"] == [str(tmp_path / "parts.py")] and resolved["hooks"] == [{"type": "Count"}]
+    assert resolve_config(small_config())["imports"] == resolve_config(small_config())["hooks"] == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (dict(imports="parts.py"), r"imports: expected a list of module names and \.py files, got 'parts\.py'"),
+        (dict(hooks=dict(type="Count")), r"hooks: expected a list of dicts such as dict\(type='MyHook'\)"),
+        (dict(hook=[]), r"config: unknown option 'hook', did you mean 'hooks'\?"),
+    ],
+)
+def test_imports_and_hooks_are_lists(changes, message):
+    with pytest.raises(ConfigError, match=message):
+        resolve_config({**small_config(), **changes})
+
+
+def test_overrides_of_lists():
+    config = {**small_config(), "hooks": [dict(type="Count")]}
+    assert apply_overrides(config, ["hooks.0.every=3"])["hooks"] == [dict(type="Count", every=3)]
+    assert apply_overrides(small_config(), ["imports=['parts.py']"])["imports"] == ["parts.py"]
+    with pytest.raises(ConfigError, match=r"hooks: has 0 items, '0' is not the number of one of them"):
+        apply_overrides(small_config(), ["hooks.0.every=3"])

@@ -41,7 +41,7 @@ def list_components(options: argparse.Namespace) -> None:
     rows = [row for row in all_rows(kind) if matches(row[1], pattern)]
     if not rows and pattern is not None:
         near = nearest(pattern, [*KINDS, *(row[1] for row in all_rows(kind))])
-        raise ConfigError(f"no {kind or 'name'} matches {pattern!r}{near}")
+        raise ConfigError(f"none of the {kind or 'names'} matches {pattern!r}{near}")
     if not rows:
         print(f"no {kind} are registered; --import names modules and files that register yours", file=sys.stderr)
     width = max((len(row[1]) for row in rows), default=0)
@@ -70,7 +70,7 @@ def component_rows() -> Iterator[Row]:
     from detkit.runtime.components import import_components
 
     import_components()
-    importlib.import_module("detkit.checkpoints.weights")  # registers Checkpoint
+    importlib.import_module("detkit.engine.runner")  # registers the schedules and Checkpoint
     for name in names():
         component = lookup(name)
         yield kind_of(component), name, (inspect.getdoc(component) or "").partition("\n")[0]

@@ -206,10 +206,14 @@ def _check_components(config: dict[str, Any], source: str) -> None:
             except ConfigError as error:
                 raise error_inside(name, error) from error
     if source == "scenes":
-        scenes = config["scenes"]["options"]
-        check({"type": "SyntheticScenes", **scenes}, "scenes.options", FILLED_IN["scenes.options"])
-    if config["refine"] is not None:
-        check({"type": "RefineCrops", **config["refine"]["crops"]}, "refine.crops", FILLED_IN["refine.crops"])
+        _check_arguments(config["scenes"]["options"], "SyntheticScenes", "scenes.options")
+
+
+def _check_arguments(arguments: Any, component: str, path: str) -> None:
+    """Check the arguments of a component at `path`, of which the stages fill in others."""
+    if not isinstance(arguments, dict):
+        raise ConfigError(f"{path}: expected a dict, got {arguments!r}")
+    check({**arguments, "type": component}, path, FILLED_IN[path])
 
 
 def _check_refine(config: dict[str, Any]) -> None:
@@ -217,6 +221,7 @@ def _check_refine(config: dict[str, Any]) -> None:
     if refine is None:
         return
     refine.setdefault("crops", {})
+    _check_arguments(refine["crops"], "RefineCrops", "refine.crops")
     steps, train = refine.get("teacher_steps"), config["teacher"]["train"]
     if not isinstance(steps, (list, tuple)) or not steps or not all(type(s) is int and s >= 1 for s in steps):
         raise ConfigError(f"refine.teacher_steps: must be a list of steps of the teacher, got {steps!r}")
@@ -224,7 +229,7 @@ def _check_refine(config: dict[str, Any]) -> None:
     if last is not None and max(steps) > last:
         raise ConfigError(f"refine.teacher_steps: {max(steps)} is beyond teacher.train.max_steps, {last}")
     crops, model = refine["crops"], refine["model"]
-    if isinstance(crops, dict) and isinstance(model, dict) and model.get("type") == "MaskRefiner":
+    if isinstance(model, dict) and model.get("type") == "MaskRefiner":
         one, other = crops.get("size", SIZE), model.get("size", SIZE)
         if one != other:
             raise ConfigError(f"refine.crops.size: is {one}, but refine.model.size is {other}; give both the same")

@@ -4,6 +4,7 @@ import json
 import os
 
 import pytest
+from paths import ROOT
 from PIL import Image
 
 import detkit
@@ -43,6 +44,8 @@ def config(**rounds):
         optimizer=dict(lr=1e-3),
         train=dict(max_steps=4, device="cpu", tensorboard=False, draw_samples=0, log_every=2),
         evaluator=dict(type="PCKEvaluator", alphas=[0.1, 0.05]),
+        imports=[str(ROOT / "examples" / "own_parts.py")],
+        hooks=[dict(type="EpochFiles")],
         rounds=dict(
             pool=dict(type="PairImages", pairs=dict(PAIRS, length=20, seed=2)),
             pairs=12,
@@ -75,6 +78,9 @@ def test_whole_program_then_nothing_is_done_again(tmp_path, capsys, monkeypatch)
     assert main(["match", str(tmp_path / "tiny.py"), "--out", str(out)]) == 0
     stages = ("baseline", "teacher", "control", "labels_1", "student_1", "labels_2", "student_2")
     assert all((out / name / "done.json").is_file() for name in stages)
+    runs = ("teacher", "control", "student_1", "student_2")
+    assert all(read(out / name / "run" / "config.json")["hooks"] == full["hooks"] for name in runs)
+    assert (out / "teacher" / "run" / "epochs" / "001.json").is_file()
 
     pseudo = read(out / "labels_1" / "pseudo.json")
     assert pseudo["info"]["round"] == 1 and pseudo["info"]["kept"] == len(pseudo["pairs"]) > 0
@@ -183,7 +189,10 @@ def test_a_pool_with_held_out_images_is_refused(name, tmp_path):
         (dict(densify="maybe"), r"rounds\.densify: must be True or False"),
         (dict(annotate=dict(cap=2.5)), r"rounds\.annotate: cap and minimum must be whole"),
         (dict(student=5), r"rounds\.student: must be a dict"),
-        (dict(student=dict(model=dict(dpeth=1))), r"rounds\.student\.model .*'dpeth'"),
+        (dict(student=dict(model=dict(dpeth=1))), r"rounds\.student\.model .*'dpeth', did you mean 'depth'"),
+        (dict(student=dict(modle={})), r"rounds\.student: unknown option 'modle', did you mean 'model'"),
+        (dict(student=dict(train=dict(epohcs=1))), r"rounds\.student\.train: .*'epohcs', did you mean 'epochs'"),
+        (dict(pool=dict(type="PairImages", paris=3)), r"rounds\.pool: .*'paris' .* did you mean 'pairs'"),
         (dict(student=dict(data=dict(transforms=[dict(type="KeyOutt")]))), r"rounds\.student\..*'KeyOutt'"),
         (dict(student=dict(data=dict(train=dict(PAIRS)))), r"rounds\.student\.data: the datasets are"),
     ],
@@ -212,8 +221,38 @@ def test_overrides_reach_options_that_the_config_leaves_out():
     changed = override(config(), ["rounds.gate=0.5", "rounds.densify=true", "train.max_steps=7"])
     assert changed["rounds"]["gate"] == 0.5 and changed["rounds"]["densify"]
     assert changed["train"]["max_steps"] == 7
-    with pytest.raises(ConfigError, match=r"rounds: unknown key 'gaet'"):
-        override(config(), ["rounds.gaet=1"])
+    changed = override(config(annotate={}, student={}), ["rounds.annotate.cap=9", "rounds.student.train.max_steps=2"])
+    assert changed["rounds"]["annotate"] == dict(cap=9)
+    assert changed["rounds"]["student"] == dict(train=dict(max_steps=2))
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("ruonds.gate=1", r"config: unknown key 'ruonds', did you mean 'rounds'"),
+        ("rounds.gaet=1", r"rounds: unknown key 'gaet', did you mean 'gate'"),
+        ("rounds.anotate.cap=1", r"rounds: unknown key 'anotate', did you mean 'annotate'"),
+        ("rounds.annotate.capp=1", r"rounds\.annotate: unknown key 'capp', did you mean 'cap'"),
+        ("rounds.student.trian.max_steps=1", r"rounds\.student: unknown key 'trian', did you mean 'train'"),
+        ("rounds.student.train.maxsteps=1", r"rounds\.student\.train: .*'maxsteps', did you mean 'max_steps'"),
+        ("train.epohcs=1", r"train: unknown key 'epohcs', did you mean 'epochs'"),
+    ],
+)
+def test_misspelt_overrides(setting, message):
+    with pytest.raises(ConfigError, match=message):
+        override(config(), [setting])
+
+
+def test_the_printed_config_states_everything_and_means_the_same(tmp_path, capsys):
+    path = tmp_path / "tiny.py"
+    path.write_text(format_config(config(annotate={})))
+    assert main(["match", str(path), "--print-config", "--set", "rounds.gate=0.5"]) == 0
+    path.write_text(printed := capsys.readouterr().out)
+    assert main(["match", str(path), "--print-config"]) == 0
+    assert capsys.readouterr().out == printed
+    stated = load_config(path)
+    assert stated["rounds"]["gate"] == 0.5 and stated["rounds"]["annotate"]["minimum"] == 8
+    assert stated["train"]["seed"] == 42 and "epochs" not in stated["train"]
 
 
 def test_options_of_students_are_merged():

@@ -2,8 +2,10 @@ import json
 from shutil import copyfile, copytree
 
 import pytest
+from paths import ROOT
 
 from detkit.cli import main
+from detkit.config import load_config
 from detkit.pipelines.wssis import program as wssis
 from detkit.pipelines.wssis.config import override, resolve
 from detkit.pipelines.wssis.program import run_wssis
@@ -46,6 +48,8 @@ CONFIG = dict(
     pseudo=dict(batch_size=2, device="cpu"),
     student=RUN,
     bound=True,
+    imports=[str(ROOT / "examples" / "own_parts.py")],
+    hooks=[dict(type="EpochFiles")],
 )
 NAMES = ["data", "teacher", "weak_predictions", "strong_predictions", "refiner", "refined_predictions", "labels"]
 NAMES += ["student_raw", "student_refined", "bound"]
@@ -95,6 +99,13 @@ def test_all_stages_leave_plain_files(whole):
         assert len(labels["images"]) == 10
         assert [a["id"] for a in labels["annotations"]] == list(range(1, len(strong["annotations"]) + len(made) + 1))
         assert sum(a.get("pseudo", False) for a in labels["annotations"]) == (0 if kind == "truth" else len(made))
+
+
+def test_imports_and_hooks_are_those_of_every_run(whole):
+    for name in ("teacher", "refiner", "student_raw", "student_refined", "bound"):
+        config = load(whole / name / "run" / "config.json")
+        assert (config["imports"], config["hooks"]) == (CONFIG["imports"], CONFIG["hooks"])
+    assert (whole / "teacher" / "run" / "epochs" / "001.json").is_file()
 
 
 def test_the_report(whole):
@@ -187,6 +198,13 @@ def test_a_training_that_was_stopped_goes_on_from_its_checkpoint(whole):
         (dict(teacher=None), r"section 'teacher' is missing"),
         (dict(bound="yes"), r"bound: must be True or False"),
         (dict(studnet=RUN), r"config: unknown option 'studnet', did you mean 'student'"),
+        (dict(imports="own.py"), r"imports: expected a list of module names"),
+        (dict(imports=["absent.py"]), r"imports: the file .*absent\.py does not exist"),
+        (dict(hooks=[dict(type="EpochFile")]), r"teacher\.hooks\.0: nothing .* did you mean 'EpochFiles'"),
+        (dict(scenes__options=dict(sise=3)), r"scenes\.options: unknown argument 'sise' .* did you mean 'size'"),
+        (dict(refine__crops=dict(sise=3)), r"refine\.crops: unknown argument 'sise' .* did you mean 'size'"),
+        (dict(student__model__mask_chanels=3), r"student\.model: .*'mask_chanels' .* did you mean 'mask_channels'"),
+        (dict(teacher__data__transforms=[dict(type="RandomFlp")]), r"teacher\.data\.transforms\.0: .* 'RandomFlip'"),
     ],
 )
 def test_config_errors(options, message):
@@ -227,9 +245,38 @@ def test_overrides_reach_every_section():
     assert resolved["scenes"]["options"]["size"] == 96 and resolved["bound"] is False
     assert resolve(override(CONFIG, ["bound=true"]))["seed"] == 0
     assert resolved["pseudo"]["refine_prompt"] == "point" and CONFIG["scenes"]["options"]["size"] == 64
-    for setting in ("teacher.train.maxsteps=9", "scenes.percnt=3", "nothing=1"):
-        with pytest.raises(ConfigError, match="unknown key"):
-            override(CONFIG, [setting])
+    config = override(dict(CONFIG, refine={}), ["refine.crops.max_box=3", "split.percent=3"])
+    assert config["refine"]["crops"] == dict(max_box=3) and config["split"] == dict(percent=3)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("techer.train.max_steps=9", r"config: unknown key 'techer', did you mean 'teacher'"),
+        ("teacher.trian.max_steps=9", r"teacher: unknown key 'trian', did you mean 'train'"),
+        ("teacher.train.maxsteps=9", r"teacher\.train: unknown key 'maxsteps', did you mean 'max_steps'"),
+        ("refine.teacher_stps=(1, 2)", r"refine: unknown key 'teacher_stps', did you mean 'teacher_steps'"),
+        ("scenes.percnt=3", r"scenes: unknown key 'percnt', did you mean 'percent'"),
+        ("scenes.option.size=3", r"scenes: unknown key 'option', did you mean 'options'"),
+        ("boundd=true", r"config: unknown key 'boundd', did you mean 'bound'"),
+    ],
+)
+def test_misspelt_overrides(setting, message):
+    with pytest.raises(ConfigError, match=message):
+        override(CONFIG, [setting])
+
+
+def test_the_printed_config_states_everything_and_means_the_same(tmp_path, capsys):
+    path = tmp_path / "tiny.py"
+    path.write_text(f"config = {CONFIG!r}")
+    assert main(["wssis", str(path), "--print-config", "--set", "scenes.options.size=80"]) == 0
+    path.write_text(printed := capsys.readouterr().out)
+    assert main(["wssis", str(path), "--print-config"]) == 0
+    assert capsys.readouterr().out == printed
+    config = load_config(path)
+    assert config["scenes"]["options"]["size"] == 80 and config["scenes"]["points"] == "centre"
+    assert config["student"]["train"]["log_every"] == 50 and config["student"]["schedule"]["type"] == "cosine"
+    assert config["teacher"]["evaluator"]["iou_types"] == ["segm"] and "epochs" not in config["teacher"]["train"]
 
 
 def test_the_command(whole, capsys, tmp_path):

@@ -1,0 +1,72 @@
+import pytest
+
+from detkit import registry
+from detkit.cli import main
+from detkit.cli.listing import KINDS, all_rows, written_names
+from detkit.registry import register
+
+
+def listed(capsys, *words):
+    assert main(["list", *words]) == 0
+    return capsys.readouterr().out.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("kind", "names"),
+    [
+        ("models", {"CATs", "MaskRefiner", "NearestNeighbourMatcher", "SOLOv2", "ViDT"}),
+        ("backbones", {"FPN", "ResNet", "Swin", "TimmFeatures", "ConvLayers"}),
+        ("datasets", {"CocoDataset", "PointDataset", "RefineCrops", "SPair71k", "SyntheticScenes"}),
+        ("transforms", {"DetrAugment", "PairColour", "RandomFlip"}),
+        ("evaluators", {"CocoEvaluator", "PCKEvaluator", "RefineEvaluator"}),
+        ("schedules", {"constant", "cosine", "solo_steps", "step"}),
+        ("parts", {"Checkpoint", "SetCriterion", "SoloPostprocess"}),
+        ("configs", {"quickstart", "vidt_plus_swin_base", "wssis_quickstart"}),
+    ],
+)
+def test_kinds(capsys, kind, names):
+    lines = listed(capsys, kind)
+    assert names <= {line.split()[0] for line in lines}
+    assert all(len(line.split()) > 3 for line in lines)
+
+
+def test_everything_has_one_kind_and_a_description():
+    rows = all_rows()
+    assert {name for kind, name, _ in rows if kind != "configs"} >= set(registry.names())
+    assert all(kind in KINDS and line.endswith((".", ")", ":")) or kind == "configs" for kind, _, line in rows)
+
+
+def test_patterns(capsys):
+    assert [line.split()[0] for line in listed(capsys, "backbones", "swin")] == ["Swin", "SwinLayers"]
+    assert [line.split()[0] for line in listed(capsys, "backbones", "s*n")] == ["Swin"]
+    assert [line.split()[:2] for line in listed(capsys, "cocoe")] == [["evaluators", "CocoEvaluator"]]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["backbnes", "Swin"], "unknown kind 'backbnes', did you mean 'backbones'? Valid: models, backbones, "),
+        (["backbnes"], "none of the names matches 'backbnes', did you mean 'backbones'?"),
+        (["models", "VitD"], "none of the models matches 'VitD', did you mean 'ViDT'?"),
+    ],
+)
+def test_what_is_not_there(capsys, words, message):
+    assert main(["list", *words]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_registered_elsewhere(capsys, monkeypatch):
+    for name in ("_components", "_origins"):
+        monkeypatch.setattr(registry, name, dict(getattr(registry, name)))
+
+    @register
+    class Undescribed:
+        def __call__(self, image, annotations, rng):
+            return image, annotations
+
+    assert listed(capsys, "transforms", "undescr") == ["Undescribed  "]
+
+
+def test_names_for_completion_are_those_that_are_registered():
+    own = {name for name in registry.names() if registry.lookup(name).__module__.startswith("detkit.")}
+    assert set(written_names()) == own
