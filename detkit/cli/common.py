@@ -6,13 +6,26 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from detkit.config import apply_overrides, load_config, resolve_config
+from detkit.config import apply_overrides, config_names, load_config, resolve_config
 
 
 def add_config(parser: argparse.ArgumentParser) -> None:
     """Add the positional argument `config` and `--set`."""
-    parser.add_argument("config", help="config file, or the name of one of `detkit configs`")
+    add_config_name(parser)
     add_set(parser)
+
+
+def add_config_name(parser: argparse.ArgumentParser) -> None:
+    """Add the positional argument `config`: a file, or the name of a config that comes with detkit."""
+    config = parser.add_argument("config", help="config file, or the name of one of `detkit configs`")
+    config.completer = complete_config  # type: ignore[attr-defined]
+
+
+def complete_config(prefix: str, **_: Any) -> list[str]:
+    """For completion by the shell: names of the configs that come with detkit, folders and .py files."""
+    from argcomplete.completers import FilesCompleter
+
+    return [*config_names(), *FilesCompleter(allowednames=["py"])(prefix)]
 
 
 def add_set(parser: argparse.ArgumentParser) -> None:
@@ -23,10 +36,12 @@ def add_set(parser: argparse.ArgumentParser) -> None:
 
 
 def add_print_config(parser: argparse.ArgumentParser) -> None:
+    """Add the flag `--print-config`."""
     parser.add_argument("--print-config", action="store_true", help="print the resolved config and stop")
 
 
 def add_import(parser: argparse.ArgumentParser) -> None:
+    """Add `--import MODULE_OR_FILE`, whose values are the list `imports`; `allow_imports` imports them."""
     parser.add_argument(
         "--import",
         dest="imports",

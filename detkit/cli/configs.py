@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from detkit.cli.common import add_config_name
 from detkit.config import (
     SHORT_NAMES,
     config_names,
@@ -36,7 +37,7 @@ def configs(options: argparse.Namespace) -> None:
 
 def config_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `detkit config`."""
-    parser.add_argument("config", help="config file, or the name of one of `detkit configs`")
+    add_config_name(parser)
 
 
 def config(options: argparse.Namespace) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import ast
 import importlib
 import inspect
 import re
@@ -15,6 +14,8 @@ from typing import Any
 
 import detkit
 from detkit.cli.common import add_import
+from detkit.cli.configs import docstring
+from detkit.config import config_names, find_config
 from detkit.registry import ConfigError, lookup, names, nearest
 
 KINDS = ("models", "backbones", "datasets", "transforms", "evaluators", "schedules", "hooks", "parts", "configs")
@@ -100,9 +101,8 @@ def kind_of(component: Any) -> str:
 
 def config_rows() -> Iterator[Row]:
     """The configs that come with detkit."""
-    for path in sorted((Path(detkit.__file__).parent.parent / "configs").glob("*.py")):
-        line = (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").partition("\n")[0]
-        yield "configs", path.stem, line
+    for name in config_names():
+        yield "configs", name, docstring(find_config(name)).partition("\n")[0]
 
 
 def written_names() -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from detkit.cli.common import add_config, add_print_config, default_out
+from detkit.cli.common import add_config, add_import, add_print_config, default_out
 from detkit.config import apply_overrides, format_config, load_config, resolve_config
 
 
@@ -35,6 +35,7 @@ def replay_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "source", metavar="RUN", help="the run's folder (newest weights), a .safetensors checkpoint or a config"
     )
+    add_import(parser)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
 
 

@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 from detkit.checkpoints.resume import latest_checkpoint
 from detkit.checkpoints.transfer import initialize
-from detkit.checkpoints.weights import load_strictly, read_weights
+from detkit.checkpoints.weights import explaining_imports, load_strictly, read_weights
 from detkit.config import load_config, resolve_config
 from detkit.engine.run_folder import stored_config
 from detkit.modeling.base import Model
-from detkit.runtime.components import build_datasets, build_model
+from detkit.runtime.components import build_datasets, build_model, import_components
 from detkit.runtime.evaluate import autocast
 from detkit.runtime.random_state import seed_everything
 from detkit.structures import LabelMap
@@ -74,7 +74,8 @@ def load_for_replay(
 
     Args:
         source: the folder of a run, for its newest checkpoint or, without any, its initial weights; a .safetensors
-            checkpoint; or a config file, for the initial weights of its seed.
+            checkpoint; or a config file, for the initial weights of its seed. The `imports` of a folder or a config
+            are imported, those that a .safetensors checkpoint names are not.
         device: where the model goes.
         say: takes a line about the weights.
 
@@ -84,8 +85,11 @@ def load_for_replay(
     path = Path(source)
     if path.suffix == ".safetensors":
         weights, header = read_weights(path)
-        return _with_weights(header["config"], header, weights, path, say).to(device), resolve_config(header["config"])
+        with explaining_imports(path, header["config"]):
+            model = _with_weights(header["config"], header, weights, path, say)
+        return model.to(device), resolve_config(header["config"])
     config = stored_config(path) if path.is_dir() else resolve_config(load_config(path))
+    import_components(config["imports"])
     checkpoint = latest_checkpoint(path / "checkpoints") if path.is_dir() else None
     if checkpoint is not None:
         weights = checkpoint.trainer["raw_weights"] or checkpoint.weights

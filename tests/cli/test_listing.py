@@ -33,7 +33,7 @@ def test_kinds(capsys, kind, names):
 def test_everything_has_one_kind_and_a_description():
     rows = all_rows()
     assert {name for kind, name, _ in rows if kind != "configs"} >= set(registry.names())
-    assert all(kind in KINDS and line.endswith((".", ")", ":")) or kind == "configs" for kind, _, line in rows)
+    assert all((kind in KINDS and line.endswith((".", ")", ":"))) or kind == "configs" for kind, _, line in rows)
 
 
 def test_patterns(capsys):
