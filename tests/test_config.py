@@ -232,5 +232,7 @@ def test_overrides_of_lists():
     config = {**small_config(), "hooks": [dict(type="Count")]}
     assert apply_overrides(config, ["hooks.0.every=3"])["hooks"] == [dict(type="Count", every=3)]
     assert apply_overrides(small_config(), ["imports=['parts.py']"])["imports"] == ["parts.py"]
-    with pytest.raises(ConfigError, match=r"hooks: has 0 items, '0' is not the number of one of them"):
+    with pytest.raises(ConfigError, match=r"hooks: has 1 items, '1' is not the number of one of them"):
+        apply_overrides(config, ["hooks.1.every=3"])
+    with pytest.raises(ConfigError, match=r"config: 'hooks' is not in the config, so nothing inside of it can be set"):
         apply_overrides(small_config(), ["hooks.0.every=3"])

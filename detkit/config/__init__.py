@@ -7,15 +7,15 @@ calls their constructors.
 
 from __future__ import annotations
 
-import ast
 import copy
 import json
 import os
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from detkit.config.overrides import set_values
 from detkit.config.shipped import (
     SHORT_NAMES,
     config_names,
@@ -108,8 +108,6 @@ LISTS = (
     "hooks",  # components with the methods of `detkit.engine.hook.Hook`, called after those of detkit
 )
 TOP_LEVEL = (*COMPONENTS, *SECTIONS, *LISTS)
-# The names that may be set at a path, given the value there; see `run_options`.
-Options = Callable[[Sequence[str], Any], "Iterable[str] | None"]
 
 
 def load_config(source: str | Path) -> dict[str, Any]:
@@ -140,7 +138,7 @@ def load_config(source: str | Path) -> dict[str, Any]:
 
 
 def run_options(path: Sequence[str], holder: Any) -> Iterable[str] | None:
-    """The names that may be set at a path of a run's config besides those in the dict `holder` there; None: any."""
+    """The names that may be set at a path of a run's config; see `detkit.config.overrides.Options`."""
     if len(path) > 1:
         return ()
     if not path:
@@ -150,30 +148,13 @@ def run_options(path: Sequence[str], holder: Any) -> Iterable[str] | None:
     return section_options(path[0], holder) if path[0] in SECTIONS else ()
 
 
-def apply_overrides(config: dict[str, Any], overrides: Sequence[str], options: Options = run_options) -> dict[str, Any]:
-    """A copy of `config` with `"a.b=value"` settings applied.
-
-    Values are Python literals, else strings; `true`, `false` and `none` count in any case; list items are numbers
-    (`data.transforms.0.p=1`). New keys are allowed where they are options of a section or arguments of a component.
-
-    Args:
-        options: gives the names that may be set at a path, see `run_options`.
+def apply_overrides(config: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """A copy of a run's `config` with `"a.b=value"` settings applied, see `detkit.config.overrides.set_values`.
 
     Raises:
         ConfigError: an unknown key, no "=", or a path that leads through something that has no keys.
     """
-    config = copy.deepcopy(config)
-    for override in overrides:
-        path, equals, text = override.partition("=")
-        if not equals or not path.strip():
-            raise ConfigError(f"override {override!r}: expected path=value, for example train.epochs=12")
-        *parents, last = path.strip().split(".")
-        holder: Any = config
-        for depth, key in enumerate(parents):
-            _add_section(holder, key, parents[:depth], options)
-            holder = holder[_existing_key(holder, key, parents[:depth], options)]
-        holder[_settable_key(holder, last, parents, options)] = _parse_value(text.strip())
-    return config
+    return set_values(config, overrides, run_options)
 
 
 def check_keys(config: dict[str, Any]) -> None:
@@ -244,51 +225,6 @@ def error_place(error: Exception, code: Path) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     inside = [frame for frame in frames if Path(frame.filename).is_relative_to(code)]
     return f"{inside[-1].filename}:{inside[-1].lineno}" if inside else ""
-
-
-def _add_section(holder: Any, key: str, parents: Sequence[str], options: Options) -> None:
-    """Put an empty section under `key` where there is none and `options` knows one."""
-    if isinstance(holder, dict) and holder.get(key) is None:
-        names = options([*parents, key], {})
-        if names is None or names:
-            holder[key] = {}
-        elif not parents and key in LISTS:
-            holder[key] = []
-
-
-def _existing_key(holder: Any, key: str, parents: Sequence[str], options: Options) -> str | int:
-    path = ".".join(parents) or "config"
-    if isinstance(holder, (list, tuple)):
-        if not key.isdigit() or int(key) >= len(holder):
-            raise ConfigError(f"{path}: has {len(holder)} items, {key!r} is not the number of one of them")
-        return int(key)
-    if not isinstance(holder, dict):
-        raise ConfigError(f"{path}: is {holder!r} and has no key {key!r}")
-    if key not in holder:
-        valid = {*map(str, holder), *(options(parents, holder) or ())}
-        raise ConfigError(f"{path}: unknown key {key!r}{suggest(key, valid)}")
-    return key
-
-
-def _settable_key(holder: Any, key: str, parents: Sequence[str], options: Options) -> str | int:
-    if isinstance(holder, tuple):
-        raise ConfigError(f"{'.'.join(parents)}: is a tuple; set it as a whole, or make it a list in the config")
-    if not isinstance(holder, dict):
-        return _existing_key(holder, key, parents, options)
-    names = options(parents, holder)
-    if "type" in holder or names is None:  # arguments of a component, which its constructor checks
-        return key
-    return key if key in names else _existing_key(holder, key, parents, options)
-
-
-def _parse_value(text: str) -> Any:
-    words = {"true": True, "false": False, "none": None}
-    if text.lower() in words:
-        return words[text.lower()]
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text
 
 
 def section_options(name: str, section: Any) -> dict[str, Any]:

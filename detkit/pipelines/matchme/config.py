@@ -11,11 +11,11 @@ from detkit.config import (
     REQUIRED,
     SECTIONS,
     TOP_LEVEL,
-    apply_overrides,
     check_options,
     resolve_config,
     run_options,
 )
+from detkit.config.overrides import set_values
 from detkit.correspondence.annotate import Rules
 from detkit.pipelines.training import error_inside
 from detkit.registry import ConfigError, check_all
@@ -117,16 +117,16 @@ def rules(section: dict[str, Any]) -> Rules:
 
 
 def override(config: dict[str, Any], settings: Sequence[str]) -> dict[str, Any]:
-    """A copy of `config` with `"a.b=value"` settings applied, see `detkit.config.apply_overrides`.
+    """A copy of `config` with `"a.b=value"` settings applied, see `detkit.config.overrides.set_values`.
 
     Raises:
-        ConfigError: as `apply_overrides`.
+        ConfigError: as `set_values`.
     """
-    return apply_overrides(config, settings, _options)
+    return set_values(config, settings, _options)
 
 
 def _options(path: Sequence[str], holder: Any) -> Iterable[str] | None:
-    """See `detkit.config.run_options`."""
+    """See `detkit.config.overrides.Options`."""
     if not path:
         return (*TOP_LEVEL, "rounds")
     if path[0] != "rounds":

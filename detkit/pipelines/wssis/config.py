@@ -20,13 +20,13 @@ from detkit.config import (
     LISTS,
     REQUIRED,
     absolute_imports,
-    apply_overrides,
     check_hooks,
     check_keys,
     check_options,
     resolve_config,
     run_options,
 )
+from detkit.config.overrides import set_values
 from detkit.modeling.prompted import NEEDED
 from detkit.pipelines.training import error_inside, run_config
 from detkit.pointseg.refine.crops import SIZE
@@ -134,16 +134,16 @@ def complete(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def override(config: dict[str, Any], settings: Sequence[str]) -> dict[str, Any]:
-    """A copy of `config` with `"a.b=value"` settings applied, see `detkit.config.apply_overrides`.
+    """A copy of `config` with `"a.b=value"` settings applied, see `detkit.config.overrides.set_values`.
 
     Raises:
-        ConfigError: as `apply_overrides`.
+        ConfigError: as `set_values`.
     """
-    return apply_overrides(config, settings, _options)
+    return set_values(config, settings, _options)
 
 
 def _options(path: Sequence[str], holder: Any) -> Iterable[str] | None:
-    """See `detkit.config.run_options`."""
+    """See `detkit.config.overrides.Options`."""
     if not path:
         return TOP_LEVEL
     if ".".join(path) in FILLED_IN:
