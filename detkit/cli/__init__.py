@@ -9,14 +9,14 @@ from collections.abc import Sequence
 
 from detkit.cli import checkpoints, configs, files, listing, measuring, predicting, training
 from detkit.cli.common import allow_imports
-from detkit.cli.parser import Command, complete, make_parser, misspelling
+from detkit.cli.parser import Command, make_parser, misspelling, offer_completions
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a subcommand; errors of the user's making are printed without a traceback, with exit code 2."""
     words = sys.argv[1:] if arguments is None else list(arguments)
     parser, commands = make_parser(COMMANDS)
-    complete(parser)
+    offer_completions(parser)
     if problem := misspelling(words, parser, commands):
         print(f"error: {problem}", file=sys.stderr)
         return 2

@@ -43,7 +43,7 @@ def make_parser(commands: Mapping[str, Command]) -> tuple[argparse.ArgumentParse
     return parser, dict(choices.choices)
 
 
-def complete(parser: argparse.ArgumentParser) -> None:
+def offer_completions(parser: argparse.ArgumentParser) -> None:
     """Print what could follow and end the process, where the shell asks for it after TAB."""
     if "_ARGCOMPLETE" in os.environ:
         import argcomplete

@@ -68,9 +68,7 @@ def _existing_key(holder: Any, key: str, parents: Sequence[str], options: Option
         return key
     names = set(options(parents, holder) or ())
     if key in names:
-        raise ConfigError(
-            f"{path}: {key!r} is not in the config, so nothing inside of it can be set; set it as a whole"
-        )
+        raise ConfigError(f"{path}: {key!r} is not in the config, so nothing inside of it can be set")
     raise ConfigError(f"{path}: unknown key {key!r}{suggest(key, {*map(str, holder), *names})}")
 
 
