@@ -139,12 +139,14 @@ def explaining_imports(path: str | Path, config: Mapping[str, Any]) -> Iterator[
         yield
     except UnknownComponentError as error:
         recorded = list(config.get("imports", ()))
-        flags = " ".join(f"--import {name}" for name in recorded or ["MODULE_OR_FILE"])
-        made = f"with imports of {', '.join(recorded)}" if recorded else "without imports in its config"
+        imports = recorded or ["MODULE_OR_FILE"]
+        flags = " ".join(f"--import {name}" for name in imports)
+        hint = "The imports that it was made with are imported only if you allow it"
+        if not recorded:
+            hint = "It was made without imports; name the module or file that registers this"
         raise CheckpointError(
             f"{path}: {error.path}: nothing is registered as {error.name!r}{nearest(error.name, names()) or '.'} "
-            f"The checkpoint was made {made}; nothing is imported unless you say so: add {flags} to the command, "
-            f"imports={recorded or ['...']} to detkit.load, or name them in the imports of your config"
+            f"{hint}: {flags} on the command line, imports={imports} in detkit.load or in a config"
         ) from error
 
 

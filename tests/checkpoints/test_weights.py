@@ -6,6 +6,7 @@ import torch
 from safetensors.torch import save_file
 from toy_run import ToyModel, toy_config
 
+from detkit import registry
 from detkit.checkpoints.weights import CheckpointError, load_model, make_header, read_header, read_weights, save_weights
 from detkit.config import resolve_config
 from detkit.registry import ConfigError
@@ -79,6 +80,24 @@ def test_weights_that_do_not_fit_are_listed(saved, tmp_path):
         load_model(tmp_path / "bad.safetensors")
     for text in ("missing: heads.0.bias", "unexpected: extra", "backbone.0.bias: (3,) in the file, (8,) in the model"):
         assert text in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("imports", "message"),
+    [
+        (["a.py", "b"], "--import a.py --import b on the command line, imports=['a.py', 'b'] in detkit.load"),
+        ([], "made without imports; name the module or file that registers this: --import MODULE_OR_FILE on"),
+    ],
+)
+def test_an_unknown_component_is_named_with_the_imports_of_the_file(saved, tmp_path, monkeypatch, imports, message):
+    weights, header = read_weights(saved[1])
+    path = tmp_path / "own.safetensors"
+    save_weights(path, weights, {**header, "config": {**header["config"], "imports": imports}})
+    monkeypatch.delitem(registry._components, "ToyModel")
+    monkeypatch.delitem(registry._origins, "ToyModel")
+    with pytest.raises(CheckpointError, match=r"own\.safetensors: model: nothing is registered as 'ToyModel'") as error:
+        load_model(path)
+    assert message in str(error.value)
 
 
 def test_a_failed_write_leaves_the_old_file(saved, monkeypatch):

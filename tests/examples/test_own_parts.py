@@ -109,5 +109,5 @@ def test_a_fresh_process_imports_only_what_it_is_told(folder):
     assert result.returncode == 0, result.stderr
     message, imported, equal = result.stdout.splitlines()
     assert message.startswith(f"{checkpoint}: model.backbone: nothing is registered as 'TinyConvNet'")
-    assert f"made with imports of {PARTS}" in message and f"--import {PARTS}" in message
+    assert f"--import {PARTS} on the command line, imports=['{PARTS}'] in detkit.load" in message
     assert (imported, equal) == ("False", "True")
