@@ -17,6 +17,7 @@ def add_config(parser: argparse.ArgumentParser) -> None:
 
 def add_config_name(parser: argparse.ArgumentParser) -> None:
     """Add the positional argument `config`: a file, or the name of a config that comes with detkit."""
+    """Add the positional argument `config`: a file, or the name of a config that comes with detkit."""
     config = parser.add_argument("config", help="config file, or the name of one of `detkit configs`")
     config.completer = complete_config  # type: ignore[attr-defined]
 
@@ -37,10 +38,12 @@ def add_set(parser: argparse.ArgumentParser) -> None:
 
 def add_print_config(parser: argparse.ArgumentParser) -> None:
     """Add the flag `--print-config`."""
+    """Add the flag `--print-config`."""
     parser.add_argument("--print-config", action="store_true", help="print the resolved config and stop")
 
 
 def add_import(parser: argparse.ArgumentParser) -> None:
+    """Add `--import MODULE_OR_FILE`, whose values are the list `imports`; `allow_imports` imports them."""
     """Add `--import MODULE_OR_FILE`, whose values are the list `imports`; `allow_imports` imports them."""
     parser.add_argument(
         "--import",

@@ -23,6 +23,7 @@ Row = tuple[str, str, str]  # kind, name, first line of the docstring
 
 
 def list_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `detkit list`."""
     parser.add_argument(
         "kind", nargs="?", metavar="KIND", help=f"{', '.join(KINDS)} (default: all; parts are losses and the like)"
     ).completer = lambda **_: KINDS  # type: ignore[attr-defined]
