@@ -1,0 +1,159 @@
+"""MkDocs hook: the config reference, made from the option tables and the registered components of detkit."""
+
+import ast
+import inspect
+import io
+import tokenize
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from griffe import Docstring
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+
+from detkit import registry
+from detkit.runtime.components import import_components
+
+PACKAGE = Path(__file__).parents[2] / "detkit"
+# The tables of options: heading, file and variable.
+TABLES = (
+    ("Sections of every run", "config.py", "SECTIONS"),
+    ("Options of the optimizers", "config.py", "OPTIMIZERS"),
+    ("Sections of `detkit wssis`", "pipelines/wssis/config.py", "SECTIONS"),
+    ("The section `rounds` of `detkit match`", "pipelines/matchme/config.py", "ROUNDS"),
+)
+# Headings of components by the start of their module; the first that fits.
+KINDS = {
+    "detkit.correspondence.features": "Feature extractors of matchers",
+    "detkit.backbones": "Backbones",
+    "detkit.data": "Datasets and transforms",
+    "detkit.evaluation": "Evaluators",
+    "detkit.engine": "Learning-rate schedules",
+    "detkit.pointseg.schedules": "Learning-rate schedules",
+    "detkit": "Models, losses and their parts",
+}
+# Arguments that the running program gives; a config does not state them.
+GIVEN = {"num_classes", "dataset", "lr", "epochs", "steps_per_epoch"}
+
+
+class Option(NamedTuple):
+    """One row of a table."""
+
+    name: str
+    default: str
+    meaning: str
+
+
+def on_files(files: Files, config: MkDocsConfig) -> None:
+    """Add the page."""
+    files.append(File.generated(config, "reference/config.md", content=page()))
+
+
+def page() -> str:
+    """The whole page as Markdown."""
+    lines = (Path(__file__).parent / "config_head.md").read_text(encoding="utf-8").splitlines()
+    for heading, file, variable in TABLES:
+        lines += ["", f"## {heading}"]
+        for name, about, options in option_tables(PACKAGE / file, variable):
+            lines += ["", f"### {name}", ""] if name != variable else [""]
+            lines += [about, ""] if about else []
+            lines += table(options)
+    import_components()
+    components = {name: registry._components[name] for name in registry.names() if name in registry._components}
+    for kind in dict.fromkeys(KINDS.values()):
+        lines += ["", f"## {kind}"]
+        for name, component in components.items():
+            if kind_of(component) == kind:
+                lines += ["", f"### {name}", "", summary(component), "", *table(arguments(component))]
+    return "\n".join(lines) + "\n"
+
+
+def table(options: Iterable[Option]) -> list[str]:
+    """Rows of a Markdown table; nothing without options."""
+    rows = [f"| `{o.name}` | {o.default} | {o.meaning.replace('|', chr(92) + '|')} |" for o in options]
+    return ["| option | default | meaning |", "|---|---|---|", *rows] if rows else []
+
+
+def option_tables(path: Path, variable: str) -> Iterator[tuple[str, str, list[Option]]]:
+    """The options that `variable = dict(...)` in a file lists, with the comments behind them.
+
+    Yields:
+        Name, comment above and options of each section; a variable without sections is one under its own name.
+    """
+    source = path.read_text(encoding="utf-8")
+    comments, alone = _comments(source)
+    assignments = (node for node in ast.parse(source).body if isinstance(node, (ast.Assign, ast.AnnAssign)))
+    value = next(node.value for node in assignments if variable in ast.unparse(node).split(":")[0].split(" = ")[0])
+    for name, node in _items(value) if isinstance(value, ast.Dict) else [(variable, value)]:
+        above, line = [], node.lineno - 1
+        while line in alone:
+            above.insert(0, comments[line])
+            line -= 1
+        options = [Option(key, _default(item), comments.get(item.end_lineno or 0, "")) for key, item in _items(node)]
+        yield name, " ".join(above), options
+
+
+def _comments(source: str) -> tuple[dict[int, str], set[int]]:
+    """The comments of a file by line, and the lines that hold nothing else."""
+    tokens = [t for t in tokenize.generate_tokens(io.StringIO(source).readline) if t.type == tokenize.COMMENT]
+    return {t.start[0]: t.string.lstrip("# ") for t in tokens}, {
+        t.start[0] for t in tokens if t.line.lstrip()[0] == "#"
+    }
+
+
+def _items(node: ast.expr) -> list[tuple[str, ast.expr]]:
+    """The keys and values of `{...}` or `dict(...)`."""
+    if isinstance(node, ast.Dict):
+        return [(ast.literal_eval(key), value) for key, value in zip(node.keys, node.values, strict=True) if key]
+    assert isinstance(node, ast.Call)
+    return [(keyword.arg, keyword.value) for keyword in node.keywords if keyword.arg]
+
+
+def _default(node: ast.expr) -> str:
+    return "*required*" if ast.unparse(node) == "REQUIRED" else f"`{ast.unparse(node)}`"
+
+
+def kind_of(component: Callable) -> str:
+    """The heading under which a component stands."""
+    return next(kind for start, kind in KINDS.items() if component.__module__.startswith(start))
+
+
+def summary(component: Callable) -> str:
+    """The first paragraph of its docstring, and a link to the rest."""
+    first = (inspect.getdoc(component) or "").partition("\n\n")[0].replace("\n", " ")
+    place = f"{component.__module__}.{component.__qualname__}"
+    return f"{first} [API]({place_of(component)}#{place})"
+
+
+def place_of(component: Callable) -> str:
+    """The page of the API reference that shows it."""
+    return f"../api/{component.__module__.rpartition('.')[0]}.md"
+
+
+def arguments(component: Callable) -> list[Option]:
+    """What a config can state: the constructor's arguments, and those that its docstring adds to `**options`."""
+    parameters = {
+        name: parameter
+        for name, parameter in inspect.signature(component).parameters.items()
+        if parameter.kind is not parameter.VAR_KEYWORD and name not in GIVEN
+    }
+    documented = {name: text for names, text in _documented(component) for name in names if name not in GIVEN}
+    return [
+        Option(name, _default_of(parameters.get(name)), documented.get(name, ""))
+        for name in [*parameters, *(name for name in documented if name not in parameters)]
+    ]
+
+
+def _documented(component: Callable) -> Iterator[tuple[list[str], str]]:
+    """The names of each entry under "Args:", and its text."""
+    for section in Docstring(inspect.getdoc(component) or "").parse("google", warnings=False):
+        if section.kind.value == "parameters":
+            for entry in section.value:
+                yield [name.strip() for name in entry.name.split(",")], entry.description.replace("\n", " ")
+
+
+def _default_of(parameter: inspect.Parameter | None) -> str:
+    if parameter is None:
+        return ""
+    return "*required*" if parameter.default is parameter.empty else f"`{parameter.default!r}`"

@@ -1,0 +1,28 @@
+"""The tutorials, run as their readers run them, but with fewer images and steps."""
+
+from pathlib import Path
+
+import pytest
+from paths import ROOT
+from tutorials import run_page
+
+TUTORIALS = ROOT / "docs" / "tutorials"
+# What each tutorial leaves behind, in the folder where it was run.
+RESULTS = {
+    "own_images": ["runs/quickstart/best.safetensors", "drawn/predictions.json", "runs/mine/results.json", "one.jpg"],
+    "masks_and_points": ["split/weak.json", "runs/points/report.md", "drawn/results.json", "clicked.jpg"],
+    "matching": ["pairs/unlabelled.json", "runs/pairs/report.md", "matched/matches.jpg", "matched_points/matches.json"],
+}
+
+
+@pytest.mark.parametrize("name", RESULTS)
+def test_tutorial(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("detkit.engine.writers.Curves.after_train", lambda hook, runner: None)
+    monkeypatch.setattr("os.fsync", lambda descriptor: None)
+    run_page(TUTORIALS / f"{name}.md")
+    assert [file for file in RESULTS[name] if not Path(file).is_file()] == []
+
+
+def test_every_tutorial_is_run():
+    assert {page.stem for page in TUTORIALS.glob("*.md")} == set(RESULTS)
