@@ -122,13 +122,7 @@ def kind_of(component: Callable) -> str:
 def summary(component: Callable) -> str:
     """The first paragraph of its docstring, and a link to the rest."""
     first = (inspect.getdoc(component) or "").partition("\n\n")[0].replace("\n", " ")
-    place = f"{component.__module__}.{component.__qualname__}"
-    return f"{first} [API]({place_of(component)}#{place})"
-
-
-def place_of(component: Callable) -> str:
-    """The page of the API reference that shows it."""
-    return f"../api/{component.__module__.rpartition('.')[0]}.md"
+    return f"{first} [More][{component.__module__}.{component.__qualname__}]"
 
 
 def arguments(component: Callable) -> list[Option]:

@@ -1,0 +1,49 @@
+"""The config reference is made from the code and knows all of it."""
+
+import importlib.util
+
+import pytest
+from paths import ROOT
+
+from detkit import registry
+from detkit.config import SECTIONS
+
+
+@pytest.fixture(scope="module")
+def page():
+    path = ROOT / "docs" / "_generate" / "config_page.py"
+    spec = importlib.util.spec_from_file_location("config_page", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_every_option_and_component_is_on_the_page(page):
+    text = page.page()
+    for name, options in SECTIONS.items():
+        assert f"### {name}\n" in text
+        assert [option for option in options if f"| `{option}` |" not in text] == []
+    assert [name for name in registry.names() if f"### {name}\n" not in text] == []
+
+
+def test_every_option_says_what_it_does(page):
+    rows = [line.split(" | ") for line in page.page().splitlines() if line.startswith("| `")]
+    assert [name for name, _, meaning in rows if not meaning.strip("| ")] == []
+
+
+def test_defaults_and_comments_are_those_of_the_code(page, tmp_path):
+    (tmp_path / "options.py").write_text(
+        "SECTIONS: dict = {\n"
+        "    # About the first.\n"
+        '    "first": dict(\n'
+        "        size=REQUIRED,  # in pixels\n"
+        "        scale=0.5,  # a factor | share\n"
+        "    ),\n"
+        "}\n"
+    )
+    ((name, about, options),) = page.option_tables(tmp_path / "options.py", "SECTIONS")
+    assert (name, about) == ("first", "About the first.")
+    assert page.table(options)[2:] == [
+        "| `size` | *required* | in pixels |",
+        "| `scale` | `0.5` | a factor \\| share |",
+    ]
