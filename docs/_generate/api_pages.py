@@ -1,27 +1,31 @@
 """MkDocs hook: the pages of the API reference, one for each package of detkit."""
 
+import ast
 from pathlib import Path
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
-PACKAGE = Path(__file__).parents[2] / "detkit"
+ROOT = Path(__file__).parents[2]
 
 
-def packages() -> dict[str, list[str]]:
-    """The modules of each package of detkit by their dotted names; packages without modules of their own are left out.
-
-    A module without a docstring has nothing to show and is left out too.
-    """
-    found: dict[str, list[str]] = {}
-    for path in sorted(PACKAGE.rglob("*.py")):
-        if path.stem.startswith("__") and not path.read_text(encoding="utf-8").startswith('"""'):
-            continue
-        parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
-        if parts[-1] != "__main__":
-            module = ".".join(part for part in parts if part != "__init__")
-            found.setdefault(".".join(parts[:-1]), []).append(module)
+def packages() -> dict[str, list[Path]]:
+    """The Python files of each package of detkit, by its dotted name; empty files are left out."""
+    found: dict[str, list[Path]] = {}
+    for path in sorted((ROOT / "detkit").rglob("*.py")):
+        if path.name != "__main__.py" and path.stat().st_size:
+            found.setdefault(".".join(path.relative_to(ROOT).parent.parts), []).append(path)
     return found
+
+
+def directive(path: Path) -> str:
+    """What makes mkdocstrings show a module; of a package the names that its file defines, not those it imports."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    if parts[-1] != "__init__":
+        return f"::: {'.'.join(parts)}\n"
+    nodes = ast.parse(path.read_text(encoding="utf-8")).body
+    defined = list(dict.fromkeys(n.name for n in nodes if isinstance(n, (ast.FunctionDef, ast.ClassDef))))
+    return f"::: {'.'.join(parts[:-1])}\n    options:\n      members: {defined or False}\n"
 
 
 def on_config(config: MkDocsConfig) -> None:
@@ -33,6 +37,6 @@ def on_config(config: MkDocsConfig) -> None:
 
 def on_files(files: Files, config: MkDocsConfig) -> None:
     """Add the pages."""
-    for package, modules in packages().items():
-        text = "\n".join([f"# {package}\n", *(f"::: {module}\n" for module in modules)])
+    for package, paths in packages().items():
+        text = "\n".join([f"# {package}\n", *map(directive, paths)])
         files.append(File.generated(config, f"api/{package}.md", content=text))
