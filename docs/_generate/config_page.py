@@ -3,6 +3,7 @@
 import ast
 import inspect
 import io
+import re
 import tokenize
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -96,10 +97,10 @@ def option_tables(path: Path, variable: str) -> Iterator[tuple[str, str, list[Op
 
 def _comments(source: str) -> tuple[dict[int, str], set[int]]:
     """The comments of a file by line, and the lines that hold nothing else."""
-    tokens = [t for t in tokenize.generate_tokens(io.StringIO(source).readline) if t.type == tokenize.COMMENT]
-    return {t.start[0]: t.string.lstrip("# ") for t in tokens}, {
-        t.start[0] for t in tokens if t.line.lstrip()[0] == "#"
-    }
+    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
+    found = {token.start[0]: token for token in tokens if token.type == tokenize.COMMENT}
+    alone = {line for line, token in found.items() if token.line.lstrip().startswith("#")}
+    return {line: token.string.lstrip("# ") for line, token in found.items()}, alone
 
 
 def _items(node: ast.expr) -> list[tuple[str, ast.expr]]:
@@ -126,25 +127,41 @@ def summary(component: Callable) -> str:
 
 
 def arguments(component: Callable) -> list[Option]:
-    """What a config can state: the constructor's arguments, and those that its docstring adds to `**options`."""
-    parameters = {
-        name: parameter
-        for name, parameter in inspect.signature(component).parameters.items()
-        if parameter.kind is not parameter.VAR_KEYWORD and name not in GIVEN
-    }
-    documented = {name: text for names, text in _documented(component) for name in names if name not in GIVEN}
-    return [
-        Option(name, _default_of(parameters.get(name)), documented.get(name, ""))
-        for name in [*parameters, *(name for name in documented if name not in parameters)]
-    ]
+    """What a config can state: the constructor's arguments, and those that its docstring adds to `**options`.
+
+    "See `Name`" at the start of a text is replaced by what `Name` says of the argument; `**options` "of `Name`" by all
+    arguments of `Name`.
+    """
+    parameters, documented = dict(inspect.signature(component).parameters), _documented(component)
+    rows: dict[str, Option] = {}
+    for name in dict.fromkeys([*parameters, *documented]):
+        parameter, meaning = parameters.get(name), documented.get(name, "")
+        reference = re.match(r"(see|as in|of) `(\w+)`", meaning)
+        other = _named(reference[2], component) if reference else None
+        if parameter is not None and parameter.kind is parameter.VAR_KEYWORD:
+            if other is not None:
+                rows |= {option.name: option for option in arguments(other) if option.name not in rows}
+            elif meaning:
+                rows[name] = Option(f"**{name}", "", meaning)
+            continue
+        if other is not None and reference is not None and reference[1] != "of":
+            parameter = parameter or inspect.signature(other).parameters.get(name)
+            meaning = _documented(other)[name].rstrip(".") + meaning[reference.end() :]
+        rows[name] = Option(name, _default_of(parameter), meaning)
+    return [option for name, option in rows.items() if name not in GIVEN]
 
 
-def _documented(component: Callable) -> Iterator[tuple[list[str], str]]:
-    """The names of each entry under "Args:", and its text."""
-    for section in Docstring(inspect.getdoc(component) or "").parse("google", warnings=False):
-        if section.kind.value == "parameters":
-            for entry in section.value:
-                yield [name.strip() for name in entry.name.split(",")], entry.description.replace("\n", " ")
+def _named(name: str, component: Callable) -> Callable | None:
+    """The base class or the registered component of a name."""
+    bases = {base.__name__: base for base in inspect.getmro(component)} if inspect.isclass(component) else {}
+    return bases.get(name) or registry._components.get(name)
+
+
+def _documented(component: Callable) -> dict[str, str]:
+    """The text of each argument under "Args:"."""
+    sections = Docstring(inspect.getdoc(component) or "").parse("google", warnings=False)
+    entries = [entry for section in sections if section.kind.value == "parameters" for entry in section.value]
+    return {name.strip(): entry.description.replace("\n", " ") for entry in entries for name in entry.name.split(",")}
 
 
 def _default_of(parameter: inspect.Parameter | None) -> str:

@@ -101,7 +101,8 @@ class PairDataset(PairSamples, ABC):
         labels: class of each pair, contiguous from 0.
         direction: "source_to_target", the standard, or "target_to_source", which exchanges the images: so the CATs
             family is evaluated.
-        limit: keep so many pairs, drawn at random by `seed`, in their order; None keeps all.
+        limit: number of pairs to keep, drawn at random, in their order; None keeps all.
+        seed: of the draw of `limit` pairs.
     """
 
     def __init__(
