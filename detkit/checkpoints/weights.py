@@ -111,6 +111,8 @@ def load_model(path: str | Path, device: torch.device | str = "cpu", *, imports:
     """Rebuild the model that a checkpoint describes, with its weights, in eval mode.
 
     Args:
+        path: the .safetensors file.
+        device: where the model goes, such as "cuda".
         imports: modules and .py files to import first, whose components the model consists of. The file says which
             ones it was made with, but they are imported only if they are named here: importing runs their code.
 

@@ -60,30 +60,30 @@ SECTIONS: dict[str, dict[str, Any]] = {
         val=None,  # dataset to evaluate on; without one nothing is evaluated
         transforms=(),  # augmentations of the training images, in order
         batch_size=REQUIRED,  # images of one micro-batch of one process
-        eval_batch_size=1,
+        eval_batch_size=1,  # images of one evaluation batch of one process
         workers=2,  # data loading processes for each training process
         skip_broken=True,  # report images that cannot be read and go on; False ends the run at the first
     ),
     "optimizer": dict(
-        type="AdamW",  # or another of OPTIMIZERS
-        lr=1e-4,
-        weight_decay=1e-4,
+        type="AdamW",  # or "Adam", "SGD"
+        lr=1e-4,  # initial learning rate
+        weight_decay=1e-4,  # of the parameters that the model does not exempt
         backbone_lr_scale=1.0,  # the rate of the backbone is lr times this
     ),
     "train": dict(
-        epochs=REQUIRED,
+        epochs=REQUIRED,  # passes over the training data; the schedule spans them
         init_from=None,  # detkit checkpoint, file or URL, whose weights a new run starts with; classes meet by name
         max_steps=None,  # stop after so many optimizer steps; the schedule stays that of all epochs
-        seed=42,
+        seed=42,  # of initial weights, the order of the data and augmentations
         device="auto",  # "auto" is cuda where there is one, else cpu
         precision="auto",  # "auto" is bf16 autocast on cuda, fp32 on cpu; or "bf16", "fp32"
         accumulate=1,  # micro-batches of one optimizer step
         clip_norm=0.1,  # largest norm of all gradients together; None clips nothing
         ema=None,  # decay of an exponential moving average of the weights, which is then evaluated; None is off
-        log_every=50,  # steps
-        eval_every=1,  # epochs
-        checkpoint_every=None,  # steps, besides the ends of epochs
-        checkpoint_epochs=1,  # at the end of which epochs: of each, of every second, ...
+        log_every=50,  # steps between two lines of metrics
+        eval_every=1,  # epochs between two evaluations
+        checkpoint_every=None,  # steps between two checkpoints, besides those at the ends of epochs
+        checkpoint_epochs=1,  # a checkpoint at the end of every so many epochs
         keep_steps=(),  # steps whose weights stay for good, as kept/step_….safetensors
         best_metric=None,  # the figure that chooses best.safetensors, higher is better; None is the evaluator's first
         early_stop=None,  # stop after so many evaluations without a better best_metric
@@ -94,9 +94,16 @@ SECTIONS: dict[str, dict[str, Any]] = {
 }
 # The optimizers, each with its own options beside those of the section.
 OPTIMIZERS: dict[str, dict[str, Any]] = {
-    "AdamW": dict(betas=(0.9, 0.999)),
-    "Adam": dict(betas=(0.9, 0.999)),  # its weight decay is added to the gradient
-    "SGD": dict(momentum=0.9),
+    "AdamW": dict(
+        betas=(0.9, 0.999),  # decay of the averages of gradients and squared gradients
+    ),
+    # Its weight decay is added to the gradient.
+    "Adam": dict(
+        betas=(0.9, 0.999),  # as AdamW
+    ),
+    "SGD": dict(
+        momentum=0.9,  # 0 turns it off
+    ),
 }
 # Options that must be whole numbers of at least so much (or None where that is the default).
 MINIMUM = {

@@ -27,7 +27,11 @@ UNLIMITED = 1 << 30
 
 @register
 class RandomFlip:
-    """Mirror the image left to right with the given probability."""
+    """Mirror the image left to right at random.
+
+    Args:
+        probability: 0 to 1.
+    """
 
     def __init__(self, probability: float = 0.5):
         self.probability = check_probability("probability", probability)
@@ -48,7 +52,13 @@ class RandomFlip:
 
 @register
 class Resize:
-    """Resize as in evaluation, keeping the aspect ratio: `shortest`, `longest`, `multiple` are those of `InputRule`."""
+    """Resize as in evaluation, keeping the aspect ratio.
+
+    Args:
+        shortest: pixels of the shortest side, or fewer where the longest side would pass `longest`.
+        longest: the most pixels of the longest side.
+        multiple: both sides are rounded down to a multiple of it.
+    """
 
     def __init__(self, shortest: int = 800, longest: int = 1333, multiple: int = 16):
         self.shortest, self.longest, self.multiple = shortest, longest, multiple

@@ -36,6 +36,9 @@ def cosine(
     """Half a cosine from `lr` to `min_lr` over all epochs (Loshchilov and Hutter 2017, without restarts).
 
     Args:
+        min_lr: the rate at the end.
+        warmup_steps: optimizer steps over which the rate rises from about 0; 0 for no warm-up.
+        warmup_epochs: the same in epochs; give one of the two.
         per_step: move at every step instead of at every epoch, and reach `min_lr` in the last step.
         official: stay one epoch behind, so that epochs 0 and 1 both have the initial rate, as the published ViDT models
             were trained (the authors' loop steps the schedule with the epoch just finished).
@@ -62,7 +65,12 @@ def cosine(
 def constant(
     *, lr: float, epochs: int, steps_per_epoch: int, warmup_steps: int = 0, warmup_epochs: float = 0
 ) -> Schedule:
-    """The initial rate throughout."""
+    """The initial rate throughout.
+
+    Args:
+        warmup_steps: optimizer steps over which the rate rises from about 0; 0 for no warm-up.
+        warmup_epochs: the same in epochs; give one of the two.
+    """
     return _with_warmup(lambda step: 1.0, steps_per_epoch, warmup_steps, warmup_epochs)
 
 
@@ -78,6 +86,12 @@ def step(
     warmup_epochs: float = 0,
 ) -> Schedule:
     """Multiply the rate by `factor` at the start of each epoch of `drop_epochs` (numbered from 0).
+
+    Args:
+        drop_epochs: epochs of this run, not the first.
+        factor: what the rate is multiplied by at each drop.
+        warmup_steps: optimizer steps over which the rate rises from about 0; 0 for no warm-up.
+        warmup_epochs: the same in epochs; give one of the two.
 
     Raises:
         ValueError: `drop_epochs` is no list of epochs of this run.

@@ -18,6 +18,10 @@ def refine_cosine(
 
     The paper trains 200,000 steps with lr 1e-4.
 
+    Args:
+        warmup_steps: steps of the line at the start.
+        floor: first and last rate as a share of `lr`.
+
     Raises:
         ValueError: the warm-up is not shorter than the run.
     """
@@ -51,6 +55,9 @@ def solo_steps(
 
     Args:
         drop_steps: ascending steps at which the rate drops.
+        factor: what the rate is multiplied by at each drop.
+        warmup_steps: steps of the line at the start.
+        warmup_factor: first rate as a share of `lr`.
 
     Raises:
         ValueError: `drop_steps` does not ascend.

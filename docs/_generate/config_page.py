@@ -1,6 +1,7 @@
 """MkDocs hook: the config reference, made from the option tables and the registered components of detkit."""
 
 import ast
+import importlib
 import inspect
 import io
 import re
@@ -19,8 +20,8 @@ from detkit.runtime.components import import_components
 PACKAGE = Path(__file__).parents[2] / "detkit"
 # The tables of options: heading, file and variable.
 TABLES = (
-    ("Sections of every run", "config.py", "SECTIONS"),
-    ("Options of the optimizers", "config.py", "OPTIMIZERS"),
+    ("Sections of every run", "config/__init__.py", "SECTIONS"),
+    ("Options of the optimizers", "config/__init__.py", "OPTIMIZERS"),
     ("Sections of `detkit wssis`", "pipelines/wssis/config.py", "SECTIONS"),
     ("The section `rounds` of `detkit match`", "pipelines/matchme/config.py", "ROUNDS"),
 )
@@ -61,6 +62,7 @@ def page() -> str:
             lines += [about, ""] if about else []
             lines += table(options)
     import_components()
+    importlib.import_module("detkit.engine.schedules")
     components = {name: registry._components[name] for name in registry.names() if name in registry._components}
     for kind in dict.fromkeys(KINDS.values()):
         lines += ["", f"## {kind}"]

@@ -177,6 +177,9 @@ class RandomPairFlip:
     """Mirror both images of a pair left and right; x becomes width - x.
 
     Both are mirrored, so the points correspond as before and left and right key-points need not be exchanged.
+
+    Args:
+        probability: 0 to 1.
     """
 
     def __init__(self, probability: float = 0.5):
@@ -201,7 +204,11 @@ def mirror(annotated: AnnotatedImage) -> AnnotatedImage:
 
 @register
 class PairSwap:
-    """Exchange source and target with the given probability."""
+    """Exchange source and target at random.
+
+    Args:
+        probability: 0 to 1.
+    """
 
     def __init__(self, probability: float = 0.5):
         self.probability = check_probability("probability", probability)
@@ -214,8 +221,11 @@ class PairSwap:
 
 @register
 class PairResize(PerImageTransform):
-    """Stretch both images to a square of `side` pixels, as matchers do; done in the data workers, which then pass on
-    smaller images."""
+    """Stretch both images to a square, as matchers do; done in the data workers, which then pass on smaller images.
+
+    Args:
+        side: of the square in pixels.
+    """
 
     def __init__(self, side: int):
         super().__init__()

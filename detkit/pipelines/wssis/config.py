@@ -48,30 +48,30 @@ SECTIONS: dict[str, dict[str, Any]] = {
     ),
     # A dataset with masks, of which a part is reduced to points.
     "split": dict(
-        annotation_file=REQUIRED,
-        image_folder=REQUIRED,
-        percent=REQUIRED,  # of the images, that keep their masks
-        seed=None,  # of the choice, by default that of the whole config
+        annotation_file=REQUIRED,  # COCO instances json
+        image_folder=REQUIRED,  # where the file names in it begin
+        percent=REQUIRED,  # of the images that keep their masks
+        seed=None,  # of their choice, by default that of the whole config
         points="centre",  # "centre" of mass of the mask, a "random" pixel of it, or "given" in the file
         boxes=False,  # whether weak annotations keep their boxes, for the prompt "point_with_size"
-        val=None,
-        val_image_folder=None,
+        val=None,  # COCO instances json to validate on
+        val_image_folder=None,  # by default image_folder
     ),
     # Generated scenes, of which a part is reduced to points.
     "scenes": dict(
-        images=1000,
-        val_images=200,
-        percent=5,
-        seed=None,
-        points="centre",
-        boxes=False,
+        images=1000,  # to train on
+        val_images=200,  # to validate on
+        percent=5,  # of the images that keep their masks
+        seed=None,  # of the scenes and the choice, by default that of the whole config
+        points="centre",  # as in split
+        boxes=False,  # as in split
         options={},  # of `SyntheticScenes`
     ),
     "pseudo": dict(
-        prompt="point",  # of the teacher on the weak images
+        prompt="point",  # how the teacher is prompted on the weak images
         refine_prompt="point_with_size",  # of the teacher on the strong images, whose masks the refiner starts from
         batch_size=1,  # images that the teacher sees together
-        device="auto",
+        device="auto",  # of the predictions; "auto" is cuda where there is one
         students=("raw", "refined"),  # on which labels students are trained
     ),
 }
