@@ -14,11 +14,21 @@ from detkit.data.views import Sample, Transform
 from detkit.structures.protocols import Dataset, SampleBatch
 
 
-class _EvaluationLoader(DataLoader):
-    """A loader that passes over batches of which no image could be read."""
+class EvaluationLoader:
+    """Batches of a loader without those of which no image could be read.
 
-    def __iter__(self) -> Iterator[SampleBatch]:  # type: ignore[override]
-        return (batch for batch in super().__iter__() if batch is not None)
+    Attributes:
+        batches: the loader; its length counts all batches.
+    """
+
+    def __init__(self, batches: DataLoader):
+        self.batches = batches
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[SampleBatch]:
+        return (batch for batch in self.batches if batch is not None)
 
 
 def train_loader(
@@ -56,7 +66,7 @@ def eval_loader(
     rank: int = 0,
     world_size: int = 1,
     skip_broken: bool = True,
-) -> DataLoader:
+) -> EvaluationLoader:
     """A loader of evaluation batches: over all ranks each image once, in order; ranks may differ in number.
 
     Args:
@@ -69,7 +79,8 @@ def eval_loader(
     """
     view: Any = dataset.evaluation_view(dataset, resize, skip_broken=skip_broken)
     indices, collate = range(rank, len(view), world_size), partial(_collate_readable, dataset.collate)
-    return _EvaluationLoader(view, batch_size, sampler=indices, collate_fn=collate, **_worker_options(workers))
+    batches = DataLoader(view, batch_size, sampler=indices, collate_fn=collate, **_worker_options(workers))
+    return EvaluationLoader(batches)
 
 
 def _collate_readable(collate: Callable, samples: list[Sample | None]) -> SampleBatch | None:

@@ -69,7 +69,7 @@ def evaluate(
         world_size=world_size(),
         skip_broken=skip_broken,
     )
-    shielded(loader)
+    shielded(loader.batches)
     console = Console(sys.stderr if is_main() and progress else None)
     for number, batch in enumerate(loader, 1):
         with autocast(precision, device):

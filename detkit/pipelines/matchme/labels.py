@@ -17,7 +17,7 @@ from detkit.data.pairs.dataset import PairDataset
 from detkit.data.pairs.pool import ImagePool, PoolPairs, draw_pairs
 from detkit.pipelines.matchme.quality import Quality, judge
 from detkit.runtime.evaluate import autocast
-from detkit.structures import PairAnnotations
+from detkit.structures import PairAnnotations, PairBatch
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +33,7 @@ def annotate_pairs(
     """
     device = next(matcher.buffers()).device
     for batch in eval_loader(dataset, matcher.input_rule.resize, **loading):
+        assert isinstance(batch, PairBatch)
         with autocast(precision, device):
             found = annotate(matcher, batch.to(device), rules)
         yield from zip(batch.annotations, found, strict=True)
