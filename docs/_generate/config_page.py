@@ -1,9 +1,9 @@
 """MkDocs hook: the config reference, made from the option tables and the registered components of detkit."""
 
 import ast
-import importlib
 import inspect
 import io
+import itertools
 import re
 import tokenize
 from collections.abc import Callable, Iterable, Iterator
@@ -14,8 +14,8 @@ from griffe import Docstring
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
-from detkit import registry
-from detkit.runtime.components import import_components
+from detkit.cli.listing import KINDS, component_rows
+from detkit.registry import is_registered, lookup
 
 PACKAGE = Path(__file__).parents[2] / "detkit"
 # The tables of options: heading, file and variable.
@@ -25,16 +25,6 @@ TABLES = (
     ("Sections of `detkit wssis`", "pipelines/wssis/config.py", "SECTIONS"),
     ("The section `rounds` of `detkit match`", "pipelines/matchme/config.py", "ROUNDS"),
 )
-# Headings of components by the start of their module; the first that fits.
-KINDS = {
-    "detkit.correspondence.features": "Feature extractors of matchers",
-    "detkit.backbones": "Backbones",
-    "detkit.data": "Datasets and transforms",
-    "detkit.evaluation": "Evaluators",
-    "detkit.engine": "Learning-rate schedules",
-    "detkit.pointseg.schedules": "Learning-rate schedules",
-    "detkit": "Models, losses and their parts",
-}
 # Arguments that the running program gives; a config does not state them.
 GIVEN = {"num_classes", "dataset", "lr", "epochs", "steps_per_epoch"}
 
@@ -61,15 +51,18 @@ def page() -> str:
             lines += ["", f"### {name}", ""] if name != variable else [""]
             lines += [about, ""] if about else []
             lines += table(options)
-    import_components()
-    importlib.import_module("detkit.engine.schedules")
-    components = {name: registry._components[name] for name in registry.names() if name in registry._components}
-    for kind in dict.fromkeys(KINDS.values()):
-        lines += ["", f"## {kind}"]
-        for name, component in components.items():
-            if kind_of(component) == kind:
-                lines += ["", f"### {name}", "", summary(component), "", *table(arguments(component))]
+    for kind, components in itertools.groupby(own_components(), key=lambda row: row[0]):
+        lines += ["", f"## {kind.capitalize()}"]
+        for _, name, component in components:
+            lines += ["", f"### {name}", "", summary(component), "", *table(arguments(component))]
     return "\n".join(lines) + "\n"
+
+
+def own_components() -> list[tuple[str, str, Callable]]:
+    """Kind, name and object of what detkit registers, in the order of `detkit list`."""
+    rows = [(kind, name, lookup(name)) for kind, name, _ in component_rows()]
+    own = [row for row in rows if row[2].__module__.startswith("detkit.")]
+    return sorted(own, key=lambda row: (KINDS.index(row[0]), row[1]))
 
 
 def table(options: Iterable[Option]) -> list[str]:
@@ -117,11 +110,6 @@ def _default(node: ast.expr) -> str:
     return "*required*" if ast.unparse(node) == "REQUIRED" else f"`{ast.unparse(node)}`"
 
 
-def kind_of(component: Callable) -> str:
-    """The heading under which a component stands."""
-    return next(kind for start, kind in KINDS.items() if component.__module__.startswith(start))
-
-
 def summary(component: Callable) -> str:
     """The first paragraph of its docstring, and a link to the rest."""
     first = (inspect.getdoc(component) or "").partition("\n\n")[0].replace("\n", " ")
@@ -156,7 +144,7 @@ def arguments(component: Callable) -> list[Option]:
 def _named(name: str, component: Callable) -> Callable | None:
     """The base class or the registered component of a name."""
     bases = {base.__name__: base for base in inspect.getmro(component)} if inspect.isclass(component) else {}
-    return bases.get(name) or registry._components.get(name)
+    return bases.get(name) or (lookup(name) if is_registered(name) else None)
 
 
 def _documented(component: Callable) -> dict[str, str]:
