@@ -1,4 +1,4 @@
-"""Object detection and dense prediction: ViDT, PointWSSIS and MatchMe in one house."""
+"""Object detection, instance segmentation and semantic correspondence: ViDT, PointWSSIS and MatchMe."""
 
 from __future__ import annotations
 

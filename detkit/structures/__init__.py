@@ -1,4 +1,4 @@
-"""The data types that pass between the rooms: images, what is known and found in them, and pairs of images."""
+"""The data types that pass between packages: images, their annotations and detections, and pairs of images."""
 
 from detkit.structures.detections import Detections, PromptedDetections
 from detkit.structures.images import Annotations, Batch, ImageBatch

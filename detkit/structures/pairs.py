@@ -1,4 +1,4 @@
-"""What passes between the rooms that know image pairs: pairs, their points, and matches.
+"""The data types of image pairs: pairs, their points, and matches.
 
 Shape letters: b pairs, n points, h/w pixels or cells.
 """
