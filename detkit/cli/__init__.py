@@ -14,6 +14,8 @@ from detkit.cli.parser import Command, make_parser, misspelling, offer_completio
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a subcommand; errors of the user's making are printed without a traceback, with exit code 2."""
+    # Threads that wait for each other sleep: on a machine that others use too, spinning makes steps many times slower.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     words = sys.argv[1:] if arguments is None else list(arguments)
     parser, commands = make_parser(COMMANDS)
     offer_completions(parser)
