@@ -4,23 +4,67 @@ from __future__ import annotations
 
 import json
 import os
+import platform
+import re
+import stat
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+LEFTOVER = re.compile(r"\.(\d{1,10})(?:@([\w-]*))?\.tmp$")
+FOREIGN_SECONDS = 3600.0
+STARTED = time.time()
+
 
 def write_atomically(path: str | Path, write: Callable[[Path], Any]) -> None:
-    """Let `write` make a temporary file beside `path`, then put it in the place of `path` in one move."""
+    """Let `write` make a temporary file beside `path`, then put it in the place of `path` in one move.
+
+    The file has the permissions of any new file (the umask), whatever `write` gives it.
+    """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    name = os.fsencode(path.name)[:120].decode(errors="ignore")
+    temporary = path.with_name(f".{name}.{os.getpid()}@{_host()}.tmp")
     try:
+        temporary.touch()
+        mode = stat.S_IMODE(temporary.stat().st_mode)
         write(temporary)
+        temporary.chmod(mode)
         _sync(temporary, os.O_RDWR)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
     if os.name == "posix":
         _sync(path.parent, os.O_RDONLY)
+
+
+def remove_leftovers(folder: str | Path) -> None:
+    """Remove the temporary files of `write_atomically` in `folder` whose process is dead.
+
+    Of processes on other machines it removes those that nobody has written to for an hour.
+    """
+    for path in Path(folder).glob(".*.tmp"):
+        if (found := LEFTOVER.search(path.name)) and _is_abandoned(path, int(found[1]), found[2]):
+            path.unlink(missing_ok=True)
+
+
+def _is_abandoned(path: Path, process: int, host: str | None) -> bool:
+    try:
+        written = path.stat().st_mtime
+        if host not in (None, _host()):
+            return time.time() - written > FOREIGN_SECONDS
+        if process == os.getpid():  # of an earlier process with this number?
+            return written < STARTED
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return True
+    except OSError:  # it vanished meanwhile, or the process is somebody else's
+        return False
+    return False
+
+
+def _host() -> str:
+    return re.sub(r"[^\w-]", "_", platform.node())[:40]
 
 
 def _sync(path: Path, access: int) -> None:

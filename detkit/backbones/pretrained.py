@@ -6,11 +6,13 @@ import difflib
 import logging
 import re
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from detkit.download.fetch import local_file
+from detkit.official.unpickling import read_stored
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +32,7 @@ def load_pretrained(
 
     Args:
         model: the backbone.
-        source: a file, an http(s) URL (downloaded once into torch's hub cache) or "timm:MODEL_NAME".
+        source: a file, an http(s) URL (downloaded once, see `detkit.download.fetch`) or "timm:MODEL_NAME".
         convert: gives the weights under the model's names, and the published keys that are left out on purpose.
         is_new: tells of one of the model's own names whether published weights are known to lack it.
 
@@ -58,21 +60,7 @@ def read_state_dict(source: str) -> Mapping[str, Tensor]:
     """The state dict stored at a file, URL or timm model name (see `load_pretrained`)."""
     if source.startswith("timm:"):
         return timm_state_dict(source.removeprefix("timm:"))
-    try:
-        if source.startswith(("http://", "https://")):
-            stored = torch.hub.load_state_dict_from_url(source, map_location="cpu", weights_only=True)
-        elif not Path(source).is_file():
-            raise ValueError(f"no such file: {source}")
-        elif source.endswith(".safetensors"):
-            from safetensors.torch import load_file
-
-            stored = load_file(source)
-        else:
-            stored = torch.load(source, map_location="cpu", weights_only=True)
-    except ValueError:
-        raise
-    except Exception as error:
-        raise ValueError(f"cannot read weights from {source}: {error}") from error
+    stored = read_stored(local_file(source))
     for key in ("model", "state_dict"):
         if isinstance(stored, Mapping) and isinstance(stored.get(key), Mapping):
             stored = stored[key]

@@ -2,35 +2,25 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from torch import Tensor, nn
 
-from detkit.checkpoints.download import local_file
 from detkit.checkpoints.folding import fold
-from detkit.checkpoints.resume import UNREADABLE
 from detkit.checkpoints.weights import load_strictly, make_header, save_weights
 from detkit.config import resolve_config
 from detkit.correspondence.convert import LAYOUTS as CORRESPONDENCE
+from detkit.download.fetch import local_file
 from detkit.official.layouts import Layout, find_layout
 from detkit.official.report import ConversionReport, without_prefix
+from detkit.official.unpickling import read_stored
 from detkit.pointseg.convert import LAYOUTS as POINTSEG
 from detkit.runtime.components import build_model
 from detkit.vidt.convert import LAYOUTS as VIDT
 
 LAYOUTS = (*VIDT, *POINTSEG, *CORRESPONDENCE)
-# Types besides tensors and plain values that official files hold: their training's command line, and numpy numbers.
-ALLOWED: tuple[Any, ...] = (
-    argparse.Namespace,
-    np.dtype,
-    *(type(np.dtype(kind)) for kind in ("float64", "float32", "int64", "int32", "bool")),
-    *((np.float64(0).__reduce__()[0], f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
-)
 # Keys under which official files have their state dict.
 ENTRIES = ("model", "state_dict")
 
@@ -46,7 +36,7 @@ def convert_checkpoint(
     """Write an official checkpoint as one that `detkit.load` and every command understand.
 
     Args:
-        source: a file or URL (see `detkit.checkpoints.download.fetch`).
+        source: a file or URL (see `detkit.download.fetch.fetch`).
         destination: the .safetensors file to write.
         sha256: the checksum that `source` must have.
         force: replace `destination` if it exists.
@@ -73,16 +63,10 @@ def convert_checkpoint(
 def read_official(path: Path) -> Mapping[str, Tensor]:
     """The state dict in an official checkpoint: its "model" or "state_dict" entry, or the whole file.
 
-    Only tensors, plain values, numpy numbers and `argparse.Namespace` are unpickled, so that no file can run code.
-
     Raises:
-        ValueError: not a torch file, one with other objects in it (they are named), or one without a state dict.
+        ValueError: see `detkit.official.unpickling.read_stored`; or a file without a state dict.
     """
-    try:
-        with torch.serialization.safe_globals(list(ALLOWED)):
-            stored = torch.load(path, map_location="cpu", weights_only=True)
-    except UNREADABLE as error:
-        raise ValueError(f"{path}: {_why_unreadable(path, error)}") from error
+    stored = read_stored(path)
     found = [stored[name] for name in ENTRIES if isinstance(stored, Mapping) and name in stored]
     state_dict = found[0] if found else stored
     if isinstance(state_dict, Mapping) and state_dict and all(isinstance(v, Tensor) for v in state_dict.values()):
@@ -128,21 +112,6 @@ def describe(report: ConversionReport) -> str:
     }
     unused = [f"  {row.pattern}" for row in fold(outcomes) if row.outcome == "unused"]
     return "\n".join([str(report) + (":" if unused else ""), *unused])
-
-
-def _why_unreadable(path: Path, error: Exception) -> str:
-    try:
-        others = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-    except UNREADABLE:
-        others = []
-    known = {c[1] if isinstance(c, tuple) else f"{c.__module__}.{c.__qualname__}" for c in ALLOWED}
-    if others := sorted(set(others) - known):
-        return (
-            f"holds objects that are not loaded, because unpickling them runs code: {', '.join(others)}; "
-            f"if you trust it, save its state dict alone: "
-            f"torch.save({{'model': torch.load(PATH, weights_only=False)['model']}}, NEW_PATH)"
-        )
-    return f"is truncated or not a torch checkpoint ({str(error).splitlines()[0]})"
 
 
 def _contents(stored: Any) -> str:

@@ -11,9 +11,9 @@ from typing import Any
 
 from torch import Tensor
 
-from detkit.checkpoints.download import local_file
 from detkit.checkpoints.folding import fold
 from detkit.checkpoints.weights import read_weights
+from detkit.download.fetch import local_file
 from detkit.modeling.base import InputRule, Model
 from detkit.registry import ConfigError
 from detkit.runtime.components import build_model

@@ -8,9 +8,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from detkit.console import Console
 from detkit.engine.guard import FiniteGuard
 from detkit.modeling.base import Model
-from detkit.runtime.console import Console
 from detkit.structures.protocols import Dataset
 
 

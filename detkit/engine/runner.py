@@ -15,6 +15,7 @@ from torch import Tensor
 from detkit.checkpoints.resume import Checkpoint, latest_checkpoint, save_checkpoint
 from detkit.checkpoints.transfer import initialize
 from detkit.checkpoints.weights import CheckpointError, load_strictly, make_header
+from detkit.console import Console
 from detkit.engine.guard import FiniteGuard
 from detkit.engine.hooks import build_hooks
 from detkit.engine.optim import Ema, build_optimizer, set_learning_rate
@@ -28,7 +29,6 @@ from detkit.runtime.components import (
     import_components,
     warn_of_crowds,
 )
-from detkit.runtime.console import Console
 from detkit.runtime.evaluate import autocast
 from detkit.runtime.processes import (
     all_gather_object,

@@ -10,10 +10,10 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from detkit.console import format_seconds
 from detkit.engine.hook import Hook, Run
 from detkit.files import write_atomically, write_text
 from detkit.registry import ConfigError
-from detkit.runtime.console import format_seconds
 from detkit.runtime.processes import is_main
 from detkit.runtime.random_state import unchanged_random_state
 from detkit.structures import Annotations, Detections, ImagePair, LabelMap, PairAnnotations

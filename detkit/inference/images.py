@@ -12,10 +12,10 @@ from typing import Any
 from PIL.Image import Image
 from torch import Tensor
 
+from detkit.console import Console
 from detkit.files import write_json
 from detkit.images import IMAGE_SUFFIXES, load_image
 from detkit.modeling.image_model import ImageModel
-from detkit.runtime.console import Console
 from detkit.structures import Detections
 
 logger = logging.getLogger(__name__)

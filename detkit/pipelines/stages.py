@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from detkit.config import differing_paths, format_config, missing_data_hint, to_json
+from detkit.console import format_seconds
 from detkit.files import write_text
 from detkit.registry import ConfigError
-from detkit.runtime.console import format_seconds
 
 DONE, BEGUN = "done.json", "begun.json"
 

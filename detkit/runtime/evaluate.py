@@ -7,10 +7,10 @@ from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
+from detkit.console import Console
 from detkit.data.loading import eval_loader
 from detkit.modeling.base import Model
 from detkit.registry import ConfigError
-from detkit.runtime.console import Console
 from detkit.runtime.processes import is_main, rank, world_size
 from detkit.runtime.signals import shielded
 from detkit.structures.protocols import Dataset, Evaluator

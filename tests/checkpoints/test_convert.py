@@ -128,8 +128,9 @@ def test_other_files_are_refused_with_a_reason(official, tmp_path):
             convert_checkpoint(tmp_path / "file.pth", tmp_path / "out.safetensors")
 
     check(save(tmp_path / "other.pth", where=pathlib.PurePosixPath("x")).read_bytes(), "unpickling.*PurePosixPath")
-    check(official.read_bytes()[:-500], "truncated or not a torch checkpoint")
-    check(b"<!DOCTYPE html>", "truncated or not a torch checkpoint")
+    check(official.read_bytes()[:-500], "is truncated or damaged")
+    check(b"<!DOCTYPE html>", "is an HTML page, not weights")
+    check(b"version https://git-lfs.github.com/spec/v1", "is a git-lfs pointer, not the weights themselves")
     check(
         {"epoch": 3, "net": {"a": 1}},
         r"no state dict as its 'model' or 'state_dict'; the file holds 'epoch' \(int\), 'net'",

@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from detkit.console import Console
 from detkit.images import image_size
 from detkit.ops.rle import decode_mask, encode_masks, mask_areas
 from detkit.pointseg.geometry import mask_boxes
-from detkit.runtime.console import Console
 from detkit.structures import LabelMap
 
 Json = dict[str, Any]

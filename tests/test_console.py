@@ -1,7 +1,7 @@
 import io
 
-from detkit.runtime import console
-from detkit.runtime.console import Console, format_seconds
+from detkit import console
+from detkit.console import Console, format_seconds
 
 
 class Terminal(io.StringIO):

@@ -1,14 +1,19 @@
 import hashlib
 import http.server
+import io
+import os
 import socket
 import threading
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save
 
-from detkit.checkpoints.download import DownloadError, cache_folder, cached_name, fetch, local_file
+from detkit.backbones.pretrained import read_state_dict
+from detkit.download.fetch import DownloadError, cache_folder, cached_name, fetch, local_file
 
-CONTENT = bytes(range(256)) * 3000
+CONTENT = b"\x80\x02" + bytes(range(256)) * 3000  # begins as a pickle does
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
 
@@ -25,6 +30,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 self.send_header("Content-Length", str(len(CONTENT)))
             self.end_headers()
             self.wfile.write(CONTENT[:5000] if self.path == "/short.pth" else CONTENT)
+        elif self.path in self.server.pages:
+            self.wfile.write(self.server.pages[self.path])
         else:
             self.send_error(404)
 
@@ -37,7 +44,7 @@ def server(monkeypatch):
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        server.requested = []
+        server.requested, server.pages = [], {}
         server.url = f"http://127.0.0.1:{server.server_port}"
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield server
@@ -85,8 +92,8 @@ def test_a_wrong_checksum_leaves_no_file(server, tmp_path):
 
 def test_a_cached_file_with_another_checksum_is_replaced(server, tmp_path):
     path = tmp_path / cached_name(f"{server.url}/weights.pth")
-    path.write_bytes(b"older")
-    assert fetch(f"{server.url}/weights.pth", cache=tmp_path).read_bytes() == b"older"
+    path.write_bytes(b"\x80\x02older")
+    assert fetch(f"{server.url}/weights.pth", cache=tmp_path).read_bytes() == b"\x80\x02older"
     assert fetch(f"{server.url}/weights.pth", sha256=SHA256, cache=tmp_path).read_bytes() == CONTENT
 
 
@@ -111,7 +118,7 @@ def test_an_interrupted_download_leaves_no_file(server, tmp_path, monkeypatch):
     def interrupt(progress, size):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("detkit.checkpoints.download.DownloadProgress.update", interrupt)
+    monkeypatch.setattr("detkit.download.progress.DownloadProgress.update", interrupt)
     with pytest.raises(KeyboardInterrupt):
         fetch(f"{server.url}/weights.pth", cache=tmp_path)
     assert files(tmp_path) == []
@@ -133,3 +140,107 @@ def test_local_files(tmp_path):
         local_file(path, sha256="0" * 64)
     with pytest.raises(ValueError, match=r"no such file: nothing.pth"):
         local_file("nothing.pth")
+
+
+def torch_file(value, **options):
+    buffer = io.BytesIO()
+    torch.save({"w": torch.full((2000,), float(value))}, buffer, **options)
+    return buffer.getvalue()
+
+
+def reply(content, *headers, status=b"200 OK"):
+    """A whole reply of a server that closes the connection at the end, with these headers alone."""
+    return b"\r\n".join([b"HTTP/1.1 " + status, *headers, b"", content])
+
+
+class RawHandler(Handler):
+    def do_GET(self):
+        self.wfile.write(self.server.pages[self.path])
+
+
+@pytest.fixture
+def raw_server(server, monkeypatch):
+    """A server whose replies are the bytes in `pages`, status line included."""
+    server.RequestHandlerClass = RawHandler
+    return server
+
+
+HTML = b"\n<!DOCTYPE html><html><body>Sign in to download</body></html>"
+LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
+CHUNKED = b"Transfer-Encoding: chunked"
+
+
+@pytest.mark.parametrize(
+    ("page", "message"),
+    [
+        (reply(HTML), "is an HTML page, not weights: take the link of the file itself"),
+        (reply(torch_file(1), b"Content-Type: text/html; charset=utf-8"), "is an HTML page"),
+        (reply(LFS), "is a git-lfs pointer, not the weights themselves: `git lfs pull` fetches"),
+        (reply(b'{"error": "not found"}'), "is text, not weights"),
+        (reply(b""), "is empty"),
+        (reply(torch_file(1)[:-300]), "is truncated or damaged"),
+        (reply(torch_file(1).replace(b"\x80\x3f", b"\x81\x3f", 1)), "is damaged: its entry"),
+        (reply(save({"w": torch.ones(2000)})[:-1]), "is truncated or damaged: it has 8071 bytes, by its header 8072"),
+        (reply(torch_file(1)[:-300], b"Content-Length: " + str(len(torch_file(1))).encode()), "it ended after"),
+        (reply(b"100\r\n" + torch_file(1)[:100], CHUNKED), "IncompleteRead"),
+        (
+            reply(torch_file(1), b"Content-Length: 99999999999999"),
+            "more than 10000.0 MB; DETKIT_MAX_DOWNLOAD_GB allows",
+        ),
+        (reply(torch_file(1), b"Content-Length: " + b"9" * 5000), "the server sent the Content-Length '99"),
+        (reply(torch_file(1, _use_new_zipfile_serialization=False)[:-9]), "give its checksum, as URL#sha256=HEX"),
+    ],
+)
+def test_what_is_no_complete_file_of_weights_is_refused(raw_server, tmp_path, page, message):
+    raw_server.pages["/m.pth"] = page
+    with pytest.raises(DownloadError) as error:
+        fetch(f"{raw_server.url}/m.pth", cache=tmp_path)
+    assert message in str(error.value) and f"{raw_server.url}/m.pth" in str(error.value)
+    assert "\n" not in str(error.value) and files(tmp_path) == []
+
+
+def test_an_endless_file_ends_at_the_limit(raw_server, tmp_path, monkeypatch):
+    raw_server.pages["/m.pth"] = reply(CONTENT)
+    monkeypatch.setenv("DETKIT_MAX_DOWNLOAD_GB", "0.0001")
+    with pytest.raises(DownloadError, match=r"it is larger than 0.1 MB; DETKIT_MAX_DOWNLOAD_GB allows more"):
+        fetch(f"{raw_server.url}/m.pth", cache=tmp_path)
+    monkeypatch.setenv("DETKIT_MAX_DOWNLOAD_GB", "much")
+    with pytest.raises(ValueError, match=r"DETKIT_MAX_DOWNLOAD_GB must be a positive number of gigabytes, got 'much'"):
+        fetch(f"{raw_server.url}/m.pth", cache=tmp_path)
+
+
+def test_backbones_of_two_urls_with_one_base_name_differ(raw_server, tmp_path, monkeypatch):
+    monkeypatch.setenv("DETKIT_CACHE", str(tmp_path))
+    for i, folder in enumerate("ab"):
+        raw_server.pages[f"/{folder}/m.pth"] = reply(torch_file(i))
+    found = [read_state_dict(f"{raw_server.url}/{folder}/m.pth")["w"][0].item() for folder in "aba"]
+    assert found == [0, 1, 0] and len(files(tmp_path)) == 2
+    address = f"{raw_server.url}/a/m.pth#sha256="
+    assert read_state_dict(address + hashlib.sha256(torch_file(0)).hexdigest())["w"][0] == 0
+    with pytest.raises(ValueError, match=r"a/m.pth has the SHA-256 checksum"):
+        read_state_dict(address + "0" * 64)
+
+
+def test_a_damaged_file_in_the_cache_is_downloaded_again(raw_server, tmp_path):
+    url = f"{raw_server.url}/m.pth"
+    raw_server.pages["/m.pth"] = reply(torch_file(1))
+    for content in (torch_file(1)[:1000], HTML, b""):
+        (tmp_path / cached_name(url)).write_bytes(content)
+        assert fetch(url, cache=tmp_path).read_bytes() == torch_file(1)
+
+
+def test_leftovers_of_dead_processes_leave_the_cache(raw_server, tmp_path):
+    raw_server.pages["/m.pth"] = reply(torch_file(1))
+    dead = os.fork()
+    if dead == 0:
+        os._exit(0)
+    os.waitpid(dead, 0)
+    for name in (f".m.pth.{dead}.tmp", f".m.pth.{os.getppid()}.tmp", ".m.pth.7@elsewhere.tmp", ".notes.tmp"):
+        (tmp_path / name).touch()
+    fetch(f"{raw_server.url}/m.pth", cache=tmp_path)
+    assert set(files(tmp_path)) == {
+        cached_name(f"{raw_server.url}/m.pth"),
+        f".m.pth.{os.getppid()}.tmp",
+        ".m.pth.7@elsewhere.tmp",
+        ".notes.tmp",
+    }

@@ -1,0 +1,186 @@
+"""Files of weights from the web, downloaded once into a cache folder."""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import os
+import re
+import urllib.error
+import urllib.parse
+import urllib.request
+from pathlib import Path
+
+from detkit.download.kinds import HEAD_BYTES, damage, no_weights, why_no_weights
+from detkit.download.progress import DownloadProgress, megabytes
+from detkit.files import remove_leftovers, write_atomically
+
+CHUNK_BYTES = 1 << 18
+TIMEOUT = 30.0  # seconds without a byte
+
+
+class DownloadError(ValueError):
+    """A file that could not be downloaded, or is not what was expected; the message names it."""
+
+
+def is_url(source: str | Path) -> bool:
+    """Whether `source` begins with http:// or https://."""
+    return str(source).startswith(("http://", "https://"))
+
+
+def cache_folder() -> Path:
+    """$DETKIT_CACHE, or ~/.cache/detkit."""
+    return Path(os.environ.get("DETKIT_CACHE") or Path.home() / ".cache" / "detkit")
+
+
+def local_file(source: str | Path, *, sha256: str | None = None) -> Path:
+    """The path of `source`, a file or a URL (see `fetch`).
+
+    Raises:
+        ValueError: no such file, another checksum, or see `fetch`.
+    """
+    if is_url(source):
+        return fetch(str(source), sha256=sha256)
+    path = Path(source)
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder; name a file in it")
+    if not path.is_file():
+        raise ValueError(f"no such file: {path}")
+    if sha256 is not None:
+        _compare(path, _digest(path), _checked(sha256))
+    return path
+
+
+def fetch(url: str, *, sha256: str | None = None, cache: str | Path | None = None) -> Path:
+    """Download a file of weights, unless it was downloaded before.
+
+    The file appears in the cache only when it is complete: its size is compared with what the server and the file
+    itself say. A cached file with another checksum than `sha256`, or a damaged one, is downloaded again.
+
+    Args:
+        url: begins with http:// or https://; may end in `#sha256=HEX` instead of giving `sha256`.
+        sha256: what the file must have, 64 hex digits.
+        cache: the folder; None takes `cache_folder()`.
+
+    Raises:
+        DownloadError: no connection, an HTTP error, a transfer that broke off, a web page or anything else that is no
+            file of weights, more than `largest_download()`, or another checksum.
+        ValueError: not an http(s) URL, or not a checksum.
+    """
+    if not is_url(url):
+        raise ValueError(f"not an http(s) URL: {url!r}")
+    url, expected = _without_checksum(url, sha256)
+    path = Path(cache or cache_folder()) / cached_name(url)
+    if path.is_file() and _is_intact(path, expected):
+        return path
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(path.parent)
+        write_atomically(path, lambda temporary: _download(url, temporary, expected))
+    except urllib.error.HTTPError as error:
+        raise DownloadError(f"cannot download {url}: HTTP status {error.code} {error.reason}") from error
+    except urllib.error.URLError as error:
+        raise DownloadError(f"cannot download {url}: no connection ({error.reason})") from error
+    except (OSError, http.client.HTTPException, UnicodeError) as error:
+        raise DownloadError(f"cannot download {url}: {type(error).__name__}: {error}") from error
+    return path
+
+
+def largest_download() -> int:
+    """The most bytes that a download may have: $DETKIT_MAX_DOWNLOAD_GB, by default 10 GB.
+
+    Raises:
+        ValueError: the variable is no positive number.
+    """
+    text = os.environ.get("DETKIT_MAX_DOWNLOAD_GB") or "10"
+    try:
+        return int(float(text) * 1e9) if float(text) > 0 else int("")
+    except (ValueError, OverflowError):
+        raise ValueError(f"DETKIT_MAX_DOWNLOAD_GB must be a positive number of gigabytes, got {text!r}") from None
+
+
+def cached_name(url: str) -> str:
+    """The file name of the URL with a short hash of the whole URL before its suffix."""
+    name = urllib.parse.unquote(urllib.parse.urlsplit(url).path.rsplit("/", 1)[-1])
+    stem, suffix = os.path.splitext(re.sub(r"[^\w.-]", "_", name).lstrip("."))
+    return f"{stem[:80] or 'file'}-{hashlib.sha256(url.encode()).hexdigest()[:8]}{suffix[:20]}"
+
+
+def _without_checksum(url: str, sha256: str | None) -> tuple[str, str | None]:
+    """The URL without its fragment, and the checksum that it or `sha256` states."""
+    url, _, fragment = url.partition("#")
+    if sha256 is None and fragment.startswith("sha256="):
+        sha256 = fragment.removeprefix("sha256=")
+    return url, None if sha256 is None else _checked(sha256)
+
+
+def _is_intact(path: Path, expected: str | None) -> bool:
+    """Whether a cached file is the wanted one, or without a checksum: what an unbroken download would have left."""
+    if expected is not None:
+        return _digest(path) == expected
+    return why_no_weights(path) is None and not damage(path)
+
+
+def _download(url: str, path: Path, expected: str | None) -> None:
+    request = urllib.request.Request(url, headers={"User-Agent": "detkit"})
+    with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
+        length, knows_end = _length(url, response), response.headers.get("Transfer-Encoding") is not None
+        progress = DownloadProgress(url, length)
+        _receive(url, response, path, progress)
+    if length is not None and progress.done != length:
+        raise DownloadError(f"cannot download {url}: it ended after {progress.done} of {length} bytes")
+    if expected is not None:
+        return _compare(url, _digest(path), expected)
+    problem = why_no_weights(path) or damage(path)
+    if problem == "" and length is None and not knows_end:
+        problem = "may be truncated, the server does not say how long it is: give its checksum, as URL#sha256=HEX"
+    if problem:
+        raise DownloadError(f"cannot use {url}: what came {problem}")
+
+
+def _length(url: str, response: http.client.HTTPResponse) -> int | None:
+    """How many bytes the server says will come; None if it does not."""
+    if response.headers.get_content_type() in ("text/html", "application/xhtml+xml"):
+        raise DownloadError(f"cannot use {url}: what came {no_weights(b'<html')}")
+    text, limit = response.headers.get("Content-Length"), largest_download()
+    if text is None or response.headers.get("Transfer-Encoding") is not None:
+        return None
+    if not text.isascii() or not text.isdigit() or len(text) > 20:
+        raise DownloadError(f"cannot download {url}: the server sent the Content-Length {text[:40]!r}")
+    if int(text) > limit:
+        raise DownloadError(_too_large(url, limit, int(text)))
+    return int(text)
+
+
+def _receive(url: str, response: http.client.HTTPResponse, path: Path, progress: DownloadProgress) -> None:
+    limit = largest_download()
+    with path.open("wb") as file:
+        while chunk := response.read(CHUNK_BYTES):
+            if not progress.done and (problem := no_weights(chunk[:HEAD_BYTES])):
+                raise DownloadError(f"cannot use {url}: what came {problem}")
+            file.write(chunk)
+            progress.update(len(chunk))
+            if progress.done > limit:
+                raise DownloadError(_too_large(url, limit))
+    progress.finish()
+
+
+def _too_large(url: str, limit: int, size: int | None = None) -> str:
+    has = "it is larger than" if size is None else f"it has {megabytes(size)}, more than"
+    return f"cannot download {url}: {has} {megabytes(limit)}; DETKIT_MAX_DOWNLOAD_GB allows more"
+
+
+def _checked(sha256: str) -> str:
+    if not re.fullmatch(r"[0-9a-fA-F]{64}", sha256):
+        raise ValueError(f"not a SHA-256 checksum (64 hex digits): {sha256!r}")
+    return sha256.lower()
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _compare(source: str | Path, found: str, expected: str) -> None:
+    if found != expected:
+        raise DownloadError(f"{source} has the SHA-256 checksum {found}, expected {expected}")
