@@ -6,8 +6,10 @@ same random `pair` id, so that files of different saves are never mixed.
 
 from __future__ import annotations
 
+import hashlib
 import logging
-import pickle
+import os
+import shutil
 import uuid
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,7 +23,7 @@ from detkit.files import write_atomically
 logger = logging.getLogger(__name__)
 
 TRAINER_SUFFIX = ".trainer.pt"
-UNREADABLE = (OSError, RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError)
+BEFORE = "-before"  # ends the names of a pair while another of the same step is written
 
 
 class Checkpoint(NamedTuple):
@@ -38,6 +40,7 @@ def save_checkpoint(
 ) -> Path:
     """Write the pair of `step`, then delete all but it and the newest one before it.
 
+    The weights are written last, with a checksum of the trainer's state: they exist only beside their complete state.
     If the process is killed meanwhile, the pairs that were complete before can still be read.
 
     Args:
@@ -49,10 +52,10 @@ def save_checkpoint(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"step_{step:08d}.safetensors"
-    pair = uuid.uuid4().hex
-    save_weights(path, weights, {**header, "step": step, "pair": pair})
-    state = {**trainer, "step": step, "pair": pair}
-    write_atomically(_trainer_path(path), lambda temporary: torch.save(state, temporary))
+    _keep_aside(path)
+    mark = {"step": step, "pair": uuid.uuid4().hex}
+    write_atomically(_trainer_path(path), lambda temporary: torch.save({**trainer, **mark}, temporary))
+    save_weights(path, weights, {**header, **mark, "trainer_sha256": _digest(_trainer_path(path))})
     _delete_others(folder, path)
     return path
 
@@ -85,12 +88,16 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     trainer_path = _trainer_path(path)
     if not trainer_path.is_file():
         raise CheckpointError(f"{path}: {trainer_path.name} is missing beside it")
+    if "trainer_sha256" in header and header["trainer_sha256"] != _digest(trainer_path):
+        raise CheckpointError(f"{path}: {trainer_path.name} beside it belongs to another save, or was altered")
     try:
         trainer = torch.load(trainer_path, map_location="cpu", weights_only=True)
-        pair = trainer["pair"]
-    except UNREADABLE as error:
-        raise CheckpointError(f"{trainer_path}: is truncated or not a trainer's state ({error})") from error
-    if pair != header.get("pair"):
+    except Exception as error:  # a damaged file ends in any of them
+        reason = f"is truncated or not a trainer's state ({_first_line(error)})"
+        raise CheckpointError(f"{trainer_path}: {reason}") from error
+    if not isinstance(trainer, dict) or "pair" not in trainer:
+        raise CheckpointError(f"{trainer_path}: is not a trainer's state but {type(trainer).__name__}")
+    if trainer["pair"] != header.get("pair"):
         raise CheckpointError(f"{path}: {trainer_path.name} beside it belongs to another save")
     return Checkpoint(path, weights, header, trainer)
 
@@ -99,9 +106,35 @@ def _trainer_path(path: Path) -> Path:
     return path.with_name(path.name.removesuffix(".safetensors") + TRAINER_SUFFIX)
 
 
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _first_line(error: Exception) -> str:
+    """Of torch's message; the rest is advice to unpickle whatever is in the file."""
+    line = str(error).splitlines()[0] if str(error) else ""
+    return f"{type(error).__name__}: {line}" if line and "weights" not in line.lower() else type(error).__name__
+
+
+def _keep_aside(path: Path) -> None:
+    """Keep the pair of the same step under other names until the new one is complete, see `_delete_others`."""
+    if path.exists():
+        for old in (_trainer_path(path), path):
+            aside = old.with_name(old.name.replace(".", f"{BEFORE}.", 1))
+            aside.unlink(missing_ok=True)
+            try:
+                os.link(old, aside)
+            except FileNotFoundError:
+                return
+            except OSError:  # a file system without links
+                shutil.copyfile(old, aside)
+
+
 def _delete_others(folder: Path, newest: Path) -> None:
     """Delete temporary files that a killed process left, pairs after `newest` (of before a resume) and old pairs."""
-    before = [p for p in folder.glob("step_*.safetensors") if p.name < newest.name and _trainer_path(p).exists()]
+    old = (p for p in folder.glob("step_*.safetensors") if p.name < newest.name and not p.stem.endswith(BEFORE))
+    before = [p for p in old if _trainer_path(p).exists()]
     kept = {path for weights in (newest, *sorted(before)[-1:]) for path in (weights, _trainer_path(weights))}
     for path in [*folder.glob("step_*"), *folder.glob(".step_*.tmp")]:
         if path not in kept:

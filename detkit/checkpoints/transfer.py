@@ -11,9 +11,11 @@ from typing import Any
 
 from torch import Tensor
 
+from detkit.checkpoints.files import find_weights
 from detkit.checkpoints.folding import fold
-from detkit.checkpoints.weights import read_weights
-from detkit.download.fetch import local_file
+from detkit.checkpoints.header import require
+from detkit.checkpoints.weights import check_finite, read_weights
+from detkit.download.fetch import is_url, local_file
 from detkit.modeling.base import InputRule, Model
 from detkit.registry import ConfigError
 from detkit.runtime.components import build_model
@@ -75,7 +77,7 @@ def initialize(model: Model, config: dict[str, Any], source: Any, *, say: Callab
 
     Args:
         model: built by `config`, the "model" section.
-        source: a checkpoint: a file or a URL.
+        source: a checkpoint: a file, the folder of a run or a URL.
         say: takes the table of what became of each part.
 
     Raises:
@@ -83,9 +85,10 @@ def initialize(model: Model, config: dict[str, Any], source: Any, *, say: Callab
     """
     try:
         weights, header = read_weights(_file_for_all(source))
+        require(header, source)
+        check_finite(weights, source)
     except (ValueError, OSError) as error:
-        hint = "" if str(source).endswith(".safetensors") else "; official checkpoints: first `detkit convert`"
-        raise ConfigError(f"train.init_from: {error}{hint}") from error
+        raise ConfigError(f"train.init_from: {error}") from error
     old = LabelMap(**header["label_map"])
     same_classes = old.names == model.label_map.names
     by_class = set() if same_classes else class_tensors(config, model)
@@ -173,6 +176,8 @@ def _file_for_all(source: Any) -> Path:
     """The local file, which only the main process downloads; errors arise in all processes."""
     if not isinstance(source, str):
         raise ConfigError(f"expected a file or URL, got {source!r}")
+    if not is_url(source):
+        source = str(find_weights(source))
     problem: Exception | None = None
     if is_main():
         try:

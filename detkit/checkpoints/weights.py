@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import json
+import logging
 import platform
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -11,21 +11,30 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from detkit.checkpoints.files import find_weights, opened
+from detkit.checkpoints.header import (
+    ALTERED,
+    TENSORS,
+    CheckpointError,
+    check_aliases,
+    decode,
+    digest_of_tensors,
+    encode,
+    require,
+)
 from detkit.files import write_atomically
 from detkit.modeling.base import Model
-from detkit.registry import UnknownComponentError, names, nearest, register
+from detkit.registry import ConfigError, UnknownComponentError, names, nearest, register
 from detkit.runtime.components import build_model, import_components
+from detkit.runtime.processes import choose_device
 from detkit.structures import LabelMap
 
-SCHEMA = 1
+logger = logging.getLogger(__name__)
 
-
-class CheckpointError(ValueError):
-    """A checkpoint file that cannot be used; the message names it and says why."""
+SHOWN = 10  # tensors in a message
 
 
 def make_header(
@@ -52,57 +61,69 @@ def make_header(
 def save_weights(path: str | Path, state_dict: Mapping[str, Tensor], header: dict[str, Any]) -> None:
     """Write weights and header, atomically: an interruption leaves the old file as it was.
 
-    A tensor with several names is stored once; `aliases` in the header has its other names.
+    A tensor with several names is stored once; `aliases` in the header has its other names. The checksums of tensors
+    and header are stored too.
     """
     tensors, aliases = _without_aliases(state_dict)
-    text = json.dumps({**header, "schema": SCHEMA, "aliases": aliases})
-    write_atomically(path, lambda temporary: save_file(tensors, temporary, {"format": "pt", "detkit": text}))
+    metadata = encode({**header, "aliases": aliases}, tensors)
+    write_atomically(path, lambda temporary: save_file(tensors, temporary, metadata))
 
 
 def read_header(path: str | Path) -> dict[str, Any]:
     """The header that `save_weights` wrote.
 
     Raises:
-        CheckpointError: no such file, truncated, not written by detkit, or written by a newer detkit.
+        CheckpointError: no such file, truncated, altered, not written by detkit, or written by a newer detkit.
     """
-    with _opened(path) as file:
-        metadata = file.metadata() or {}
-    if "detkit" not in metadata:
-        raise CheckpointError(f"{path}: is a safetensors file but not a detkit checkpoint (no detkit header)")
-    header = json.loads(metadata["detkit"])
-    if header["schema"] > SCHEMA:
-        raise CheckpointError(f"{path}: has schema {header['schema']}, this detkit reads up to {SCHEMA}; update detkit")
-    return header
+    path = find_weights(path)
+    with opened(path) as file:
+        return decode(file.metadata() or {}, path)
 
 
 def read_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The state dict, with all shared tensors under all their names, and the header.
 
+    Files of before detkit had checksums are read with a warning.
+
     Raises:
-        CheckpointError: see `read_header`.
+        CheckpointError: see `read_header`; or tensors that do not have the checksum that was written with them.
     """
-    header = read_header(path)
-    with _opened(path) as file:
+    path = find_weights(path)
+    with opened(path) as file:
+        header = decode(file.metadata() or {}, path)
         weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    return weights | {alias: weights[name] for alias, name in header["aliases"].items()}, header
+    if TENSORS not in header:
+        logger.warning("%s was written before checkpoints had checksums: damage to it would not be noticed", path)
+    elif header[TENSORS] != digest_of_tensors(weights):
+        raise CheckpointError(f"{path}: the tensors do not have their checksum: {ALTERED}")
+    aliases = header.get("aliases", {})
+    check_aliases(aliases, weights, path)
+    return weights | {alias: weights[name] for alias, name in aliases.items()}, header
 
 
 def load_strictly(model: nn.Module, weights: Mapping[str, Tensor], source: str | Path) -> None:
     """Load `weights` into `model`, all of them and nothing else.
 
     Raises:
-        CheckpointError: missing or unexpected names, or another shape; all are listed.
+        CheckpointError: missing or unexpected names, another shape, or integers for real numbers; the first are listed.
     """
     own = model.state_dict()
     problems = [f"missing: {name}" for name in own if name not in weights]
     problems += [f"unexpected: {name}" for name in weights if name not in own]
+    common = {name: (weights[name], own[name]) for name in own if name in weights}
     problems += [
-        f"{name}: {tuple(weights[name].shape)} in the file, {tuple(tensor.shape)} in the model"
-        for name, tensor in own.items()
-        if name in weights and weights[name].shape != tensor.shape
+        f"{name}: {tuple(stored.shape)} in the file, {tuple(tensor.shape)} in the model"
+        for name, (stored, tensor) in common.items()
+        if stored.shape != tensor.shape
+    ]
+    problems += [
+        f"{name}: {stored.dtype} in the file, {tensor.dtype} in the model"
+        for name, (stored, tensor) in common.items()
+        if (stored.is_floating_point(), stored.is_complex()) != (tensor.is_floating_point(), tensor.is_complex())
     ]
     if problems:
-        raise CheckpointError(f"{source}: the weights do not fit the model:\n  " + "\n  ".join(problems))
+        more = f" and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
+        raise CheckpointError(f"{source}: the weights do not fit the model: {'; '.join(problems[:SHOWN])}{more}")
     model.load_state_dict(weights)
 
 
@@ -111,23 +132,66 @@ def load_model(path: str | Path, device: torch.device | str = "cpu", *, imports:
     """Rebuild the model that a checkpoint describes, with its weights, in eval mode.
 
     Args:
-        path: the .safetensors file.
-        device: where the model goes, such as "cuda".
+        path: the .safetensors file, or the folder of a run for its best one.
+        device: where the model goes, such as "cuda"; "auto" is the GPU where there is one.
         imports: modules and .py files to import first, whose components the model consists of. The file says which
             ones it was made with, but they are imported only if they are named here: importing runs their code.
 
     Raises:
-        CheckpointError: an unreadable or foreign file, weights that do not fit, or a component that nothing
-            registers; the message gives the imports that the file was made with.
+        CheckpointError: an unreadable, altered or foreign file, weights that do not fit or are not finite, or a
+            component that nothing registers; the message gives the imports that the file was made with.
         ConfigError: one of `imports` cannot be imported.
     """
     import_components(imports)
+    path = find_weights(path)
     weights, header = read_weights(path)
-    label_map = LabelMap(**header["label_map"])
-    with explaining_imports(path, header["config"]):
-        model = build_model(header["config"]["model"], label_map, header["input_rule"], pretrained=False)
+    model = build_stored(header, path)
     load_strictly(model, weights, path)
-    return model.to(device).eval()
+    check_finite(weights, path)
+    return model.to(choose_device(str(device))).eval()
+
+
+def build_stored(header: Mapping[str, Any], path: str | Path, *, pretrained: bool = False) -> Model:
+    """The model that the header of the checkpoint `path` describes, with random weights.
+
+    Args:
+        header: of the file.
+        path: for the messages.
+        pretrained: see `detkit.runtime.components.build_model`.
+
+    Raises:
+        CheckpointError: a header that describes no model that can be built.
+        ConfigError: a wrong argument of a component.
+    """
+    require(header, path)
+    label_map = LabelMap(**header["label_map"])
+    try:
+        with explaining_imports(path, header["config"]):
+            return build_model(header["config"]["model"], label_map, header["input_rule"], pretrained=pretrained)
+    except CheckpointError:
+        raise
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+    except Exception as error:  # constructors do not expect what a header may hold
+        reason = str(error).splitlines()[0] if str(error) else ""
+        raise CheckpointError(
+            f"{path}: the model in its header cannot be built: {type(error).__name__}: {reason[:300]}"
+        ) from error
+
+
+def check_finite(weights: Mapping[str, Tensor], source: str | Path) -> None:
+    """Check that weights have neither NaN nor infinite values.
+
+    Raises:
+        CheckpointError: some have; a few are named.
+    """
+    broken = [name for name, tensor in weights.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
+    if broken:
+        shown = ", ".join(broken[:3]) + (", ..." if len(broken) > 3 else "")
+        raise CheckpointError(
+            f"{source}: {len(broken)} of {len(weights)} tensors have values that are NaN or infinite ({shown}): "
+            "the training had failed; take an earlier checkpoint"
+        )
 
 
 @contextlib.contextmanager
@@ -150,17 +214,6 @@ def explaining_imports(path: str | Path, config: Mapping[str, Any]) -> Iterator[
             f"{path}: {error.path}: nothing is registered as {error.name!r}{nearest(error.name, names()) or '.'} "
             f"{hint}: {flags} on the command line, imports={imports} in detkit.load or in a config"
         ) from error
-
-
-@contextlib.contextmanager
-def _opened(path: str | Path) -> Iterator[Any]:
-    if not Path(path).is_file():
-        raise CheckpointError(f"checkpoint {path} does not exist")
-    try:
-        with safe_open(path, framework="pt") as file:
-            yield file
-    except SafetensorError as error:
-        raise CheckpointError(f"{path}: is truncated or not a safetensors file ({error})") from error
 
 
 def _without_aliases(state_dict: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -81,11 +81,10 @@ def evaluated_checkpoint(options: argparse.Namespace) -> tuple[Path, dict[str, A
     Raises:
         ValueError: see `find_checkpoint`, and errors of the config.
     """
-    from detkit.checkpoints.weights import read_header
     from detkit.runtime.components import import_components
 
     checkpoint, own = find_checkpoint(options)
-    config = own or read_header(checkpoint)["config"]
+    config = own or stored_config(checkpoint)
     config = resolve_config(apply_overrides(config, options.set))
     if own is not None:
         import_components(config["imports"])
@@ -93,17 +92,35 @@ def evaluated_checkpoint(options: argparse.Namespace) -> tuple[Path, dict[str, A
 
 
 def find_checkpoint(options: argparse.Namespace) -> tuple[Path, dict[str, Any] | None]:
-    """The checkpoint that the options name, or the best of the run of a config, and that config.
+    """The checkpoint that the options name, or the best of a run's folder or of the run of a config, and that config.
 
     Raises:
         ValueError: the run has no weights yet.
     """
+    from detkit.checkpoints.files import find_weights, is_run
+
     path = Path(options.checkpoint)
+    if is_run(path):
+        return find_weights(path), None
     if path.suffix not in ("", ".py") or (path.suffix == "" and path.is_file()):
         return path, None
     config = load_config(options.checkpoint)
     run = options.run or default_out(options.checkpoint)
-    for name in ("best.safetensors", "last.safetensors"):
-        if (run / name).is_file():
-            return run / name, config
-    raise ValueError(f"{run} holds no best.safetensors or last.safetensors: train the config first, or give --run")
+    if run.is_dir():
+        return find_weights(run), config
+    raise ValueError(f"there is no run in {run}: train the config first, or give --run")
+
+
+def stored_config(checkpoint: Path) -> dict[str, Any]:
+    """The config in the header of a checkpoint, with the number of its classes.
+
+    Raises:
+        ValueError: no checkpoint, or one without a config.
+    """
+    from detkit.checkpoints.header import require
+    from detkit.checkpoints.weights import read_header
+
+    header = read_header(checkpoint)
+    require(header, checkpoint)
+    model = {**header["config"]["model"], "num_classes": len(header["label_map"]["names"])}
+    return {**header["config"], "model": model}

@@ -6,7 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
-from detkit.cli.common import add_config, add_import, add_set, evaluated_checkpoint
+from detkit.cli.common import add_config, add_import, add_set, evaluated_checkpoint, stored_config
 from detkit.config import apply_overrides, load_config
 
 
@@ -83,6 +83,7 @@ def evaluate_corruptions(options: argparse.Namespace) -> None:
 def benchmark_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `detkit benchmark`."""
     add_config(parser)
+    add_import(parser)
     parser.add_argument("--dry-run", action="store_true", help="build the model and print its parameters only")
     parser.add_argument("--size", type=int, nargs="+", default=[640], help="image side, or height and width")
     parser.add_argument("--batch", type=int, default=1, help="images of a forward pass (default 1)")
@@ -94,12 +95,19 @@ def benchmark_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def benchmark(options: argparse.Namespace) -> None:
-    """Measure images/s, memory, parameters and FLOPs of a config's model, with random weights."""
+    """Measure images/s, memory, parameters and FLOPs of the model of a config or checkpoint, with random weights."""
+    from detkit.checkpoints.files import is_run
+    from detkit.checkpoints.weights import explaining_imports
     from detkit.runtime.processes import choose_device
     from detkit.studies.benchmark import benchmark_model, build_for_benchmark, count_parameters
 
-    config = apply_overrides(load_config(options.config), options.set)
-    model = build_for_benchmark(config).to(choose_device(options.device))
+    if Path(options.config).suffix == ".safetensors" or is_run(options.config):
+        stored = stored_config(Path(options.config))
+        config = apply_overrides({**stored, "imports": []}, options.set)  # importing what a file names runs its code
+    else:
+        stored = config = apply_overrides(load_config(options.config), options.set)
+    with explaining_imports(options.config, stored):
+        model = build_for_benchmark(config).to(choose_device(options.device))
     figures: dict[str, float] = dict(count_parameters(model))
     if not options.dry_run:
         height, width = options.size * 2 if len(options.size) == 1 else options.size

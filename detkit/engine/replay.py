@@ -13,16 +13,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from detkit.checkpoints.header import require
 from detkit.checkpoints.resume import latest_checkpoint
 from detkit.checkpoints.transfer import initialize
-from detkit.checkpoints.weights import explaining_imports, load_strictly, read_weights
+from detkit.checkpoints.weights import build_stored, explaining_imports, load_strictly, read_weights
 from detkit.config import load_config, resolve_config
 from detkit.engine.run_folder import stored_config
 from detkit.modeling.base import Model
 from detkit.runtime.components import build_datasets, build_model, import_components
 from detkit.runtime.evaluate import autocast
 from detkit.runtime.random_state import seed_everything
-from detkit.structures import LabelMap
 
 NAMES_SHOWN = 5
 FRAME = re.compile(r'File "([^"]+)", line (\d+), in .*\n\s+(.*)')  # of a traceback
@@ -85,6 +85,7 @@ def load_for_replay(
     path = Path(source)
     if path.suffix == ".safetensors":
         weights, header = read_weights(path)
+        require(header, path)
         with explaining_imports(path, header["config"]):
             model = _with_weights(header["config"], header, weights, path, say)
         return model.to(device), resolve_config(header["config"])
@@ -104,8 +105,7 @@ def _with_weights(
 ) -> Model:
     """A model with the weights of a checkpoint; a teacher is part of the losses, so it is built too."""
     has_teacher = config["model"].get("teacher") is not None
-    label_map = LabelMap(**header["label_map"])
-    model = build_model(config["model"], label_map, header["input_rule"], pretrained=has_teacher)
+    model = build_stored({**header, "config": config}, path, pretrained=has_teacher)
     load_strictly(model, weights, path)
     say(f"weights: {path}" + (f" (step {header['step']})" if "step" in header else ""))
     return model

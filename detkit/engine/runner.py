@@ -261,6 +261,17 @@ class Runner:
         if checkpoint is None:
             self.console.line("no checkpoint yet: starting from the beginning")
             return False
+        try:
+            self._continue_from(checkpoint)
+        except (LookupError, TypeError, AttributeError, RuntimeError, ArithmeticError, ValueError) as error:
+            if isinstance(error, CheckpointError):
+                raise
+            reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+            raise CheckpointError(f"{checkpoint.path}: the trainer's state beside it is damaged ({reason})") from error
+        self.console.line(f"resuming after step {self.step} (epoch {self.epoch}, batch {self.position})")
+        return True
+
+    def _continue_from(self, checkpoint: Checkpoint) -> None:
         self._check_resumable(checkpoint)
         state = checkpoint.trainer
         load_strictly(self.trained_model, checkpoint.weights, checkpoint.path)
@@ -270,8 +281,6 @@ class Runner:
         for name in ("step", "epoch", "position", "metrics", "evaluated_at", "best"):
             setattr(self, name, state[name])
         set_random_state(state["random_states"][rank()])
-        self.console.line(f"resuming after step {self.step} (epoch {self.epoch}, batch {self.position})")
-        return True
 
     def _check_resumable(self, checkpoint: Checkpoint) -> None:
         state = checkpoint.trainer

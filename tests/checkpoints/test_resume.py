@@ -84,5 +84,5 @@ def test_no_readable_pair_at_all(tmp_path):
     damage_trainer(path, path.with_name("step_00000005.trainer.pt"))
     with pytest.raises(CheckpointError, match="none of the 1 checkpoints"):
         latest_checkpoint(tmp_path)
-    with pytest.raises(CheckpointError, match=r"trainer.pt: is truncated or not a trainer's state"):
+    with pytest.raises(CheckpointError, match=r"trainer.pt beside it belongs to another save, or was altered"):
         read_checkpoint(path)

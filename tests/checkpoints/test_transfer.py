@@ -245,7 +245,10 @@ def test_unusable_sources_are_errors_before_anything_is_written(tmp_path, folder
             r"train.init_from: nothing in .*foreign.safetensors fits the model: the checkpoint has conv",
         ),
         (str(tmp_path / "absent.safetensors"), r"train.init_from: no such file: .*absent.safetensors$"),
-        (str(official), r"train.init_from: .*official.pth: is truncated .*first `detkit convert`"),
+        (
+            str(official),
+            r"train.init_from: .*official.pth: is a torch file.* `detkit convert .* NEW.safetensors`$",
+        ),
         ("http://127.0.0.1:9/weights.safetensors", r"train.init_from: cannot download http://127.0.0.1:9/"),
         (3, r"train.init_from: expected a file or URL, got 3"),
     ):
