@@ -19,6 +19,7 @@ from torch import Tensor
 
 from detkit.checkpoints.weights import CheckpointError, read_weights, save_weights
 from detkit.files import write_atomically
+from detkit.official.unpickling import read_stored
 
 logger = logging.getLogger(__name__)
 
@@ -91,10 +92,9 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     if "trainer_sha256" in header and header["trainer_sha256"] != _digest(trainer_path):
         raise CheckpointError(f"{path}: {trainer_path.name} beside it belongs to another save, or was altered")
     try:
-        trainer = torch.load(trainer_path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged file ends in any of them
-        reason = f"is truncated or not a trainer's state ({_first_line(error)})"
-        raise CheckpointError(f"{trainer_path}: {reason}") from error
+        trainer = read_stored(trainer_path)
+    except ValueError as error:
+        raise CheckpointError(str(error)) from error
     if not isinstance(trainer, dict) or "pair" not in trainer:
         raise CheckpointError(f"{trainer_path}: is not a trainer's state but {type(trainer).__name__}")
     if trainer["pair"] != header.get("pair"):
@@ -109,12 +109,6 @@ def _trainer_path(path: Path) -> Path:
 def _digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _first_line(error: Exception) -> str:
-    """Of torch's message; the rest is advice to unpickle whatever is in the file."""
-    line = str(error).splitlines()[0] if str(error) else ""
-    return f"{type(error).__name__}: {line}" if line and "weights" not in line.lower() else type(error).__name__
 
 
 def _keep_aside(path: Path) -> None:

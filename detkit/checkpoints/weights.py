@@ -185,7 +185,7 @@ def check_finite(weights: Mapping[str, Tensor], source: str | Path) -> None:
     Raises:
         CheckpointError: some have; a few are named.
     """
-    broken = [name for name, tensor in weights.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
+    broken = [name for name, tensor in weights.items() if not _is_finite(tensor)]
     if broken:
         shown = ", ".join(broken[:3]) + (", ..." if len(broken) > 3 else "")
         raise CheckpointError(
@@ -214,6 +214,13 @@ def explaining_imports(path: str | Path, config: Mapping[str, Any]) -> Iterator[
             f"{path}: {error.path}: nothing is registered as {error.name!r}{nearest(error.name, names()) or '.'} "
             f"{hint}: {flags} on the command line, imports={imports} in detkit.load or in a config"
         ) from error
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    if not tensor.is_floating_point() or not tensor.numel():
+        return True
+    lowest, highest = torch.aminmax(tensor.float() if tensor.itemsize == 1 else tensor)  # NaN if there is one
+    return bool(lowest.isfinite() and highest.isfinite())
 
 
 def _without_aliases(state_dict: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:

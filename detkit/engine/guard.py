@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import pickle
 import sys
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor
 
 from detkit.files import write_atomically
+from detkit.official.unpickling import read_stored
 from detkit.runtime.processes import rank, world_size
 
 # Under this key a saved dataclass names its type.
@@ -107,11 +107,11 @@ def load_batches(path: str | Path) -> tuple[list[Any], dict[str, Any]]:
             that is imported already.
     """
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        batches = state.pop("batches")
-    except (OSError, RuntimeError, EOFError, KeyError, AttributeError, TypeError, pickle.UnpicklingError) as error:
+        state = read_stored(Path(path))
+        batches = [_from_plain(batch) for batch in state.pop("batches")]
+    except (ValueError, OSError, LookupError, AttributeError, TypeError, RuntimeError) as error:
         raise ValueError(f"{path} holds no saved batches ({type(error).__name__}: {error})") from error
-    return [_from_plain(batch) for batch in batches], state
+    return batches, state
 
 
 def _to_plain(value: Any) -> Any:

@@ -1,8 +1,13 @@
+import contextlib
+import json
 import logging
+import os
 import shutil
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from detkit.checkpoints.resume import latest_checkpoint, read_checkpoint, save_checkpoint
 from detkit.checkpoints.weights import CheckpointError
@@ -86,3 +91,73 @@ def test_no_readable_pair_at_all(tmp_path):
         latest_checkpoint(tmp_path)
     with pytest.raises(CheckpointError, match=r"trainer.pt beside it belongs to another save, or was altered"):
         read_checkpoint(path)
+
+
+def test_a_flipped_bit_of_the_trainer_state_is_noticed(tmp_path):
+    save(tmp_path, 5)
+    state = save(tmp_path, 10).with_name("step_00000010.trainer.pt")
+    content = state.read_bytes()
+    for position in range(0, len(content), len(content) // 40):
+        state.write_bytes(content[:position] + bytes([content[position] ^ 4]) + content[position + 1 :])
+        assert latest_checkpoint(tmp_path).header["step"] == 5
+    state.write_bytes(content)
+    assert latest_checkpoint(tmp_path).header["step"] == 10
+
+
+def older(path, state):
+    """Make a pair one of before there were checksums, with another state."""
+    with safe_open(path, framework="pt") as file:
+        header, weights = json.loads(file.metadata()["detkit"]), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    header = {name: value for name, value in header.items() if not name.endswith("sha256")}
+    save_file(weights, path, {"detkit": json.dumps(header)})
+    torch.save(state(header["pair"]), path.with_name(path.name.replace(".safetensors", ".trainer.pt")))
+
+
+def test_older_pairs_without_checksums_are_read(tmp_path, caplog):
+    older(save(tmp_path, 5), lambda pair: {"pair": pair, "optimizer": 3})
+    assert latest_checkpoint(tmp_path).trainer["optimizer"] == 3
+    assert "step_00000005.safetensors was written before checkpoints had checksums" in caplog.text
+
+
+@pytest.mark.parametrize("state", [[1, 2], None, torch.ones(3), 7, "text", {}, {"pair": [1]}, {1: 2}])
+def test_a_state_of_another_kind_is_passed_over(tmp_path, state):
+    save(tmp_path, 5)
+    older(save(tmp_path, 10), lambda pair: state)
+    assert latest_checkpoint(tmp_path).header["step"] == 5
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["next step", "same step"])
+@pytest.mark.parametrize("moment", range(3))
+def test_a_complete_pair_is_there_whenever_a_save_ends(tmp_path, monkeypatch, again, moment):
+    first = save(tmp_path, 5)
+    moves = []
+
+    def replace(source, target):
+        if len(moves) == moment:
+            raise Killed
+        moves.append(target)
+        rename(source, target)
+
+    rename = os.replace
+    with monkeypatch.context() as patched, contextlib.suppress(Killed):
+        patched.setattr(os, "replace", replace)
+        save(tmp_path, 5 if again else 10)
+    found = latest_checkpoint(tmp_path)
+    assert found.header["step"] == (10 if len(moves) == 2 and not again else 5)
+    save(tmp_path, 15)
+    assert (
+        latest_checkpoint(tmp_path).header["step"] == 15
+        and len(names(tmp_path)) == 4
+        and first.exists() != (len(moves) == 2 and not again)
+    )
+
+
+def test_a_first_save_that_is_killed_leaves_no_checkpoint(tmp_path, monkeypatch):
+    with monkeypatch.context() as patched, contextlib.suppress(Killed):
+        patched.setattr("detkit.checkpoints.resume.save_weights", lambda *a: (_ for _ in ()).throw(Killed))
+        save(tmp_path, 5)
+    assert names(tmp_path) == ["step_00000005.trainer.pt"] and latest_checkpoint(tmp_path) is None
