@@ -25,6 +25,7 @@ from detkit.checkpoints.header import (
     encode,
     require,
 )
+from detkit.checkpoints.limits import AllocationLimit
 from detkit.files import write_atomically
 from detkit.modeling.base import Model
 from detkit.registry import ConfigError, UnknownComponentError, names, nearest, register
@@ -145,7 +146,8 @@ def load_model(path: str | Path, device: torch.device | str = "cpu", *, imports:
     import_components(imports)
     path = find_weights(path)
     weights, header = read_weights(path)
-    model = build_stored(header, path)
+    with AllocationLimit(sum(tensor.numel() for tensor in weights.values()), len(weights)):
+        model = build_stored(header, path)
     load_strictly(model, weights, path)
     check_finite(weights, path)
     return model.to(choose_device(str(device))).eval()
@@ -171,12 +173,14 @@ def build_stored(header: Mapping[str, Any], path: str | Path, *, pretrained: boo
     except CheckpointError:
         raise
     except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from error
+        raise ConfigError(f"{path}: {_first_line(error)}") from error
     except Exception as error:  # constructors do not expect what a header may hold
-        reason = str(error).splitlines()[0] if str(error) else ""
-        raise CheckpointError(
-            f"{path}: the model in its header cannot be built: {type(error).__name__}: {reason[:300]}"
-        ) from error
+        reason = f"{type(error).__name__}: {_first_line(error)}"
+        raise CheckpointError(f"{path}: the model in its header cannot be built: {reason}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0][:500] if str(error) else ""
 
 
 def check_finite(weights: Mapping[str, Tensor], source: str | Path) -> None:

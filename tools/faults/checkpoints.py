@@ -118,6 +118,8 @@ class Bench:
         except ValueError as error:
             if (type(error) is ValueError and "\n" in str(error)) or "weights_only" in str(error):
                 raise Failure(f"not one line of our own: {error}") from error
+            if "allocate" in str(error) or "MemoryError" in str(error):
+                raise Failure(f"all memory was asked for: {error}") from error
             if "\n" in str(error) or (path is not None and str(path) not in str(error)):
                 raise Failure(f"not one line that names the file: {error}") from error
             result = "refused"

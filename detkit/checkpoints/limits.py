@@ -1,0 +1,51 @@
+"""A limit on what the constructor of a model may allocate, so that a header cannot ask for all memory."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map
+
+SPARE_ELEMENTS, SPARE_TENSORS = 1 << 26, 20_000
+FACTOR = 8  # constructors build parts that they drop again, and tables that are not stored
+SMALL = 1 << 14  # elements of inputs whose results are not looked at
+
+
+class AllocationLimit(TorchDispatchMode):
+    """Inside of it, tensors may be made up to some multiple of those that a file holds.
+
+    Args:
+        elements: of all tensors in the file.
+        tensors: their number.
+
+    Raises:
+        ValueError: out of the operation that goes beyond, before it allocates anything.
+    """
+
+    def __init__(self, elements: int, tensors: int):
+        super().__init__()
+        self.elements = FACTOR * elements + SPARE_ELEMENTS
+        self.tensors = FACTOR * tensors + SPARE_TENSORS
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Count what `func` would make, then call it."""
+        kwargs = kwargs or {}
+        inputs = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        if not inputs:
+            self._count(func, args, {**kwargs, "device": "meta"})
+        elif max(tensor.numel() for tensor in inputs) > SMALL and not func._schema.is_mutable and not func.is_view:
+            on_meta = tree_map(lambda leaf: leaf.to("meta") if isinstance(leaf, Tensor) else leaf, (args, kwargs))
+            self._count(func, *on_meta)
+        return func(*args, **kwargs)
+
+    def _count(self, func: Any, args: Any, kwargs: Any) -> None:
+        try:
+            made = [leaf.numel() for leaf in tree_leaves(func(*args, **kwargs)) if isinstance(leaf, Tensor)]
+        except Exception:  # an operation without a result of known size; a wrong one fails again when it is called
+            return
+        self.elements -= sum(made)
+        self.tensors -= len(made)
+        if self.elements < 0 or self.tensors < 0:
+            raise ValueError("the model is much larger than the weights in the file")
