@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import logging
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -59,6 +60,9 @@ MODULES = (
     "detkit.evaluation.refined_masks",
 )
 
+
+# Packages whose components may be parts of a stored model.
+PARTS = ("detkit.backbones.", "detkit.vidt.", "detkit.pointseg.", "detkit.correspondence.")
 
 # The arguments that the program gives to the component of a section.
 ADDED = {
@@ -242,18 +246,42 @@ def build_loader(config: dict[str, Any], dataset: Dataset, *, seed: int) -> Data
 
 
 def _without_files(value: Any, path: str) -> Any:
-    """The config of a model without arguments that name files.
+    """The config of a model without arguments that name files; its parts are those that models consist of.
 
     Raises:
-        ConfigError: a part that cannot be built without reading files.
+        ConfigError: a part of another kind, or an argument for timm that is neither a number nor a word.
     """
     if isinstance(value, (list, tuple)):
         return [_without_files(item, f"{path}.{i}") for i, item in enumerate(value)]
     if not isinstance(value, dict):
         return value
-    if isinstance(value.get("type"), str) and _reads_files(lookup(value["type"], path)):
-        raise ConfigError(f"{path}: a {value['type']} reads files and cannot be part of a stored model")
-    return {key: _without_files(item, f"{path}.{key}") for key, item in value.items() if key not in FILE_ARGUMENTS}
+    if isinstance(value.get("type"), str):
+        _check_part(value["type"], path)
+    kept = {key: _without_files(item, f"{path}.{key}") for key, item in value.items() if key not in FILE_ARGUMENTS}
+    for name, item in (kept.get("model_args") or {}).items() if isinstance(kept.get("model_args"), dict) else ():
+        if not _is_plain(item):
+            raise ConfigError(f"{path}.model_args.{name}: must be numbers or words in a stored model, got {item!r:.80}")
+    return kept
+
+
+def _check_part(name: str, path: str) -> None:
+    """Check that a component may be part of a stored model: one of a system of detkit, or somebody's own."""
+    component = lookup(name, path)
+    if _reads_files(component):
+        raise ConfigError(f"{path}: a {name} reads files and cannot be part of a stored model")
+    if component.__module__.startswith("detkit.") and not component.__module__.startswith(PARTS):
+        raise ConfigError(f"{path}: a {name} cannot be part of a model")
+
+
+def _is_plain(value: Any) -> bool:
+    """Numbers, truth values, None, words that are no paths, and lists of them."""
+    if isinstance(value, (list, tuple)):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, (bool, int, float)) or _is_word(value)
+
+
+def _is_word(value: Any) -> bool:
+    return isinstance(value, str) and re.fullmatch(r"\w{0,40}", value) is not None
 
 
 def _reads_files(component: Any) -> bool:
