@@ -26,8 +26,8 @@ def load(path: str | Path, device: torch.device | str = "cpu", *, kind: Any = No
     """The model that a detkit checkpoint (.safetensors) describes, with its weights, in eval mode.
 
     Args:
-        path: the checkpoint.
-        device: where the model goes, such as "cuda".
+        path: the checkpoint, or the folder of a run for its best one.
+        device: where the model goes, such as "cuda"; "auto" is the GPU where there is one.
         kind: the class that the model must be of, for example `detkit.modeling.image_model.ImageModel`; a type checker
             then knows the methods of what is returned. None takes any.
         imports: modules and .py files of your own that register parts of the model; they are imported first.
@@ -36,8 +36,8 @@ def load(path: str | Path, device: torch.device | str = "cpu", *, kind: Any = No
         An `ImageModel` with `predict`, a `Matcher` with `match`, or a `MaskRefiner` with `refine`.
 
     Raises:
-        ValueError: the file is missing, truncated or not a detkit checkpoint, needs imports that are not given, or
-            holds a model of another kind.
+        ValueError: the file is missing, truncated, altered or not a detkit checkpoint, its weights are not finite, it
+            needs imports that are not given, or it holds a model of another kind.
     """
     from detkit.checkpoints.weights import load_model
 

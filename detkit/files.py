@@ -15,14 +15,19 @@ from typing import Any
 LEFTOVER = re.compile(r"\.(\d{1,10})(?:@([\w-]*))?\.tmp$")
 FOREIGN_SECONDS = 3600.0
 STARTED = time.time()
+_CLEANED: set[Path] = set()  # folders
 
 
 def write_atomically(path: str | Path, write: Callable[[Path], Any]) -> None:
     """Let `write` make a temporary file beside `path`, then put it in the place of `path` in one move.
 
-    The file has the permissions of any new file (the umask), whatever `write` gives it.
+    The file has the permissions of any new file (the umask), whatever `write` gives it. The first file of this process
+    in a folder removes what dead processes left there, see `remove_leftovers`.
     """
     path = Path(path)
+    if path.parent not in _CLEANED:
+        _CLEANED.add(path.parent)
+        remove_leftovers(path.parent)
     name = os.fsencode(path.name)[:120].decode(errors="ignore")
     temporary = path.with_name(f".{name}.{os.getpid()}@{_host()}.tmp")
     try:

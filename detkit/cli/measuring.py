@@ -12,7 +12,9 @@ from detkit.config import apply_overrides, load_config
 
 def evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `detkit evaluate`."""
-    parser.add_argument("checkpoint", help="a .safetensors checkpoint, or a config whose run is in --run")
+    parser.add_argument(
+        "checkpoint", help="a .safetensors checkpoint, the folder of a run, or a config whose run is in --run"
+    )
     add_set(parser)
     add_import(parser)
     parser.add_argument("--run", type=Path, help="with a config: folder of its run (default: runs/CONFIG_NAME)")

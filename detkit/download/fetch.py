@@ -13,7 +13,7 @@ from pathlib import Path
 
 from detkit.download.kinds import HEAD_BYTES, damage, no_weights, why_no_weights
 from detkit.download.progress import DownloadProgress, megabytes
-from detkit.files import remove_leftovers, write_atomically
+from detkit.files import write_atomically
 
 CHUNK_BYTES = 1 << 18
 TIMEOUT = 30.0  # seconds without a byte
@@ -75,7 +75,6 @@ def fetch(url: str, *, sha256: str | None = None, cache: str | Path | None = Non
         return path
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        remove_leftovers(path.parent)
         write_atomically(path, lambda temporary: _download(url, temporary, expected))
     except urllib.error.HTTPError as error:
         raise DownloadError(f"cannot download {url}: HTTP status {error.code} {error.reason}") from error
