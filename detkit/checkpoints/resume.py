@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
-import shutil
 import uuid
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,7 +22,6 @@ from detkit.official.unpickling import read_stored
 logger = logging.getLogger(__name__)
 
 TRAINER_SUFFIX = ".trainer.pt"
-BEFORE = "-before"  # ends the names of a pair while another of the same step is written
 
 
 class Checkpoint(NamedTuple):
@@ -53,7 +50,6 @@ def save_checkpoint(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"step_{step:08d}.safetensors"
-    _keep_aside(path)
     mark = {"step": step, "pair": uuid.uuid4().hex}
     write_atomically(_trainer_path(path), lambda temporary: torch.save({**trainer, **mark}, temporary))
     save_weights(path, weights, {**header, **mark, "trainer_sha256": _digest(_trainer_path(path))})
@@ -111,24 +107,9 @@ def _digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _keep_aside(path: Path) -> None:
-    """Keep the pair of the same step under other names until the new one is complete, see `_delete_others`."""
-    if path.exists():
-        for old in (_trainer_path(path), path):
-            aside = old.with_name(old.name.replace(".", f"{BEFORE}.", 1))
-            aside.unlink(missing_ok=True)
-            try:
-                os.link(old, aside)
-            except FileNotFoundError:
-                return
-            except OSError:  # a file system without links
-                shutil.copyfile(old, aside)
-
-
 def _delete_others(folder: Path, newest: Path) -> None:
     """Delete temporary files that a killed process left, pairs after `newest` (of before a resume) and old pairs."""
-    old = (p for p in folder.glob("step_*.safetensors") if p.name < newest.name and not p.stem.endswith(BEFORE))
-    before = [p for p in old if _trainer_path(p).exists()]
+    before = [p for p in folder.glob("step_*.safetensors") if p.name < newest.name and _trainer_path(p).exists()]
     kept = {path for weights in (newest, *sorted(before)[-1:]) for path in (weights, _trainer_path(weights))}
     for path in [*folder.glob("step_*"), *folder.glob(".step_*.tmp")]:
         if path not in kept:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from detkit.config import differing_paths, format_config, resolve_config, to_json
-from detkit.files import remove_leftovers, write_text
+from detkit.files import write_text
 from detkit.registry import ConfigError
 from detkit.runtime.processes import broadcast_object, is_main
 
@@ -47,8 +47,6 @@ def check_run_folder(config: dict[str, Any], out: str | Path, *, resume: bool = 
     if is_main():
         try:
             result = resolve_config(config)
-            for folder in (Path(out), Path(out, "checkpoints"), Path(out, "kept")):
-                remove_leftovers(folder)
             _check_folder(result, Path(out), resume)
         except ConfigError as error:
             result = error

@@ -12,7 +12,7 @@ from typing import Any
 
 from detkit.config import differing_paths, format_config, missing_data_hint, to_json
 from detkit.console import format_seconds
-from detkit.files import remove_leftovers, write_text
+from detkit.files import write_text
 from detkit.registry import ConfigError
 
 DONE, BEGUN = "done.json", "begun.json"
@@ -41,7 +41,6 @@ class StageRunner:
         self._number = 0
         if self.out.exists() and not self.out.is_dir():
             raise ConfigError(f"{self.out} is a file; name a folder for the results")
-        remove_leftovers(self.out)
         if self.out.exists() and any(self.out.iterdir()) and not (self.out / "config.py").is_file():
             raise ConfigError(f"{self.out} is not empty and holds no earlier stages: name another folder (--out)")
 
@@ -64,7 +63,6 @@ class StageRunner:
         self._number += 1
         title = f"{self._number}{f'/{self.total}' if self.total else ''} {name}"
         folder, now = self.out / name, json.loads(to_json(fingerprint(inputs, name)))
-        remove_leftovers(folder)
         self._check_same(name, folder, now)
         if (folder / DONE).is_file():
             self.say(f"== {title}: complete, skipped")
