@@ -108,7 +108,7 @@ def find_checkpoint(options: argparse.Namespace) -> tuple[Path, dict[str, Any] |
     run = options.run or default_out(options.checkpoint)
     if run.is_dir():
         return find_weights(run), config
-    raise ValueError(f"there is no run in {run}: train the config first, or give --run")
+    raise ValueError(f"{run} holds no best.safetensors or last.safetensors: train the config first, or give --run")
 
 
 def stored_config(checkpoint: Path) -> dict[str, Any]:

@@ -79,6 +79,7 @@ class Bench:
         self.mark, self.trap, self.path = folder / "sprung", folder / "trap.pth", folder / "damaged.safetensors"
         self.trap.write_bytes(pickle.dumps(Trap(str(self.mark))))
         self.touched: set[str] = set()
+        self.watches = False
         self.files = []
         for number, backbone in enumerate((SWIN, FEATURES)):
             config: dict[str, Any] = dict(model=dict(DETECTOR, backbone=backbone), data=DATA, train=dict(epochs=1))
@@ -95,8 +96,10 @@ class Bench:
 
     def _watch(self, event: str, arguments: tuple[Any, ...]) -> None:
         forbidden = ("os.system", "os.exec", "subprocess.Popen", "socket.connect", "socket.getaddrinfo", "os.fork")
+        if not self.watches:  # a hook stays as long as the process
+            return
         if event in forbidden or (event == "open" and str(arguments[0]) in (str(self.trap), str(self.mark))):
-            self.touched.add(f"{event} {arguments[0]}")
+            self.touched.add(f"{event} {arguments[:1]}")
 
     def outcome(self, read: Callable[[], Any], path: Path | None = None) -> str:
         """What reading a file led to: "refused" or "harmless".
@@ -109,6 +112,7 @@ class Bench:
             Failure: a raw exception, an error of several lines or without the path, too long a time, a touched trap.
         """
         self.touched.clear()
+        self.watches = True
         try:
             with time_limit():
                 read()
@@ -125,6 +129,8 @@ class Bench:
             result = "refused"
         except Exception as error:
             raise Failure(f"raw {type(error).__name__}: {error}") from error
+        finally:
+            self.watches = False
         if self.touched or self.mark.exists():
             raise Failure(f"touched: {sorted(self.touched)}")
         return result
