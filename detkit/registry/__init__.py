@@ -7,16 +7,33 @@ import importlib
 import inspect
 import re
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
+
+from detkit.registry.errors import ConfigError
+from detkit.registry.ranges import OptionsOf
+from detkit.registry.values import describe, evaluated, fits, literals, option_marks, parameters_of, shown
+
+__all__ = [
+    "ConfigError",
+    "UnknownComponentError",
+    "build",
+    "check",
+    "check_all",
+    "check_options",
+    "check_value",
+    "is_registered",
+    "lookup",
+    "names",
+    "nearest",
+    "register",
+    "register_lazy",
+    "suggest",
+]
 
 _components: dict[str, Callable] = {}
 _lazy: dict[str, tuple[str, str]] = {}  # name -> ("package.module:attribute", pip extra)
 _origins: dict[str, str] = {}  # name -> where it was registered from
-
-
-class ConfigError(ValueError):
-    """Something in a config is wrong; the message begins with the path inside the config."""
 
 
 class UnknownComponentError(ConfigError):
@@ -101,12 +118,15 @@ def build(config: dict[str, Any], path: str = "config", **extra: Any) -> Any:
 def check(config: dict[str, Any], path: str = "config", extra: Iterable[str] = ()) -> tuple[str, Callable]:
     """What `build` would call, and its name; nothing is called yet.
 
+    Arguments must be what the annotations of the constructor ask for, also with a range, see `detkit.registry.ranges`.
+
     Args:
         path: as in `build`.
         extra: names of the arguments that only the running program knows.
 
     Raises:
-        ConfigError: unknown name, unknown or missing argument, of this component; those inside of it are not checked.
+        ConfigError: unknown name, unknown, missing or wrong argument, of this component; those of components inside of
+            it are not checked.
     """
     if not isinstance(config, dict) or not isinstance(config.get("type"), str):
         raise ConfigError(f"{path}: expected a dict with a registered name as 'type', got {config!r}")
@@ -114,7 +134,10 @@ def check(config: dict[str, Any], path: str = "config", extra: Iterable[str] = (
     given, added = config.keys() - {"type"}, set(extra)
     for key in given & added:
         raise ConfigError(f"{path}.{key}: is set by the program, remove it from the config")
-    _check_arguments(name, component, given | added, path)
+    _check_names(name, component, given, added, path)
+    known = _accepted(component)
+    for key in given & known.keys():
+        _check_argument(config[key], known[key], f"{path}.{key}")
     return name, component
 
 
@@ -136,6 +159,34 @@ def check_all(value: Any, path: str = "config", extra: Iterable[str] = ()) -> No
     elif isinstance(value, (list, tuple)):
         for number, item in enumerate(value):
             check_all(item, f"{path}.{number}")
+
+
+def check_value(value: Any, wanted: Any, path: str) -> None:
+    """Check one value against a type, which may have a range, see `detkit.registry.ranges`.
+
+    Raises:
+        ConfigError: the value is another; the message begins with `path` and says what is wanted.
+    """
+    if not fits(value, wanted, _makes):
+        choices = [choice for choice in literals(wanted) if isinstance(choice, str)]
+        near = nearest(value, choices) if isinstance(value, str) else ""
+        raise ConfigError(f"{path}: must be {describe(wanted)}, got {shown(value)}{near}")
+    if isinstance(value, Mapping):
+        for mark in option_marks(wanted):
+            check_options(value, mark, path)
+
+
+def check_options(values: Mapping[str, Any], mark: OptionsOf, path: str) -> None:
+    """Check a dict of arguments of another constructor.
+
+    Raises:
+        ConfigError: an unknown or a wrong one.
+    """
+    known = _options_of(mark)
+    for key, value in values.items():
+        if key not in known:
+            raise ConfigError(f"{path}: unknown option {key!r}{suggest(str(key), known)}")
+        _check_argument(value, known[key], f"{path}.{key}")
 
 
 def suggest(name: str, valid: Iterable[str]) -> str:
@@ -161,15 +212,40 @@ def _claim(name: str, origin: str) -> None:
         raise ValueError(f"{name!r} is registered twice: {_origins[name]} and {origin}")
 
 
-def _check_arguments(name: str, component: Callable, given: set[str], path: str) -> None:
-    parameters = inspect.signature(component).parameters.values()
-    named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
-    if not any(p.kind is p.VAR_KEYWORD for p in parameters):
-        for key in sorted(given - {p.name for p in named}):
-            raise ConfigError(f"{path}: unknown argument {key!r} of {name}{suggest(key, (p.name for p in named))}")
-    missing = [p.name for p in named if p.default is p.empty and p.name not in given]
+def _check_names(name: str, component: Callable, given: set[str], added: set[str], path: str) -> None:
+    """Check that a component has all arguments that are `given` in the config and `added` by the program."""
+    known, parameters = _accepted(component), inspect.signature(component).parameters.values()
+    if not any(p.kind is p.VAR_KEYWORD for p in parameters) or known.keys() - {p.name for p in parameters}:
+        for key in sorted(given - known.keys()):
+            raise ConfigError(f"{path}: unknown argument {key!r} of {name}{suggest(key, known.keys() - added)}")
+        if unfit := sorted(added - known.keys()):
+            raise ConfigError(f"{path}: {name} cannot stand here, it has no argument {', '.join(map(repr, unfit))}")
+    named = (p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY))
+    missing = [p.name for p in named if p.default is p.empty and p.name not in given | added]
     if missing:
         raise ConfigError(f"{path}: missing argument {', '.join(map(repr, missing))} of {name}")
+
+
+def _accepted(component: Callable) -> dict[str, inspect.Parameter]:
+    """The arguments that a component takes by name, with those that `**options: Annotated[Any, OptionsOf(...)]` adds."""
+    accepted: dict[str, inspect.Parameter] = {}
+    for name, parameter in parameters_of(component).items():
+        if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
+            accepted[name] = parameter
+        elif parameter.kind is parameter.VAR_KEYWORD:
+            for mark in option_marks(parameter.annotation):
+                accepted = {**_options_of(mark), **accepted}
+    return accepted
+
+
+def _options_of(mark: OptionsOf) -> dict[str, inspect.Parameter]:
+    known = _accepted(mark.target)
+    return {name: p for name, p in known.items() if p.default is not p.empty and name not in mark.without}
+
+
+def _check_argument(value: Any, parameter: inspect.Parameter, path: str) -> None:
+    if value is not parameter.default:
+        check_value(value, parameter.annotation, path)
 
 
 def _nearest_argument(component: Callable, error: Exception) -> str:
@@ -179,6 +255,15 @@ def _nearest_argument(component: Callable, error: Exception) -> str:
         return ""
     constructors = [vars(base)["__init__"] for base in component.__mro__[:-1] if "__init__" in vars(base)]
     return nearest(unknown[1], {name for init in constructors for name in inspect.signature(init).parameters})
+
+
+def _makes(config: Mapping[str, Any]) -> type | None:
+    """The class of what a component dict makes; None where that is not known without calling or importing it."""
+    component = _components.get(config["type"]) if isinstance(config["type"], str) else None
+    if component is None or inspect.isclass(component):
+        return component
+    made = evaluated(getattr(component, "__annotations__", {}).get("return", Any), component.__globals__)
+    return made if inspect.isclass(made) else None
 
 
 def _build_value(value: Any, path: str) -> Any:
