@@ -107,7 +107,7 @@ def test_load_and_predict_from_python(run):
         (["--set", "train.epoch=3"], "did you mean 'epochs'"),
         (["--set", "model.type=VitD"], "did you mean 'ViDT'"),
         (["--set", "train.epochs"], "expected path=value"),
-        (["--set", "train.precision=fp64"], "'fp64' is not one of auto, bf16, fp32"),
+        (["--set", "train.precision=fp64"], "train.precision: must be one of 'auto', 'bf16', 'fp32', got 'fp64'"),
     ],
 )
 def test_misspelt_options(run, capsys, arguments, message):

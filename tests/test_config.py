@@ -102,8 +102,8 @@ def test_the_resolved_config_states_every_option_and_reads_back(tmp_path):
     [
         ("train", "epoch", 3, "train: unknown option 'epoch', did you mean 'epochs'? Valid: accumulate"),
         ("data", "worker", 3, "data: unknown option 'worker', did you mean 'workers'?"),
-        ("data", "batch_size", 0, "data.batch_size: must be a whole number of at least 1, got 0"),
-        ("train", "accumulate", None, "train.accumulate: must be a whole number of at least 1, got None"),
+        ("data", "batch_size", 0, "data.batch_size: must be a whole number from 1 to 65,536, got 0"),
+        ("train", "accumulate", None, "train.accumulate: must be a whole number from 1 to 65,536, got None"),
         ("train", "checkpoint_every", 1.5, "train.checkpoint_every: must be a whole number"),
         ("model", "function", print, "config.model.function: <built-in function print> (builtin_function"),
         ("model", "list", [1, {2: 3}], "config.model.list.1: key 2 is not a string"),
@@ -125,7 +125,7 @@ def test_bad_sections():
         resolve_config({k: v for k, v in small_config().items() if k != "model"})
     with pytest.raises(ConfigError, match=r"train: option 'epochs' is missing"):
         resolve_config(small_config() | dict(train={}))
-    with pytest.raises(ConfigError, match=r"optimizer.lr: must be a number of at least 0, got '1e-4'"):
+    with pytest.raises(ConfigError, match=r"optimizer.lr: must be a number .*, got '1e-4'"):
         resolve_config(small_config() | dict(optimizer=dict(lr="1e-4")))
 
 
@@ -146,8 +146,8 @@ def test_each_optimizer_has_its_own_options():
         (dict(type="SGD", betas=[0.9, 0.9]), r"optimizer \(SGD\): unknown option 'betas'"),
         (dict(type="SGD", momentun=0.9), r"unknown option 'momentun', did you mean 'momentum'\?"),
         (dict(type="sgd"), r"optimizer.type: unknown optimizer 'sgd'. Valid: Adam, AdamW, SGD"),
-        (dict(type="SGD", momentum=1.0), r"optimizer.momentum: must be a number from 0 to below 1, got 1.0"),
-        (dict(betas=[0.9]), r"optimizer.betas: must be two numbers from 0 to below 1, got \[0.9\]"),
+        (dict(type="SGD", momentum=1.0), r"optimizer.momentum: must be a number of at least 0 and below 1, got 1.0"),
+        (dict(betas=[0.9]), r"optimizer.betas: must be a list of 2 items: .*, got \[0.9\]"),
     ):
         with pytest.raises(ConfigError, match=message):
             resolved(**optimizer)

@@ -13,9 +13,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from annotated_types import Ge, Le, Len
 from torch import Tensor, nn
 
 from detkit.backbones.layers import (
@@ -29,6 +30,7 @@ from detkit.backbones.layers import (
 )
 from detkit.backbones.pretrained import load_pretrained
 from detkit.registry import register
+from detkit.registry.ranges import Channels, Depth, OneOf, Text, Tokens
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "tiny": dict(dims=(64, 128, 256, 320), depths=(2, 2, 2, 2), mlp_ratios=(8, 8, 4, 4)),
@@ -212,16 +214,16 @@ class CoaT(nn.Module):
 
     def __init__(
         self,
-        variant: str | None = None,
+        variant: Annotated[str, OneOf(VARIANTS)] | None = None,
         *,
-        num_tokens: int = 100,
-        dims: Sequence[int] | None = None,
-        depths: Sequence[int] | None = None,
-        mlp_ratios: Sequence[int] | None = None,
-        cross_stages: Sequence[int] = (3,),
-        pos_dim: int = 256,
+        num_tokens: Tokens = 100,
+        dims: Annotated[Sequence[Channels], Len(4, 4)] | None = None,
+        depths: Annotated[Sequence[Depth], Len(4, 4)] | None = None,
+        mlp_ratios: Annotated[Sequence[Depth], Len(4, 4)] | None = None,
+        cross_stages: Sequence[Annotated[int, Ge(0), Le(3)]] = (3,),
+        pos_dim: Channels = 256,
         positions_after_norm: bool = False,
-        pretrained: str | None = None,
+        pretrained: Text | None = None,
     ):
         super().__init__()
         dims, depths, mlp_ratios = resolve_variant(variant, dims=dims, depths=depths, mlp_ratios=mlp_ratios)

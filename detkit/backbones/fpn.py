@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from detkit.backbones.layers import DetFeatures
 from detkit.registry import register
+from detkit.registry.ranges import Channels
 
 STRIDES = (4, 8, 16, 32, 64)
 # Of backbones with det tokens; the last may be missing.
@@ -57,7 +58,7 @@ class FPN(nn.Module):
         ValueError: maps of other strides, or see `strides_of`.
     """
 
-    def __init__(self, body: nn.Module, *, out_channels: int = 256):
+    def __init__(self, body: nn.Module, *, out_channels: Channels = 256):
         super().__init__()
         strides = strides_of(body)
         if hasattr(body, "det_channels"):

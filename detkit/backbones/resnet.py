@@ -5,15 +5,17 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
+from annotated_types import Ge, Le
 from torch import Tensor, nn
 
 from detkit.backbones.pretrained import load_pretrained
 from detkit.ops.linear import conv2d
 from detkit.registry import register
+from detkit.registry.ranges import Channels, OneOf, Text
 
 # Blocks of the four stages: with bottlenecks, and with basic blocks.
 DEPTHS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
@@ -154,13 +156,13 @@ class ResNet(nn.Module):
 
     def __init__(
         self,
-        depth: int = 50,
+        depth: Annotated[int, OneOf((*BASIC_DEPTHS, *DEPTHS))] = 50,
         *,
-        in_channels: int = 3,
+        in_channels: Channels = 3,
         frozen_norm: bool = True,
-        frozen_stages: int = 0,
+        frozen_stages: Annotated[int, Ge(0), Le(5)] = 0,
         stride_in_1x1: bool = False,
-        pretrained: str | None = None,
+        pretrained: Text | None = None,
     ):
         super().__init__()
         stages = {**BASIC_DEPTHS, **DEPTHS}

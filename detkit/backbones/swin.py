@@ -11,9 +11,11 @@ Shape letters: b images, h/w patch rows and columns, n det tokens, c channels, m
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
+from annotated_types import MinLen
 from torch import Tensor, nn
 
 from detkit.backbones.layers import (
@@ -29,6 +31,7 @@ from detkit.backbones.layers import (
 from detkit.backbones.pretrained import load_pretrained
 from detkit.ops.linear import Linear
 from detkit.registry import register
+from detkit.registry.ranges import Channels, Depth, Index, OneOf, ShareBelowOne, Text, Tokens
 
 VARIANTS = {
     "nano": dict(embed_dim=48, depths=(2, 2, 6, 2), num_heads=(3, 6, 12, 24), drop_path=0.0),
@@ -266,19 +269,19 @@ class Swin(nn.Module):
 
     def __init__(
         self,
-        variant: str | None = None,
+        variant: Annotated[str, OneOf(VARIANTS)] | None = None,
         *,
-        num_tokens: int = 100,
-        embed_dim: int | None = None,
-        depths: Sequence[int] | None = None,
-        num_heads: Sequence[int] | None = None,
-        drop_path: float | None = None,
-        window: int = 7,
-        cross_stages: Sequence[int] = (3,),
+        num_tokens: Tokens = 100,
+        embed_dim: Channels | None = None,
+        depths: Annotated[Sequence[Depth], MinLen(1)] | None = None,
+        num_heads: Annotated[Sequence[Depth], MinLen(1)] | None = None,
+        drop_path: ShareBelowOne | None = None,
+        window: Depth = 7,
+        cross_stages: Sequence[Index] = (3,),
         local_positions: bool = False,
-        pos_dim: int = 256,
+        pos_dim: Channels = 256,
         reduced_map: bool = True,
-        pretrained: str | None = None,
+        pretrained: Text | None = None,
     ):
         super().__init__()
         embed_dim, depths, num_heads, drop_path = resolve_variant(variant, embed_dim, depths, num_heads, drop_path)

@@ -7,10 +7,11 @@ The det tokens are learned queries that no image has touched before the decoder:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
+from annotated_types import MinLen
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -23,6 +24,7 @@ from detkit.backbones.pretrained import (
     names_in_body,
 )
 from detkit.registry import register
+from detkit.registry.ranges import Channels, Index, Text, Tokens
 
 STRIDES = (8, 16, 32)
 
@@ -56,14 +58,14 @@ class TimmFeatures(nn.Module):
 
     def __init__(
         self,
-        model: str = "resnet18",
+        model: Text = "resnet18",
         *,
-        num_tokens: int = 100,
-        pos_dim: int = 256,
-        out_indices: Sequence[int] | None = None,
+        num_tokens: Tokens = 100,
+        pos_dim: Channels = 256,
+        out_indices: Annotated[Sequence[Index], MinLen(1)] | None = None,
         frozen_norm: bool = True,
         model_args: Mapping[str, Any] | None = None,
-        pretrained: bool | str = False,
+        pretrained: bool | Text = False,
     ):
         super().__init__()
         arguments = checked_model_args(model_args)

@@ -24,6 +24,7 @@ from detkit.backbones.pyramid import SimplePyramid
 from detkit.backbones.swin import join_windows, split_windows
 from detkit.backbones.timm_blocks import attention_dropout, create_body, embed, finish, project, rotate
 from detkit.registry import register
+from detkit.registry.ranges import Channels, Index, Objects, Pixels, ShareBelowOne, Text
 
 
 @dataclass
@@ -101,17 +102,17 @@ class ViT(nn.Module):
 
     def __init__(
         self,
-        model: str = "vit_tiny_patch16_224",
+        model: Text = "vit_tiny_patch16_224",
         *,
-        num_tokens: int = 100,
-        cross_blocks: Sequence[int] | None = None,
-        window: int | None = None,
-        global_blocks: Sequence[int] | None = None,
-        pos_dim: int = 256,
-        out_channels: int = 256,
-        drop_path: float = 0.0,
+        num_tokens: Objects = 100,
+        cross_blocks: Sequence[Index] | None = None,
+        window: Pixels | None = None,
+        global_blocks: Sequence[Index] | None = None,
+        pos_dim: Channels = 256,
+        out_channels: Channels = 256,
+        drop_path: ShareBelowOne = 0.0,
         model_args: Mapping[str, Any] | None = None,
-        pretrained: bool | str = False,
+        pretrained: bool | Text = False,
     ):
         super().__init__()
         self.body = create_body(model, pretrained, drop_path_rate=drop_path, **checked_model_args(model_args))

@@ -1,8 +1,8 @@
 """Configs: plain Python files that end in a dict named `config`.
 
 `load_config` runs the file, `apply_overrides` changes values from the command line, `resolve_config` checks the
-keys and fills in the defaults below. Component dicts (with a "type") are checked when `detkit.registry.build`
-calls their constructors.
+keys and the values (their types and ranges are in `detkit.config.types`) and fills in the defaults below. Component
+dicts (with a "type") are checked by `detkit.runtime.components.check_components`, before the first of them is built.
 """
 
 from __future__ import annotations
@@ -26,17 +26,20 @@ from detkit.config.shipped import (
     shipped_folders,
 )
 from detkit.config.text import differing_paths, format_config, to_json
-from detkit.registry import ConfigError, suggest
+from detkit.config.types import TYPES
+from detkit.registry import ConfigError, check_value, suggest
 
 __all__ = [
     "REQUIRED",
     "SECTIONS",
     "SHORT_NAMES",
+    "TYPES",
     "absolute_imports",
     "apply_overrides",
     "check_hooks",
     "check_keys",
     "check_options",
+    "check_types",
     "config_names",
     "data_folder",
     "differing_paths",
@@ -104,14 +107,6 @@ OPTIMIZERS: dict[str, dict[str, Any]] = {
     "SGD": dict(
         momentum=0.9,  # 0 turns it off
     ),
-}
-# Options that must be whole numbers of at least so much (or None where that is the default).
-MINIMUM = {
-    **dict.fromkeys(("data.batch_size", "data.eval_batch_size", "train.epochs", "train.max_steps"), 1),
-    **dict.fromkeys(("train.accumulate", "train.log_every", "train.eval_every", "train.checkpoint_every"), 1),
-    **dict.fromkeys(("train.checkpoint_epochs",), 1),
-    **dict.fromkeys(("train.early_stop",), 1),
-    **dict.fromkeys(("data.workers", "train.seed", "train.draw_samples", "train.profile_steps"), 0),
 }
 COMPONENTS = ("model", "schedule", "evaluator")
 LISTS = (
@@ -199,11 +194,13 @@ def resolve_config(config: dict[str, Any]) -> dict[str, Any]:
     for name in SECTIONS:
         section = config.get(name, {})
         resolved[name] = {**section_options(name, section), **section}
-    resolved["schedule"] = {"type": "cosine", **config.get("schedule", {})}
-    resolved["evaluator"] = {"type": "CocoEvaluator", **config.get("evaluator", {})}
+    for name, default in (("schedule", "cosine"), ("evaluator", "CocoEvaluator")):
+        check_value(config.get(name, {}), dict[str, Any], name)
+        resolved[name] = {"type": default, **config.get(name, {})}
     resolved["imports"] = absolute_imports(config.get("imports", ()), Path.cwd())
     resolved["hooks"] = check_hooks(config.get("hooks", ()))
-    _check_values(resolved)
+    for name in SECTIONS:
+        check_types(resolved[name], TYPES[name], name)
     return json.loads(to_json(resolved))
 
 
@@ -266,29 +263,11 @@ def check_options(section: Any, options: Iterable[str], path: str) -> None:
             raise ConfigError(f"{path}: unknown option {key!r}{suggest(str(key), options)}")
 
 
-def _check_values(config: dict[str, Any]) -> None:
-    for path, minimum in MINIMUM.items():
-        section, key = path.split(".")
-        value, optional = config[section][key], SECTIONS[section][key] is None
-        if not (optional and value is None) and (type(value) is not int or value < minimum):
-            raise ConfigError(f"{path}: must be a whole number of at least {minimum}, got {value!r}")
-    kept = config["train"]["keep_steps"]
-    if not isinstance(kept, (list, tuple)) or not all(type(step) is int and step >= 1 for step in kept):
-        raise ConfigError(f"train.keep_steps: must be a list of steps, from 1, got {kept!r}")
-    for key in ("lr", "weight_decay", "backbone_lr_scale"):
-        value = config["optimizer"][key]
-        if type(value) not in (int, float) or not value >= 0:
-            raise ConfigError(f"optimizer.{key}: must be a number of at least 0, got {value!r}")
-    _check_averages(config["optimizer"])
+def check_types(section: dict[str, Any], types: dict[str, Any], path: str) -> None:
+    """Check the values of a section against their types and ranges.
 
-
-def _check_averages(optimizer: dict[str, Any]) -> None:
-    betas, momentum = optimizer.get("betas", (0.0, 0.0)), optimizer.get("momentum", 0.0)
-    if not (isinstance(betas, (list, tuple)) and len(betas) == 2 and all(map(_is_factor, betas))):
-        raise ConfigError(f"optimizer.betas: must be two numbers from 0 to below 1, got {betas!r}")
-    if not _is_factor(momentum):
-        raise ConfigError(f"optimizer.momentum: must be a number from 0 to below 1, got {momentum!r}")
-
-
-def _is_factor(value: Any) -> bool:
-    return type(value) in (int, float) and 0 <= value < 1
+    Raises:
+        ConfigError: a value of another type or out of its range; the message begins with its path.
+    """
+    for key, value in section.items():
+        check_value(value, types.get(key, Any), f"{path}.{key}")

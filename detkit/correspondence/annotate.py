@@ -10,13 +10,16 @@ Shape letters: b pairs, n points, k kept cells, h/w cells.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
+from annotated_types import Ge, Le
 from torch import Tensor
 
 from detkit.correspondence.consistency import cells_in_box, consistency_margin
 from detkit.correspondence.matcher import Matcher
 from detkit.ops.correlation import cell_positions
+from detkit.registry.ranges import NonNegativeFloat, Share
 from detkit.structures import PairBatch
 
 REFERENCE_GRID = 16  # cells along the side for which `absolute` is stated
@@ -38,12 +41,12 @@ class Rules:
         ValueError: a number out of its range.
     """
 
-    relative: float = 0.1
-    absolute: float = 0.5
-    confidence: float = 0.5
+    relative: NonNegativeFloat = 0.1
+    absolute: NonNegativeFloat = 0.5
+    confidence: Share = 0.5
     boxes: bool = True
-    cap: int = 512
-    minimum: int = 8
+    cap: Annotated[int, Ge(1), Le(1_000_000)] = 512
+    minimum: Annotated[int, Ge(1), Le(1_000_000)] = 8
 
     def __post_init__(self):
         if type(self.cap) is not int or type(self.minimum) is not int:

@@ -12,10 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from detkit.correspondence.aggregator import Aggregator
-from detkit.correspondence.matcher import Matcher
+from detkit.correspondence.matcher import Matcher, MatcherOptions
 from detkit.ops.correlation import correlate_levels, mutual_filter
 from detkit.ops.linear import Linear
 from detkit.registry import register
+from detkit.registry.ranges import Channels, Depth, Pixels
 
 
 def resize_maps(maps: list[Tensor], grid: int) -> list[Tensor]:
@@ -38,14 +39,14 @@ class CATs(Matcher):
         self,
         backbone: nn.Module,
         *,
-        side: int = 256,
-        grid: int = 16,
-        appearance_dim: int = 128,
-        depth: int = 1,
-        heads: int = 6,
-        mlp_ratio: int = 4,
+        side: Pixels = 256,
+        grid: Depth = 16,
+        appearance_dim: Channels = 128,
+        depth: Depth = 1,
+        heads: Depth = 6,
+        mlp_ratio: Depth = 4,
         zero_start: bool = False,
-        **options: Any,
+        **options: MatcherOptions,
     ):
         super().__init__(side=side, grid=grid, **options)
         self.backbone = backbone

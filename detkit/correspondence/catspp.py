@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from itertools import groupby
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from detkit.correspondence.convolutional import PyramidAggregator
-from detkit.correspondence.matcher import Matcher
+from detkit.correspondence.matcher import Matcher, MatcherOptions
 from detkit.ops.correlation import hyper_correlation
 from detkit.registry import register
+from detkit.registry.ranges import Channels, Pixels, ShareBelowOne
 
 
 @register
@@ -31,11 +31,11 @@ class CATsPlusPlus(Matcher):
         self,
         backbone: nn.Module,
         *,
-        side: int = 512,
-        width: int = 4,
-        appearance_dim: int = 128,
-        dropout: float = 0.5,
-        **options: Any,
+        side: Pixels = 512,
+        width: Channels = 4,
+        appearance_dim: Channels = 128,
+        dropout: ShareBelowOne = 0.5,
+        **options: MatcherOptions,
     ):
         if side % 16:
             raise ValueError(f"side must be a multiple of 16, got {side}")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -28,6 +28,7 @@ from detkit.ops.correlation import (
     warp,
 )
 from detkit.ops.points import check_inside
+from detkit.registry.ranges import OptionsOf, Pixels, PositiveFloat, ShareBelowOne
 from detkit.structures import Flow, ImageBatch, LabelMap, Matches, PairBatch
 
 
@@ -59,11 +60,11 @@ class Matcher(Model):
         *,
         side: int,
         grid: int,
-        temperature: float = 0.02,
-        field: int = 35,
+        temperature: PositiveFloat = 0.02,
+        field: Pixels = 35,
         num_classes: int = 1,
-        input_rule: Mapping[str, Any] | None = None,
-        trim: float = 0.0,
+        input_rule: Annotated[Mapping[str, Any], OptionsOf(InputRule)] | None = None,
+        trim: ShareBelowOne = 0.0,
         official: bool = False,
     ):
         if not 0 <= trim < 1:
@@ -227,6 +228,10 @@ class Matcher(Model):
             raise RuntimeError("matching needs eval mode: call model.eval() first")
         images = [load_image(image).to(self.device) for image in (source, target)]
         return images, [self.squares(ImageBatch.from_images([image])) for image in images]
+
+
+# Arguments that a subclass passes on, `**options: MatcherOptions`; they are checked with its own.
+MatcherOptions = Annotated[Any, OptionsOf(Matcher)]
 
 
 def points_in_image(points: Any, size: Sequence[int]) -> Tensor:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
 from detkit.correspondence.cats import resize_maps
-from detkit.correspondence.matcher import Matcher
+from detkit.correspondence.matcher import Matcher, MatcherOptions
 from detkit.ops.correlation import correlate_levels, hard_flow, mutual_filter, probabilities, sample_at
 from detkit.registry import register
+from detkit.registry.ranges import Depth, Pixels
 from detkit.structures import Flow
 
 
@@ -28,7 +27,15 @@ class NearestNeighbourMatcher(Matcher):
         options: of `Matcher`.
     """
 
-    def __init__(self, backbone: nn.Module, *, side: int = 256, grid: int = 16, mutual: bool = False, **options: Any):
+    def __init__(
+        self,
+        backbone: nn.Module,
+        *,
+        side: Pixels = 256,
+        grid: Depth = 16,
+        mutual: bool = False,
+        **options: MatcherOptions,
+    ):
         super().__init__(side=side, grid=grid, **options)
         self.backbone, self.mutual = backbone.requires_grad_(False), mutual
 

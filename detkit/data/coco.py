@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from detkit.data.coco_file import read_coco_file, select_categories
 from detkit.images import image_size, read_image
 from detkit.ops.rle import decode_mask
 from detkit.registry import register
+from detkit.registry.ranges import Texts
 from detkit.structures import Annotations, LabelMap
 
 logger = logging.getLogger(__name__)
@@ -55,7 +55,7 @@ class CocoDataset(ImageDataset):
         image_folder: str | Path | None,
         *,
         masks: bool = False,
-        classes: Sequence[str] | None = None,
+        classes: Texts | None = None,
         drop_empty: bool = False,
     ):
         if annotation_file is None or image_folder is None:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+from typing import Annotated
 
 import numpy as np
 import torch
+from annotated_types import Ge, Le
 from torch import Tensor
 
 from detkit.data.base import ImageDataset
 from detkit.data.drawing import SHAPES, paint
 from detkit.registry import register
+from detkit.registry.ranges import PictureSide, PositiveInt, PositiveShare, Seed
 from detkit.structures import Annotations, LabelMap
 
 
@@ -125,14 +128,14 @@ class SyntheticScenes(ImageDataset):
 
     def __init__(
         self,
-        length: int,
+        length: PositiveInt,
         *,
-        seed: int = 0,
-        size: int | tuple[int, int] = 128,
-        min_objects: int = 1,
-        max_objects: int = 5,
-        object_size: tuple[float, float] = (0.15, 0.55),
-        min_visible: float = 0.3,
+        seed: Seed = 0,
+        size: PictureSide | tuple[PictureSide, PictureSide] = 128,
+        min_objects: Annotated[int, Ge(1), Le(255)] = 1,
+        max_objects: Annotated[int, Ge(1), Le(255)] = 5,
+        object_size: tuple[Annotated[float, Ge(0.1), Le(0.9)], Annotated[float, Ge(0.1), Le(0.9)]] = (0.15, 0.55),
+        min_visible: PositiveShare = 0.3,
         masks: bool = True,
     ):
         height, width = (size, size) if isinstance(size, int) else size

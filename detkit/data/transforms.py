@@ -11,14 +11,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
 from types import ModuleType
+from typing import Annotated
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from annotated_types import MinLen
 from torch import Tensor
 
 from detkit.images import image_size, resize_image, resized_size
 from detkit.registry import register
+from detkit.registry.ranges import Pixels, Share
 from detkit.structures import Annotations
 
 Sample = tuple[Tensor, Annotations]
@@ -33,7 +36,7 @@ class RandomFlip:
         probability: 0 to 1.
     """
 
-    def __init__(self, probability: float = 0.5):
+    def __init__(self, probability: Share = 0.5):
         self.probability = check_probability("probability", probability)
 
     def __call__(self, image: Tensor, annotations: Annotations, rng: np.random.Generator) -> Sample:
@@ -60,7 +63,7 @@ class Resize:
         multiple: both sides are rounded down to a multiple of it.
     """
 
-    def __init__(self, shortest: int = 800, longest: int = 1333, multiple: int = 16):
+    def __init__(self, shortest: Pixels = 800, longest: Pixels = 1333, multiple: Pixels = 16):
         self.shortest, self.longest, self.multiple = shortest, longest, multiple
 
     def __call__(self, image: Tensor, annotations: Annotations, rng: np.random.Generator) -> Sample:
@@ -100,13 +103,13 @@ class DetrAugment:
 
     def __init__(
         self,
-        shortest: Sequence[int] = tuple(range(480, 801, 16)),
-        longest: int = 1333,
-        multiple: int = 16,
-        crop_probability: float = 0.5,
-        flip_probability: float = 0.5,
-        crop_resize: Sequence[int] = (400, 500, 600),
-        crop_size: tuple[int, int] = (384, 600),
+        shortest: Annotated[Sequence[Pixels], MinLen(1)] = tuple(range(480, 801, 16)),
+        longest: Pixels = 1333,
+        multiple: Pixels = 16,
+        crop_probability: Share = 0.5,
+        flip_probability: Share = 0.5,
+        crop_resize: Annotated[Sequence[Pixels], MinLen(1)] = (400, 500, 600),
+        crop_size: tuple[Pixels, Pixels] = (384, 600),
     ):
         if not shortest or not crop_resize or min(*shortest, *crop_resize) < multiple:
             raise ValueError(f"shortest and crop_resize must hold sizes of at least multiple={multiple} pixels")

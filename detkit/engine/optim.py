@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from detkit.config import OPTIMIZERS, check_options, section_options
+from detkit.config import OPTIMIZERS, TYPES, check_options, section_options
 from detkit.modeling.base import Model
 from detkit.modeling.weight_decay import BACKBONE
-from detkit.registry import ConfigError
+from detkit.registry import ConfigError, check_value
 
 GROUPS = ("head", "head_no_decay", "backbone_decay", "backbone_no_decay")
 
@@ -88,8 +88,7 @@ class Ema:
     """
 
     def __init__(self, model: Model, decay: float):
-        if not (isinstance(decay, float) and 0 < decay < 1):
-            raise ConfigError(f"train.ema: the decay must lie between 0 and 1, got {decay!r}")
+        check_value(decay, TYPES["train"]["ema"], "train.ema")
         self.decay = decay
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
 

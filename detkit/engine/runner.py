@@ -26,6 +26,7 @@ from detkit.runtime.components import (
     build_datasets,
     build_loader,
     build_model,
+    check_components,
     import_components,
     warn_of_crowds,
 )
@@ -65,6 +66,7 @@ def train(config: dict[str, Any] | None, out: str | Path, *, resume: bool = Fals
     with distributed(config.get("train", {}).get("device", "auto")) as device:
         config = check_run_folder(config, out, resume=resume)
         import_components(config["imports"])
+        check_components(config)
         runner = Runner(config, Path(out), device)
         if not (resume and runner.resume()):
             runner.initialize()

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Annotated, Any
+
+from annotated_types import Ge, Le
 
 from detkit.registry import build, register
+from detkit.registry.ranges import NonNegativeFloat, NonNegativeInt, PositiveInt, PositiveShare
 
 Schedule = Callable[[int], float]
 
@@ -27,9 +30,9 @@ def cosine(
     lr: float,
     epochs: int,
     steps_per_epoch: int,
-    min_lr: float = 0.0,
-    warmup_steps: int = 0,
-    warmup_epochs: float = 0,
+    min_lr: Annotated[float, Ge(0), Le(100)] = 0.0,
+    warmup_steps: NonNegativeInt = 0,
+    warmup_epochs: NonNegativeFloat = 0,
     per_step: bool = False,
     official: bool = False,
 ) -> Schedule:
@@ -63,7 +66,12 @@ def cosine(
 
 @register
 def constant(
-    *, lr: float, epochs: int, steps_per_epoch: int, warmup_steps: int = 0, warmup_epochs: float = 0
+    *,
+    lr: float,
+    epochs: int,
+    steps_per_epoch: int,
+    warmup_steps: NonNegativeInt = 0,
+    warmup_epochs: NonNegativeFloat = 0,
 ) -> Schedule:
     """The initial rate throughout.
 
@@ -80,10 +88,10 @@ def step(
     lr: float,
     epochs: int,
     steps_per_epoch: int,
-    drop_epochs: Sequence[int],
-    factor: float = 0.1,
-    warmup_steps: int = 0,
-    warmup_epochs: float = 0,
+    drop_epochs: Sequence[PositiveInt],
+    factor: PositiveShare = 0.1,
+    warmup_steps: NonNegativeInt = 0,
+    warmup_epochs: NonNegativeFloat = 0,
 ) -> Schedule:
     """Multiply the rate by `factor` at the start of each epoch of `drop_epochs` (numbered from 0).
 

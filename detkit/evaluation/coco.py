@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch.distributed as dist
+from annotated_types import Ge, Le, MinLen
 
 from detkit.evaluation.backends import (
     BACKENDS,
@@ -18,6 +19,7 @@ from detkit.evaluation.backends import (
     summarize,
 )
 from detkit.registry import register
+from detkit.registry.ranges import OneOf
 from detkit.structures import Annotations, Detections
 
 IOU_TYPES = ("bbox", "segm")
@@ -47,9 +49,9 @@ class CocoEvaluator:
         self,
         dataset: Any,
         *,
-        iou_types: Sequence[str] = ("bbox",),
-        backend: str = "hotcoco",
-        max_detections: int = 100,
+        iou_types: Annotated[Sequence[Annotated[str, OneOf(IOU_TYPES)]], MinLen(1)] = ("bbox",),
+        backend: Annotated[str, OneOf(BACKENDS)] = "hotcoco",
+        max_detections: Annotated[int, Ge(10), Le(100_000)] = 100,
     ):
         unknown = [iou_type for iou_type in iou_types if iou_type not in IOU_TYPES]
         if isinstance(iou_types, str) or unknown or not iou_types:

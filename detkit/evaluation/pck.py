@@ -12,13 +12,15 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import torch
 import torch.distributed as dist
+from annotated_types import MinLen
 from torch import Tensor
 
 from detkit.registry import register
+from detkit.registry.ranges import OneOf, Pixels, PositiveFloat
 from detkit.structures import Matches, PairAnnotations
 
 THRESHOLDS = ("img", "bbox", "bbox-kp", "bbox-kp-padded")
@@ -91,9 +93,9 @@ class PCKEvaluator:
         self,
         dataset: Any,
         *,
-        alphas: Sequence[float] = (0.1, 0.05, 0.15),
-        threshold: str = "bbox",
-        frame: int | None = 256,
+        alphas: Annotated[Sequence[PositiveFloat], MinLen(1)] = (0.1, 0.05, 0.15),
+        threshold: Annotated[str, OneOf(THRESHOLDS)] = "bbox",
+        frame: Pixels | None = 256,
     ):
         if isinstance(alphas, (int, float)) or not alphas or min(alphas) <= 0:
             raise ValueError(f"alphas must be a list of numbers above 0, got {alphas!r}")

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from detkit.images import resize_image, resized_size
 from detkit.modeling.weight_decay import undecayed_in_backbone
+from detkit.registry.ranges import Deviation, Pixel, Pixels
 from detkit.structures import ImageBatch, LabelMap
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -26,11 +27,11 @@ class InputRule:
     rounded down to a multiple of `multiple`; then `(pixel / 255 - mean) / std` for the channels R, G, B.
     """
 
-    shortest: int = 800
-    longest: int = 1333
-    multiple: int = 16
-    mean: tuple[float, float, float] = IMAGENET_MEAN
-    std: tuple[float, float, float] = IMAGENET_STD
+    shortest: Pixels = 800
+    longest: Pixels = 1333
+    multiple: Pixels = 16
+    mean: tuple[Pixel, Pixel, Pixel] = IMAGENET_MEAN
+    std: tuple[Deviation, Deviation, Deviation] = IMAGENET_STD
 
     def resize(self, image: Tensor) -> Tensor:
         """Resize `[3, h, w]` (0..255, any dtype) by the rule, keeping its dtype."""

@@ -6,15 +6,18 @@ Shape letters: b images, k classes, p cells of all levels, r pairs of cell and o
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
+from annotated_types import Ge, Le
 from torch import Tensor
 
 from detkit.ops.linear import linear
 from detkit.pointseg.grid import GridLevels, GridTargets, Objects, assign
 from detkit.pointseg.heads import SoloOutputs
 from detkit.registry import register
+from detkit.registry.ranges import NonNegativeFloat, Share
 from detkit.structures import Annotations
 
 
@@ -59,7 +62,14 @@ class SoloCriterion:
         alpha, gamma: of the focal loss.
     """
 
-    def __init__(self, *, mask_weight: float = 3.0, class_weight: float = 1.0, alpha: float = 0.25, gamma: float = 2.0):
+    def __init__(
+        self,
+        *,
+        mask_weight: NonNegativeFloat = 3.0,
+        class_weight: NonNegativeFloat = 1.0,
+        alpha: Share = 0.25,
+        gamma: Annotated[float, Ge(0), Le(100)] = 2.0,
+    ):
         self.mask_weight, self.class_weight = mask_weight, class_weight
         self.alpha, self.gamma = alpha, gamma
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +17,7 @@ from detkit.pointseg.candidates import Candidates, ImagePredictions, area_and_su
 from detkit.pointseg.geometry import mask_boxes
 from detkit.pointseg.nms import mask_nms, matrix_nms
 from detkit.registry import register
+from detkit.registry.ranges import Objects, OneOf, PositiveFloat, Share
 from detkit.structures import Detections
 
 # Parts of each axis in which masks are brought to the original size.
@@ -69,15 +71,15 @@ class SoloPostprocess:
     def __init__(
         self,
         *,
-        nms: str = "matrix",
-        kernel: str = "gaussian",
-        sigma: float = 2.0,
-        iou_threshold: float = 0.5,
-        score_threshold: float = 0.1,
-        update_threshold: float = 0.05,
-        mask_threshold: float = 0.5,
-        pre_nms: int = 500,
-        max_detections: int = 100,
+        nms: Annotated[str, OneOf(("matrix", "mask"))] = "matrix",
+        kernel: Annotated[str, OneOf(("gaussian", "linear"))] = "gaussian",
+        sigma: PositiveFloat = 2.0,
+        iou_threshold: Share = 0.5,
+        score_threshold: Share = 0.1,
+        update_threshold: Share = 0.05,
+        mask_threshold: Share = 0.5,
+        pre_nms: Objects = 500,
+        max_detections: Objects = 100,
     ):
         if nms not in ("matrix", "mask"):
             raise ValueError(f"nms must be matrix or mask, got {nms!r}")

@@ -6,13 +6,14 @@ import math
 from collections.abc import Callable, Sequence
 
 from detkit.registry import register
+from detkit.registry.ranges import NonNegativeInt, PositiveInt, PositiveShare, Share
 
 Schedule = Callable[[int], float]
 
 
 @register
 def refine_cosine(
-    *, lr: float, epochs: int, steps_per_epoch: int, warmup_steps: int = 2000, floor: float = 0.01
+    *, lr: float, epochs: int, steps_per_epoch: int, warmup_steps: NonNegativeInt = 2000, floor: Share = 0.01
 ) -> Schedule:
     """The schedule of MaskRefineNet: linear warm-up from `floor * lr` to `lr`, then half a cosine back to `floor * lr`.
 
@@ -44,10 +45,10 @@ def solo_steps(
     lr: float,
     epochs: int,
     steps_per_epoch: int,
-    drop_steps: Sequence[int],
-    factor: float = 0.1,
-    warmup_steps: int = 1000,
-    warmup_factor: float = 0.01,
+    drop_steps: Sequence[PositiveInt],
+    factor: PositiveShare = 0.1,
+    warmup_steps: NonNegativeInt = 1000,
+    warmup_factor: Share = 0.01,
 ) -> Schedule:
     """The schedule of teacher and student: linear warm-up from `warmup_factor * lr` to `lr`, then steps.
 

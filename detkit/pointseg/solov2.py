@@ -6,10 +6,11 @@ Shape letters: b images, n objects, p cells of all levels, h/w pixels.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
+from annotated_types import Len
 from torch import Tensor, nn
 
 from detkit.modeling.base import InputRule
@@ -26,11 +27,12 @@ from detkit.pointseg.candidates import (
     sized_candidates,
     split_images,
 )
-from detkit.pointseg.grid import GridLevels
+from detkit.pointseg.grid import NAMED_GRIDS, NAMED_RANGES, GridLevels
 from detkit.pointseg.heads import InstanceHead, MaskHead, SoloOutputs
 from detkit.pointseg.losses import SoloCriterion
 from detkit.pointseg.postprocess import SoloPostprocess
 from detkit.registry import register
+from detkit.registry.ranges import Channels, Depth, NonNegativeFloat, OneOf, OptionsOf, PositiveFloat
 from detkit.structures import Annotations, Detections, ImageBatch, LabelMap, Prompt, PromptedDetections
 
 # Images are padded to a multiple of this many pixels.
@@ -64,17 +66,18 @@ class SOLOv2(PromptedModel):
         backbone: nn.Module,
         num_classes: int,
         *,
-        num_grids: Sequence[int] | str = "student",
-        scale_ranges: Sequence[Sequence[float]] | str = "student",
-        sigma: float = 0.2,
-        instance_channels: int = 512,
-        instance_convs: int = 4,
-        kernel_channels: int = 256,
-        mask_channels: int = 128,
+        num_grids: Annotated[Sequence[Depth], Len(5, 5)] | Annotated[str, OneOf(NAMED_GRIDS)] = "student",
+        scale_ranges: Annotated[Sequence[tuple[NonNegativeFloat, NonNegativeFloat]], Len(5, 5)]
+        | Annotated[str, OneOf(NAMED_RANGES)] = "student",
+        sigma: PositiveFloat = 0.2,
+        instance_channels: Channels = 512,
+        instance_convs: Depth = 4,
+        kernel_channels: Channels = 256,
+        mask_channels: Channels = 128,
         criterion: SoloCriterion | None = None,
         postprocess: SoloPostprocess | None = None,
         official: bool = False,
-        input_rule: Mapping[str, Any] | None = None,
+        input_rule: Annotated[Mapping[str, Any], OptionsOf(InputRule)] | None = None,
     ):
         super().__init__(LabelMap.numbered(num_classes), InputRule(**{"multiple": 1, **(input_rule or {})}))
         if not isinstance(num_grids, str) and len(num_grids) != len(STRIDES):

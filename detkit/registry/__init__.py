@@ -168,12 +168,17 @@ def check_value(value: Any, wanted: Any, path: str) -> None:
         ConfigError: the value is another; the message begins with `path` and says what is wanted.
     """
     if not fits(value, wanted, _makes):
-        choices = [choice for choice in literals(wanted) if isinstance(choice, str)]
-        near = nearest(value, choices) if isinstance(value, str) else ""
-        raise ConfigError(f"{path}: must be {describe(wanted)}, got {shown(value)}{near}")
+        raise ConfigError(f"{path}: must be {describe(wanted)}, got {shown(value)}{_near_choice(value, wanted)}")
     if isinstance(value, Mapping):
         for mark in option_marks(wanted):
             check_options(value, mark, path)
+
+
+def _near_choice(value: Any, wanted: Any) -> str:
+    """`nearest` for a misspelt text, alone or in a list, where an annotation lists what is valid."""
+    choices = [choice for choice in literals(wanted) if isinstance(choice, str)]
+    items = [value] if isinstance(value, str) else value if isinstance(value, (list, tuple)) else []
+    return next((nearest(item, choices) for item in items if isinstance(item, str) and item not in choices), "")
 
 
 def check_options(values: Mapping[str, Any], mark: OptionsOf, path: str) -> None:
@@ -227,7 +232,7 @@ def _check_names(name: str, component: Callable, given: set[str], added: set[str
 
 
 def _accepted(component: Callable) -> dict[str, inspect.Parameter]:
-    """The arguments that a component takes by name, with those that `**options: Annotated[Any, OptionsOf(...)]` adds."""
+    """The arguments that a component takes by name, with those of the `OptionsOf` at its `**options`."""
     accepted: dict[str, inspect.Parameter] = {}
     for name, parameter in parameters_of(component).items():
         if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):

@@ -6,7 +6,7 @@ keep a slip from filling the memory or from stretching a run over years.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -21,8 +21,9 @@ Images = Annotated[int, Ge(1), Le(65_536)]  # of a batch
 Workers = Annotated[int, Ge(0), Le(1024)]
 
 Pixels = Annotated[int, Ge(1), Le(65_536)]  # of a side
+PictureSide = Annotated[int, Ge(32), Le(16_384)]  # of a generated picture or a crop, in pixels
 Channels = Annotated[int, Ge(1), Le(16_384)]  # of a layer
-Depth = Annotated[int, Ge(1), Le(256)]  # layers, blocks, heads, cells or classes
+Depth = Annotated[int, Ge(1), Le(256)]  # layers, blocks, heads, or cells of a side
 Tokens = Annotated[int, Ge(0), Le(10_000)]
 Objects = Annotated[int, Ge(1), Le(100_000)]  # of an image
 Index = Annotated[int, Ge(0), Le(1024)]  # of a layer
@@ -34,8 +35,12 @@ Share = Annotated[float, Ge(0), Le(1)]
 PositiveShare = Annotated[float, Gt(0), Le(1)]
 ShareBelowOne = Annotated[float, Ge(0), Lt(1)]
 InnerShare = Annotated[float, Gt(0), Lt(1)]
-Rate = Annotated[float, Gt(0), Le(100)]  # learning rate
+Rate = Annotated[float, Ge(0), Le(100)]  # learning rate; at 0 the weights stay
 Decay = Annotated[float, Ge(0), Le(100)]
+
+Scale = Annotated[float, Gt(0), Le(1000)]  # a factor of lengths
+Pixel = Annotated[float, Ge(0), Le(1)]  # the value of a pixel, divided by 255
+Deviation = Annotated[float, Gt(0), Le(10)]  # of such values
 
 Text = Annotated[str, MinLen(1)]
 Texts = Annotated[Sequence[Text], MinLen(1)]
@@ -47,6 +52,24 @@ class ComponentDict:
 
 
 Component = Annotated[dict[str, Any], ComponentDict()]
+
+
+@dataclass(frozen=True, eq=False)
+class OneOf:
+    """Marks a value that is one of a table's."""
+
+    values: Collection[Any]
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """Marks a text that a regular expression matches as a whole; `words` say the same."""
+
+    expression: str
+    words: str
+
+
+Device = Annotated[str, Pattern(r"auto|cpu|mps|cuda(:\d{1,3})?", "auto, cpu, cuda, cuda:1, ...")]
 
 
 @dataclass(frozen=True)

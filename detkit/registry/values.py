@@ -11,17 +11,27 @@ import enum
 import inspect
 import math
 import os
+import re
 import types
 from collections.abc import Callable, Mapping
 from numbers import Integral, Real
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from annotated_types import Ge, Gt, Le, Lt, MinLen
+from annotated_types import Ge, Gt, Le, Len, Lt, MinLen
 
-from detkit.registry.ranges import ComponentDict, OptionsOf
+from detkit.registry.ranges import ComponentDict, OneOf, OptionsOf, Pattern
 
 # What a dict with a "type" makes: a class, or None where that is not known.
 Makes = Callable[[Mapping[str, Any]], "type | None"]
+
+_WORDS: dict[Any, str] = {
+    **dict.fromkeys((None, types.NoneType), "None"),
+    **dict.fromkeys((list, tuple, set), "a list"),
+    bool: "True or False",
+    int: "a whole number",
+    float: "a number",
+    str: "a text",
+}
 
 
 def fits(value: Any, wanted: Any, makes: Makes) -> bool:
@@ -57,7 +67,10 @@ def describe(wanted: Any) -> str:
     if origin is Annotated:
         return _describe_range(arguments[0], wanted.__metadata__)
     if origin in (Union, types.UnionType):
-        return " or ".join(dict.fromkeys(describe(option) for option in arguments))
+        options = dict.fromkeys(describe(option) for option in arguments)
+        if "a path" in options:
+            options.pop("a text", None)
+        return ", or ".join(options)
     if origin is Literal:
         return ("one of " if len(arguments) > 1 else "") + ", ".join(map(repr, arguments))
     plain = origin or wanted
@@ -65,7 +78,13 @@ def describe(wanted: Any) -> str:
         return f"a list of {len(arguments)} items: {', '.join(map(describe, arguments))}"
     if inspect.isclass(plain) and issubclass(plain, collections.abc.Iterable) and arguments and not _is_mapping(plain):
         return f"a list, each item {describe(arguments[0])}"
-    words = {None: "None", types.NoneType: "None", bool: "True or False", int: "a whole number", float: "a number"}
+    words: dict[Any, str] = {
+        None: "None",
+        types.NoneType: "None",
+        bool: "True or False",
+        int: "a whole number",
+        float: "a number",
+    }
     words |= {str: "a text", list: "a list", tuple: "a list", set: "a list"}
     if plain in words:
         return words[plain]
@@ -95,15 +114,17 @@ def option_marks(wanted: Any) -> list[OptionsOf]:
 
 
 def literals(wanted: Any) -> list[Any]:
-    """The values of all `Literal` in an annotation."""
+    """The values of all `Literal` and `OneOf` in an annotation."""
     if get_origin(wanted) is Literal:
         return list(get_args(wanted))
+    if get_origin(wanted) is Annotated and isinstance(wanted.__metadata__[0], OneOf):
+        return list(wanted.__metadata__[0].values)
     return [value for option in get_args(wanted) for value in literals(option)]
 
 
 def parameters_of(component: Callable[..., Any]) -> dict[str, inspect.Parameter]:
     """The parameters of a constructor or function with evaluated annotations; `Any` where that is not possible."""
-    function = component.__init__ if inspect.isclass(component) else component  # type: ignore[misc]
+    function = component.__init__ if inspect.isclass(component) else component
     names = getattr(inspect.unwrap(function), "__globals__", {})
     parameters = inspect.signature(component).parameters
     return {name: p.replace(annotation=evaluated(p.annotation, names)) for name, p in parameters.items()}
@@ -173,8 +194,12 @@ def _in_range(value: Any, rule: Any) -> bool:
         return value <= rule.le
     if isinstance(rule, Lt):
         return value < rule.lt
-    if isinstance(rule, MinLen):
-        return len(value) >= rule.min_length
+    if isinstance(rule, (MinLen, Len)):
+        return rule.min_length <= len(value) <= (getattr(rule, "max_length", None) or math.inf)
+    if isinstance(rule, OneOf):
+        return value in rule.values
+    if isinstance(rule, Pattern):
+        return re.fullmatch(rule.expression, value) is not None
     return not isinstance(rule, ComponentDict) or isinstance(value.get("type"), str)
 
 
@@ -183,8 +208,21 @@ def _describe_range(plain: Any, rules: tuple[Any, ...]) -> str:
     for rule in rules:
         if isinstance(rule, ComponentDict):
             words = 'a component, that is a dict with a registered name as "type"'
+        elif isinstance(rule, OneOf):
+            words = "one of " + ", ".join(map(repr, rule.values))
+        elif isinstance(rule, Pattern):
+            words = rule.words
         elif isinstance(rule, MinLen):
-            words += ", not empty"
-    lows = [f"from {r.ge:,}" for r in rules if isinstance(r, Ge)] + [f"above {r.gt:,}" for r in rules if type(r) is Gt]
-    highs = [f"to {r.le:,}" for r in rules if isinstance(r, Le)] + [f"below {r.lt:,}" for r in rules if type(r) is Lt]
-    return " ".join([words, *lows, *highs])
+            words = words.replace("a list", "a list that is not empty", 1).replace("a text", "a text that is not empty")
+        elif isinstance(rule, Len):
+            words = words.replace("a list", f"a list of {rule.min_length}", 1)
+    return f"{words} {_bounds({type(rule): rule for rule in rules})}".rstrip()
+
+
+def _bounds(rules: dict[type, Any]) -> str:
+    if Ge in rules and Le in rules:
+        return f"from {rules[Ge].ge:,} to {rules[Le].le:,}"
+    words = {Ge: "of at least", Gt: "above", Le: "at most", Lt: "below"}
+    return " and ".join(
+        f"{word} {getattr(rules[kind], kind.__name__.lower()):,}" for kind, word in words.items() if kind in rules
+    )

@@ -14,7 +14,8 @@ from torch.utils.data import DataLoader
 from detkit.backbones.pretrained import FILE_ARGUMENTS
 from detkit.data.loading import train_loader
 from detkit.modeling.base import InputRule, Model
-from detkit.registry import ConfigError, build, check_all, lookup
+from detkit.registry import ConfigError, build, check_all, check_value, lookup
+from detkit.registry.ranges import Component
 from detkit.runtime.imports import import_named
 from detkit.runtime.processes import rank, world_size
 from detkit.runtime.signals import shielded
@@ -87,14 +88,20 @@ def import_components(imports: Sequence[str] = ()) -> None:
 
 
 def check_components(config: dict[str, Any]) -> None:
-    """Check the names of all components of a run's config and of their arguments, before anything is built.
+    """Check all components of a run's config and their arguments, before anything is built.
 
     Args:
         config: as `detkit.config.resolve_config` makes it; datasets may be missing.
 
     Raises:
-        ConfigError: an unknown name, or an unknown or missing argument; the message begins with its path.
+        ConfigError: an unknown name, an unknown, missing or wrong argument, or a component that cannot stand in its
+            place; the message begins with its path.
     """
+    for name in ("model", "schedule", "evaluator"):
+        check_value(config[name], Component, name)
+    check_value(config["model"], Model, "model")
+    for number, hook in enumerate(config["hooks"]):
+        check_value(hook, Component, f"hooks.{number}")
     sections = {name: config[name] for name in ("model", "schedule", "evaluator", "data", "hooks")}
     sections["model"] = {key: value for key, value in config["model"].items() if key != "num_classes"}
     for name, section in sections.items():

@@ -7,15 +7,17 @@ Shape letters: s stages, b images, n det tokens, c channels, h/w pixels.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from annotated_types import Ge, Le
 from torch import Tensor, nn
 
 from detkit.backbones.layers import resize_mask
 from detkit.modeling.base import InputRule
 from detkit.modeling.prompted import PromptedModel
 from detkit.registry import register
+from detkit.registry.ranges import Channels, Depth, NonNegativeFloat, Objects, OptionsOf, ShareBelowOne
 from detkit.structures import Annotations, Detections, ImageBatch, LabelMap, Prompt
 from detkit.vidt.decoder import DecoderLayer, HeadMlp, Memory, inverse_sigmoid
 from detkit.vidt.fusion import PyramidFusion
@@ -78,24 +80,24 @@ class ViDT(PromptedModel):
         backbone: nn.Module,
         num_classes: int,
         *,
-        hidden_dim: int = 256,
-        decoder_layers: int = 6,
-        heads: int = 8,
-        points: int = 4,
-        ffn_dim: int = 1024,
-        dropout: float = 0.1,
+        hidden_dim: Channels = 256,
+        decoder_layers: Annotated[int, Ge(0), Le(256)] = 6,
+        heads: Depth = 8,
+        points: Depth = 4,
+        ffn_dim: Channels = 1024,
+        dropout: ShareBelowOne = 0.1,
         box_refine: bool = True,
         fusion: bool = False,
-        mask_vectors: int = 0,
-        vector_hidden_dim: int = 256,
+        mask_vectors: Annotated[int, Ge(0), Le(16_384)] = 0,
+        vector_hidden_dim: Channels = 256,
         iou_aware: bool = False,
         token_labels: bool = False,
         teacher: nn.Module | None = None,
-        distil_weight: float = 4.0,
+        distil_weight: NonNegativeFloat = 4.0,
         proposals: bool = False,
         criterion: SetCriterion | None = None,
-        top_k: int = 100,
-        input_rule: Mapping[str, Any] | None = None,
+        top_k: Objects = 100,
+        input_rule: Annotated[Mapping[str, Any], OptionsOf(InputRule)] | None = None,
     ):
         if proposals and not box_refine:
             raise ValueError("proposals need box_refine: boxes to start from that no stage moves make no sense")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +19,7 @@ from detkit.modeling.base import InputRule
 from detkit.modeling.image_model import ImageModel
 from detkit.ops.boxes import cxcywh_to_xyxy, generalized_iou
 from detkit.registry import register
+from detkit.registry.ranges import Channels, OptionsOf
 from detkit.structures import Annotations, Detections, ImageBatch, LabelMap
 from detkit.vidt.decoder import HeadMlp
 from detkit.vidt.losses.criterion import pad_targets
@@ -46,8 +47,8 @@ class ViDTWithoutNeck(ImageModel):
         backbone: nn.Module,
         num_classes: int,
         *,
-        hidden_dim: int = 256,
-        input_rule: Mapping[str, Any] | None = None,
+        hidden_dim: Channels = 256,
+        input_rule: Annotated[Mapping[str, Any], OptionsOf(InputRule)] | None = None,
     ):
         super().__init__(LabelMap.numbered(num_classes), InputRule(**(input_rule or {})))
         self.backbone = backbone

@@ -250,7 +250,7 @@ def test_unusable_sources_are_errors_before_anything_is_written(tmp_path, folder
             r"train.init_from: .*official.pth: is a torch file.* `detkit convert .* NEW.safetensors`$",
         ),
         ("http://127.0.0.1:9/weights.safetensors", r"train.init_from: cannot download http://127.0.0.1:9/"),
-        (3, r"train.init_from: expected a file or URL, got 3"),
+        (3, r"train.init_from: must be a text that is not empty, or None, got 3"),
     ):
         with pytest.raises(ConfigError, match=message):
             train(run_config(folder, init_from=source), tmp_path / "run")

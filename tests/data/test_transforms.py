@@ -170,8 +170,8 @@ def test_a_crop_larger_than_the_image_takes_what_there_is():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"flip_probability": 2}, "flip_probability must lie in 0..1"),
-        ({"shortest": ()}, "must hold sizes"),
+        ({"flip_probability": 2}, "flip_probability: must be a number from 0 to 1"),
+        ({"shortest": ()}, "shortest: must be a list that is not empty"),
         ({"shortest": (8,)}, "must hold sizes of at least multiple=16"),
         ({"crop_size": (600, 384)}, "crop_size must be two ascending"),
     ],

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from detkit.cli import main
+from detkit.config import TYPES
 from detkit.engine.replay import replay_batch
 from detkit.modeling.base import InputRule, Model
 from detkit.structures import Annotations, Batch, LabelMap
@@ -25,6 +26,14 @@ config = dict(
     train=dict(epochs=3, device="cpu", checkpoint_every=1, clip_norm=None, tensorboard=False),
 )
 """
+
+
+@pytest.fixture(scope="module", autouse=True)
+def any_learning_rate():
+    """Allow a rate at which the loss is NaN in the second step."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(TYPES["optimizer"], "lr", float)
+        yield
 
 
 @pytest.fixture(scope="module")

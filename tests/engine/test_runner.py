@@ -191,7 +191,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
 
 def test_bf16_on_the_cpu_and_impossible_requests(tmp_path):
     assert train(toy_config(train__precision="bf16", train__max_steps=2), tmp_path / "run").step == 2
-    with pytest.raises(ConfigError, match=r"train.precision: 'fp16' is not one of auto, bf16, fp32"):
+    with pytest.raises(ConfigError, match=r"train.precision: must be one of 'auto', 'bf16', 'fp32', got 'fp16'"):
         train(toy_config(train__precision="fp16"), tmp_path / "fp16")
     if not torch.cuda.is_available():
         with pytest.raises(ValueError, match="torch sees no CUDA device"):
@@ -209,9 +209,9 @@ def test_bf16_on_the_cpu_and_impossible_requests(tmp_path):
         (dict(schedule=dict(type="cosine", warm=1)), r"schedule: unknown argument 'warm' of cosine"),
         (dict(evaluator=dict(type="ToyEvaluator", iou=1)), r"evaluator: unknown argument 'iou' of ToyEvaluator"),
         (dict(train__early_stop=1, data__val=None), r"train.early_stop: needs data.val"),
-        (dict(train__tensorboard="yes"), r"train.tensorboard: must be 'auto', True or False"),
+        (dict(train__tensorboard="yes"), r"train.tensorboard: must be True or False, or 'auto'"),
         (dict(train__best_metric="mAP"), r"train.best_metric: no figure is called 'mAP'. Valid: AP, images"),
-        (dict(train__ema=2.0), r"train.ema: the decay must lie between 0 and 1"),
+        (dict(train__ema=2.0), r"train.ema: must be a number above 0 and below 1"),
     ],
 )
 def test_config_errors(tmp_path, changes, message):

@@ -70,7 +70,7 @@ def test_weights_of_certain_steps_stay(tmp_path):
 
 @pytest.mark.parametrize("steps", [3, (0,), ("3",)])
 def test_impossible_steps_to_keep(tmp_path, steps):
-    with pytest.raises(ConfigError, match=r"train.keep_steps: must be a list of steps"):
+    with pytest.raises(ConfigError, match=r"train.keep_steps: must be a list, each item a whole number"):
         train_in(tmp_path / "run", config(keep_steps=steps))
 
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Annotated
 
+from annotated_types import MinLen
 from torch import Tensor, nn
 
 from detkit.registry import register
+from detkit.registry.ranges import Channels, Depth
 
 
 @register
@@ -24,7 +27,12 @@ class ConvLayers(nn.Module):
     """
 
     def __init__(
-        self, channels: Sequence[int] = (32, 64, 128), *, levels: int = 2, groups: int = 8, trainable: bool = True
+        self,
+        channels: Annotated[Sequence[Channels], MinLen(1)] = (32, 64, 128),
+        *,
+        levels: Depth = 2,
+        groups: Channels = 8,
+        trainable: bool = True,
     ):
         super().__init__()
         if not 1 <= levels <= len(channels) or any(c % groups for c in channels):

@@ -7,15 +7,17 @@ order of their depth, each at its own resolution. For models of timm see `detkit
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 import torch.nn.functional as F
+from annotated_types import MinLen
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from detkit.backbones.resnet import ResNet
-from detkit.backbones.swin import Block, Stage, Swin, shifted_window_mask
+from detkit.backbones.resnet import BASIC_DEPTHS, DEPTHS, ResNet
+from detkit.backbones.swin import VARIANTS, Block, Stage, Swin, shifted_window_mask
 from detkit.registry import register
+from detkit.registry.ranges import Index, OneOf, OptionsOf, Text
 
 SPAIR_LAYERS = (0, 8, 20, 21, 26, 28, 29, 30)
 STAGES = ("layer1", "layer2", "layer3", "layer4")
@@ -100,12 +102,12 @@ class ResNetLayers(Layers):
 
     def __init__(
         self,
-        depth: int = 101,
-        layers: Sequence[int] = SPAIR_LAYERS,
+        depth: Annotated[int, OneOf((*BASIC_DEPTHS, *DEPTHS))] = 101,
+        layers: Annotated[Sequence[Index], MinLen(1)] = SPAIR_LAYERS,
         *,
         trainable: bool = False,
         frozen_norm: bool = True,
-        pretrained: str | None = None,
+        pretrained: Text | None = None,
     ):
         body = ResNet(depth, frozen_norm=frozen_norm, pretrained=pretrained)
         super().__init__(body, trainable=trainable, frozen_norm=frozen_norm)
@@ -153,12 +155,12 @@ class SwinLayers(Layers):
 
     def __init__(
         self,
-        variant: str | None = None,
-        layers: Sequence[int] = (4, 10, 12),
+        variant: Annotated[str, OneOf(VARIANTS)] | None = None,
+        layers: Annotated[Sequence[Index], MinLen(1)] = (4, 10, 12),
         *,
         trainable: bool = False,
-        pretrained: str | None = None,
-        **options: Any,
+        pretrained: Text | None = None,
+        **options: Annotated[Any, OptionsOf(Swin, without=("num_tokens", "cross_stages", "reduced_map"))],
     ):
         fixed: dict[str, Any] = dict(num_tokens=0, cross_stages=(), reduced_map=False)
         if given := sorted(fixed.keys() & options.keys()):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
+from annotated_types import MinLen
 from torch import Tensor, nn
 
 from detkit.backbones.pretrained import (
@@ -18,6 +19,7 @@ from detkit.backbones.timm_blocks import create_body, embed
 from detkit.backbones.timm_features import create_features
 from detkit.correspondence.features.maps import Layers, check_layers, keep_blocks
 from detkit.registry import register
+from detkit.registry.ranges import Index, Text
 
 
 @register
@@ -41,13 +43,13 @@ class TimmLayers(Layers):
 
     def __init__(
         self,
-        model: str,
-        layers: Sequence[int],
+        model: Text,
+        layers: Annotated[Sequence[Index], MinLen(1)],
         *,
         trainable: bool = False,
         frozen_norm: bool = True,
         model_args: Mapping[str, Any] | None = None,
-        pretrained: bool | str = False,
+        pretrained: bool | Text = False,
     ):
         arguments = checked_model_args(model_args) | dict(out_indices=tuple(sorted(layers)))
         try:
@@ -94,13 +96,13 @@ class EfficientNetLayers(Layers):
 
     def __init__(
         self,
-        model: str,
-        layers: Sequence[int],
+        model: Text,
+        layers: Annotated[Sequence[Index], MinLen(1)],
         *,
         trainable: bool = False,
         frozen_norm: bool = True,
         model_args: Mapping[str, Any] | None = None,
-        pretrained: bool | str = False,
+        pretrained: bool | Text = False,
     ):
         body = create_timm_model(model, pretrained=pretrained is True, **checked_model_args(model_args))
         if type(body).__name__ not in ("EfficientNet", "MobileNetV3"):
@@ -153,12 +155,12 @@ class ViTLayers(Layers):
 
     def __init__(
         self,
-        model: str,
-        layers: Sequence[int],
+        model: Text,
+        layers: Annotated[Sequence[Index], MinLen(1)],
         *,
         trainable: bool = False,
         model_args: Mapping[str, Any] | None = None,
-        pretrained: bool | str = False,
+        pretrained: bool | Text = False,
     ):
         body = create_body(model, pretrained, **checked_model_args(model_args))
         super().__init__(body, trainable=trainable)

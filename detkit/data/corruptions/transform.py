@@ -8,6 +8,7 @@ definitions, so figures are near to, but not the same as, those on images that w
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor
 from detkit.data.corruptions import blur, weather
 from detkit.data.pairs.dataset import PairDataset, PairSample, PairSamples
 from detkit.registry import register, suggest
+from detkit.registry.ranges import OneOf, Seed
 from detkit.structures import ImagePair
 
 Corruption = Callable[[np.ndarray, int, np.random.Generator], np.ndarray]
@@ -84,7 +86,14 @@ class CorruptedPairs(PairSamples):
         ValueError: an unknown corruption or severity.
     """
 
-    def __init__(self, dataset: PairDataset, corruption: str, severity: int, *, seed: int = 0):
+    def __init__(
+        self,
+        dataset: PairDataset,
+        corruption: Annotated[str, OneOf(CORRUPTIONS)],
+        severity: Annotated[int, OneOf(SEVERITIES)],
+        *,
+        seed: Seed = 0,
+    ):
         check_corruption(corruption, severity)
         self.dataset, self.corruption, self.severity, self.seed = dataset, corruption, severity, seed
         self.label_map, self.image_ids, self.labels = dataset.label_map, dataset.image_ids, dataset.labels

@@ -12,11 +12,12 @@ import numpy as np
 import torch
 
 from detkit.data.coco_file import load_json
-from detkit.data.pairs.dataset import PairDataset, PairSample, PairSamples, Side
+from detkit.data.pairs.dataset import PairDataset, PairOptions, PairSample, PairSamples, Side
 from detkit.data.pairs.pool import ImagePool
 from detkit.data.sampling import SampleKeys
 from detkit.data.views import TrainingView
 from detkit.registry import register
+from detkit.registry.ranges import NonNegativeInt, PositiveShare
 from detkit.structures import PairAnnotations
 
 MAX_MACHINE_WEIGHT = 0.9999  # a weight of 1 marks a labelled point; losses treat weights below 1 differently (`trim`)
@@ -66,7 +67,7 @@ class PseudoPairs(PairDataset):
         ValueError: not a file of `write_points`, one that was written for another pool, or one without any points.
     """
 
-    def __init__(self, file: str | Path, pool: ImagePool, **options: Any):
+    def __init__(self, file: str | Path, pool: ImagePool, **options: PairOptions):
         self.file, self.pool = Path(file), pool
         self._pairs = [pair for pair in _read_points(self.file, "pseudo") if pair["points"]]
         if not self._pairs:
@@ -190,7 +191,9 @@ class MixedPairs(PairSamples):
     training_view = MixedView
     sample_keys = MixedKeys
 
-    def __init__(self, labelled: PairDataset, pseudo: PairDataset, *, weight: float = 1.0, ramp: int = 0):
+    def __init__(
+        self, labelled: PairDataset, pseudo: PairDataset, *, weight: PositiveShare = 1.0, ramp: NonNegativeInt = 0
+    ):
         if labelled.label_map != pseudo.label_map:
             raise ValueError(
                 f"the classes of labelled and pseudo pairs differ: {labelled.label_map} and {pseudo.label_map}"

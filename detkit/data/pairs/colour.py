@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 
-from detkit.data.pairs.transforms import IMAGES, AnnotatedImage, PerImageTransform
+from detkit.data.pairs.transforms import IMAGES, AnnotatedImage, PerImageTransform, WhichImages
 from detkit.data.transforms import check_probability, import_albumentations
 from detkit.registry import register, suggest
+from detkit.registry.ranges import OneOf, Share
 
 # Arguments for albumentations: the defaults of the version that the authors' code of CATs was written for.
 CHANGES: dict[str, dict[str, Any]] = {
@@ -41,7 +42,13 @@ class PairColour(PerImageTransform):
         ImportError: albumentations is not installed.
     """
 
-    def __init__(self, probability: float = 0.2, *, changes: Sequence[str] = CATS, images: Sequence[str] = IMAGES):
+    def __init__(
+        self,
+        probability: Share = 0.2,
+        *,
+        changes: Sequence[Annotated[str, OneOf(CHANGES)]] = CATS,
+        images: WhichImages = IMAGES,
+    ):
         super().__init__(images)
         self.probability = check_probability("probability", probability)
         for name in changes:

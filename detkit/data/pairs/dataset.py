@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from detkit.data.sampling import SampleKeys
 from detkit.data.views import EvaluationView, TrainingView
 from detkit.images import image_size, read_image
 from detkit.ops.points import describe_outside, points_inside
+from detkit.registry.ranges import OneOf, OptionsOf, PositiveInt, Seed
 from detkit.structures import ImagePair, LabelMap, PairAnnotations, PairBatch
 from detkit.structures.protocols import Keys, SampleBatch, View
 
@@ -110,9 +112,9 @@ class PairDataset(PairSamples, ABC):
         label_map: LabelMap,
         labels: Sequence[int],
         *,
-        direction: str = "source_to_target",
-        limit: int | None = None,
-        seed: int = 0,
+        direction: Annotated[str, OneOf(DIRECTIONS)] = "source_to_target",
+        limit: PositiveInt | None = None,
+        seed: Seed = 0,
     ):
         if direction not in DIRECTIONS:
             raise ValueError(f"direction must be one of {', '.join(DIRECTIONS)}, got {direction!r}")
@@ -172,6 +174,10 @@ class PairDataset(PairSamples, ABC):
         if self.direction == "target_to_source":
             return ImagePair(images[1], images[0]), annotations.swap()
         return ImagePair(*images), annotations
+
+
+# Arguments that a subclass passes on, `**options: PairOptions`; they are checked with its own.
+PairOptions = Annotated[Any, OptionsOf(PairDataset)]
 
 
 def clean_side(side: Side, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray | None, list[str]]:

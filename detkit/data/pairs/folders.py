@@ -6,15 +6,16 @@ import csv
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from PIL import Image
 
 from detkit.config import missing_data_hint
 from detkit.data.coco_file import load_json
-from detkit.data.pairs.dataset import PairDataset, Side
+from detkit.data.pairs.dataset import PairDataset, PairOptions, Side
 from detkit.registry import register, suggest
+from detkit.registry.ranges import OneOf
 from detkit.structures import LabelMap
 
 SPLITS = ("trn", "val", "test")
@@ -93,7 +94,14 @@ class SPair71k(PairDataset):
         ValueError: a file that is missing or not as it should be; annotations are read with their pair.
     """
 
-    def __init__(self, root: str | Path, split: str, *, size: str = "large", **options: Any):
+    def __init__(
+        self,
+        root: str | Path,
+        split: Annotated[str, OneOf(SPLITS)],
+        *,
+        size: Annotated[str, OneOf(("large", "small"))] = "large",
+        **options: PairOptions,
+    ):
         _check_split(split)
         self.root, self.folder = Path(root), Path(root) / "PairAnnotation" / split
         layout = self.root / "Layout" / size / f"{split}.txt"
@@ -150,7 +158,7 @@ class PFPascal(PairDataset):
         ValueError: a file that is missing or not as it should be; annotations are read with their pair.
     """
 
-    def __init__(self, root: str | Path, split: str, **options: Any):
+    def __init__(self, root: str | Path, split: Annotated[str, OneOf(SPLITS)], **options: PairOptions):
         _check_split(split)
         self.root, self.path = Path(root), Path(root) / f"{split}_pairs.csv"
         self._rows = _read_rows(self.path)
@@ -230,7 +238,7 @@ class PFWillow(PairDataset):
         ValueError: a file that is missing or not as it should be.
     """
 
-    def __init__(self, root: str | Path, **options: Any):
+    def __init__(self, root: str | Path, **options: PairOptions):
         self.root, path = Path(root), Path(root) / "test_pairs.csv"
         rows = _read_rows(path)
         self._files = [[_cell(row, f"image{which}", path) for which in "AB"] for row in rows]

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from detkit.data.coco_file import load_json
-from detkit.data.pairs.dataset import PairDataset, Side
+from detkit.data.pairs.dataset import PairDataset, PairOptions, Side
 from detkit.registry import register
 from detkit.structures import LabelMap
 
@@ -48,7 +48,9 @@ class KeypointPairs(PairDataset):
             message names the file and the entry.
     """
 
-    def __init__(self, annotations: str | Path, pairs: str | Path, images: str | Path | None = None, **options: Any):
+    def __init__(
+        self, annotations: str | Path, pairs: str | Path, images: str | Path | None = None, **options: PairOptions
+    ):
         self.path = Path(annotations)
         self.folder = self.path.parent / "images" if images is None else Path(images)
         content = load_json(self.path)

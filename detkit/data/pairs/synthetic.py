@@ -6,15 +6,17 @@ import math
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
 import numpy as np
 import torch
+from annotated_types import Ge, Le
 from torch import Tensor
 
 from detkit.data.drawing import paint
-from detkit.data.pairs.dataset import PairDataset, Side
+from detkit.data.pairs.dataset import PairDataset, PairOptions, Side
 from detkit.registry import register
+from detkit.registry.ranges import PictureSide, PositiveInt, Seed
 from detkit.structures import LabelMap
 
 
@@ -166,14 +168,14 @@ class SyntheticPairs(PairDataset):
 
     def __init__(
         self,
-        length: int,
+        length: PositiveInt,
         *,
-        seed: int = 0,
-        images: int = 1000,
-        size: int = 128,
-        pose: float = 1.0,
-        appearance: float = 0.5,
-        **options: Any,
+        seed: Seed = 0,
+        images: PositiveInt = 1000,
+        size: PictureSide = 128,
+        pose: Annotated[float, Ge(0), Le(10)] = 1.0,
+        appearance: Annotated[float, Ge(0), Le(10)] = 0.5,
+        **options: PairOptions,
     ):
         if length < 1 or images < 2 * len(KINDS) or size < 32:
             raise ValueError(

@@ -9,9 +9,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Annotated
 
 import numpy as np
 import torch
+from annotated_types import Len, MinLen
 from torch import Tensor
 
 from detkit.data.pairs.dataset import PairSample
@@ -19,9 +21,11 @@ from detkit.data.transforms import check_probability
 from detkit.images import resize_image
 from detkit.ops.points import points_inside
 from detkit.registry import register
+from detkit.registry.ranges import OneOf, Pixels, PositiveShare, Share
 from detkit.structures import ImagePair, PairAnnotations
 
 IMAGES = ("source", "target")
+WhichImages = Annotated[Sequence[Annotated[str, OneOf(IMAGES)]], MinLen(1)]
 
 
 @dataclass(frozen=True)
@@ -110,7 +114,12 @@ class RandomObjectCrop(PerImageTransform):
         images: see `PerImageTransform`.
     """
 
-    def __init__(self, probability: float = 0.5, *, images: Sequence[str] = IMAGES):
+    def __init__(
+        self,
+        probability: Share = 0.5,
+        *,
+        images: WhichImages = IMAGES,
+    ):
         super().__init__(images)
         self.probability = check_probability("probability", probability)
 
@@ -147,10 +156,10 @@ class KeyOut(PerImageTransform):
 
     def __init__(
         self,
-        probability: float = 0.2,
+        probability: Share = 0.2,
         *,
-        size: Sequence[float] = (0.03, 0.1),
-        images: Sequence[str] = ("target",),
+        size: Annotated[Sequence[PositiveShare], Len(2, 2)] = (0.03, 0.1),
+        images: WhichImages = ("target",),
     ):
         super().__init__(images)
         if len(size) != 2 or not 0 < size[0] <= size[1]:
@@ -182,7 +191,7 @@ class RandomPairFlip:
         probability: 0 to 1.
     """
 
-    def __init__(self, probability: float = 0.5):
+    def __init__(self, probability: Share = 0.5):
         self.probability = check_probability("probability", probability)
 
     def __call__(self, pair: ImagePair, annotations: PairAnnotations, rng: np.random.Generator) -> PairSample:
@@ -210,7 +219,7 @@ class PairSwap:
         probability: 0 to 1.
     """
 
-    def __init__(self, probability: float = 0.5):
+    def __init__(self, probability: Share = 0.5):
         self.probability = check_probability("probability", probability)
 
     def __call__(self, pair: ImagePair, annotations: PairAnnotations, rng: np.random.Generator) -> PairSample:
@@ -227,7 +236,7 @@ class PairResize(PerImageTransform):
         side: of the square in pixels.
     """
 
-    def __init__(self, side: int):
+    def __init__(self, side: Pixels):
         super().__init__()
         if side < 1:
             raise ValueError(f"side must be a number of pixels, got {side!r}")

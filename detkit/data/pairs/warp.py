@@ -8,19 +8,21 @@ Shape letters: n places, k control points.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Annotated
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from annotated_types import Ge, Le
 from torch import Tensor
 
-from detkit.data.pairs.transforms import IMAGES, AnnotatedImage, PerImageTransform, clip_box
+from detkit.data.pairs.transforms import IMAGES, AnnotatedImage, PerImageTransform, WhichImages, clip_box
 from detkit.data.transforms import check_probability
 from detkit.ops.splines import control_points, spline_basis, spline_weights
 from detkit.registry import register
+from detkit.registry.ranges import Share
 
 CONTROL = 3  # control points along each side
 STEP = 1e-4  # of the finite differences
@@ -106,14 +108,14 @@ class RandomPairWarp(PerImageTransform):
 
     def __init__(
         self,
-        probability: float = 0.5,
+        probability: Share = 0.5,
         *,
-        rotation: float = 15,
-        shear: float = 30,
-        scale: float = 0.25,
-        shift: float = 0.25,
-        bend: float = 0.4,
-        images: Sequence[str] = IMAGES,
+        rotation: Annotated[float, Ge(0), Le(180)] = 15,
+        shear: Annotated[float, Ge(0), Le(80)] = 30,
+        scale: Annotated[float, Ge(0), Le(0.9)] = 0.25,
+        shift: Share = 0.25,
+        bend: Share = 0.4,
+        images: WhichImages = IMAGES,
     ):
         super().__init__(images)
         limits = dict(rotation=180, shear=80, scale=0.9, shift=1, bend=1)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Annotated, Any
+
+from annotated_types import Ge, Le
 
 from detkit.config import (
     REQUIRED,
     SECTIONS,
     TOP_LEVEL,
     check_options,
+    check_types,
     resolve_config,
     run_options,
 )
@@ -19,6 +21,17 @@ from detkit.config.overrides import set_values
 from detkit.correspondence.annotate import Rules
 from detkit.pipelines.training import error_inside
 from detkit.registry import ConfigError, check_all
+from detkit.registry.ranges import (
+    LARGEST,
+    Component,
+    Finite,
+    NonNegativeInt,
+    OptionsOf,
+    PositiveFloat,
+    PositiveShare,
+    Seed,
+    Share,
+)
 from detkit.runtime.components import check_components, import_components
 
 # The options of the section with their defaults.
@@ -42,10 +55,27 @@ ROUNDS: dict[str, Any] = dict(
     seed=None,  # of the choice of pairs; by default train.seed
     pictures=6,  # pairs that the report shows
 )
-# The least value of options that must be whole numbers, and the range of those that must be numbers.
-WHOLE = dict(pairs=2, rounds=1, ramp=0, pictures=0, seed=0)
-RANGES = dict(gate=(0, 1), alpha=(0, math.inf), weight=(0, 1), min_gain=(-math.inf, math.inf))
-SWITCHES = ("densify", "control", "same_names")
+# Types and ranges of the options.
+TYPES: dict[str, Any] = dict(
+    pool=Component,
+    pairs=Annotated[int, Ge(2), Le(LARGEST)],
+    rounds=Annotated[int, Ge(1), Le(1000)],
+    min_gain=Finite,
+    annotate=Annotated[dict[str, Any], OptionsOf(Rules)],
+    held_out=Component | None,
+    gate=Share,
+    alpha=PositiveFloat,
+    test=Component | None,
+    baseline=Component | None,
+    student=dict[str, Any],
+    weight=PositiveShare,  # control=True trains without annotations
+    ramp=NonNegativeInt,
+    densify=bool,
+    control=bool,
+    same_names=bool,
+    seed=Seed | None,
+    pictures=Annotated[int, Ge(0), Le(10_000)],
+)
 
 
 def resolve(config: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -63,10 +93,9 @@ def resolve(config: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         raise ConfigError("data.val: is missing; the rounds are compared on it")
     run = _steps_or_epochs(run)
     check_components(_plain_run(run))
-    section["seed"] = (
-        run["train"].get("seed", SECTIONS["train"]["seed"]) if section["seed"] is None else section["seed"]
-    )
-    _check_values(section)
+    check_types(section, TYPES, "rounds")
+    if section["seed"] is None:
+        section["seed"] = run["train"].get("seed", SECTIONS["train"]["seed"])
     rules(section)
     _check_student(run, section)
     if section["baseline"] is None:
@@ -83,23 +112,6 @@ def complete(config: dict[str, Any]) -> dict[str, Any]:
     if "epochs" not in run["train"]:
         del full["train"]["epochs"]
     return {**full, "rounds": {**section, "annotate": vars(rules(section))}}
-
-
-def _check_values(section: dict[str, Any]) -> None:
-    for name, minimum in WHOLE.items():
-        if type(section[name]) is not int or section[name] < minimum:
-            raise ConfigError(f"rounds.{name}: must be a whole number of at least {minimum}, got {section[name]!r}")
-    for name, (low, high) in RANGES.items():
-        if type(section[name]) not in (int, float) or not low <= section[name] <= high:
-            raise ConfigError(f"rounds.{name}: must be a number in {low}..{high}, got {section[name]!r}")
-    if section["weight"] == 0:
-        raise ConfigError("rounds.weight: must be above 0; rounds.control=True trains without annotations")
-    for name in SWITCHES:
-        if type(section[name]) is not bool:
-            raise ConfigError(f"rounds.{name}: must be True or False, got {section[name]!r}")
-    for name in ("annotate", "student"):
-        if not isinstance(section[name], dict):
-            raise ConfigError(f"rounds.{name}: must be a dict of options, got {section[name]!r}")
 
 
 def rules(section: dict[str, Any]) -> Rules:

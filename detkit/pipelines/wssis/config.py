@@ -14,7 +14,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from annotated_types import Gt, Lt, MinLen
 
 from detkit.config import (
     LISTS,
@@ -23,6 +25,7 @@ from detkit.config import (
     check_hooks,
     check_keys,
     check_options,
+    check_types,
     resolve_config,
     run_options,
 )
@@ -30,7 +33,8 @@ from detkit.config.overrides import set_values
 from detkit.modeling.prompted import NEEDED
 from detkit.pipelines.training import error_inside, run_config
 from detkit.pointseg.refine.crops import SIZE
-from detkit.registry import ConfigError, check
+from detkit.registry import ConfigError, check, check_value
+from detkit.registry.ranges import Device, Images, OneOf, PositiveInt, Seed, Text
 from detkit.runtime.components import check_components, import_components
 
 SOURCES = ("data", "split", "scenes")
@@ -74,6 +78,20 @@ SECTIONS: dict[str, dict[str, Any]] = {
         device="auto",  # of the predictions; "auto" is cuda where there is one
         students=("raw", "refined"),  # on which labels students are trained
     ),
+}
+_POINTS = Annotated[str, OneOf(("centre", "random", "given"))]
+_PROMPT = Annotated[str, OneOf([name for name, needed in NEEDED.items() if "points" in needed])]
+_PERCENT = Annotated[float, Gt(0), Lt(100)]
+# Types and ranges of the options.
+TYPES: dict[str, dict[str, Any]] = {
+    "data": dict(strong=Text, weak=Text, image_folder=Text, truth=Text | None, val=Text | None)
+    | dict(val_image_folder=Text | None),
+    "split": dict(annotation_file=Text, image_folder=Text, percent=_PERCENT, seed=Seed | None, points=_POINTS)
+    | dict(boxes=bool, val=Text | None, val_image_folder=Text | None),
+    "scenes": dict(images=PositiveInt, val_images=PositiveInt, percent=_PERCENT, seed=Seed | None, points=_POINTS)
+    | dict(boxes=bool, options=dict[str, Any]),
+    "pseudo": dict(prompt=_PROMPT, refine_prompt=_PROMPT, batch_size=Images, device=Device)
+    | dict(students=Annotated[Sequence[Literal["raw", "refined"]], MinLen(1)]),
 }
 # Options of the section `refine` besides those of a run: at which steps the unfinished teacher predicts the rough masks
 # that the refiner learns from, and options of `RefineCrops`.
@@ -161,7 +179,9 @@ def _filled(section: Any, name: str) -> dict[str, Any]:
     missing = [key for key, default in options.items() if default is REQUIRED and section.get(key) is None]
     if missing:
         raise ConfigError(f"{name}: option {missing[0]!r} is missing")
-    return {**options, **section}
+    filled = {**options, **section}
+    check_types(filled, TYPES[name], name)
+    return filled
 
 
 def _run(section: Any, name: str, seed: int) -> dict[str, Any]:
@@ -223,8 +243,7 @@ def _check_refine(config: dict[str, Any]) -> None:
     refine.setdefault("crops", {})
     _check_arguments(refine["crops"], "RefineCrops", "refine.crops")
     steps, train = refine.get("teacher_steps"), config["teacher"]["train"]
-    if not isinstance(steps, (list, tuple)) or not steps or not all(type(s) is int and s >= 1 for s in steps):
-        raise ConfigError(f"refine.teacher_steps: must be a list of steps of the teacher, got {steps!r}")
+    check_value(steps, Annotated[Sequence[PositiveInt], MinLen(1)], "refine.teacher_steps")
     last = train.get("max_steps")
     if last is not None and max(steps) > last:
         raise ConfigError(f"refine.teacher_steps: {max(steps)} is beyond teacher.train.max_steps, {last}")
@@ -238,28 +257,19 @@ def _check_refine(config: dict[str, Any]) -> None:
 
 
 def _check_pseudo(config: dict[str, Any]) -> None:
-    pseudo, prompts = config["pseudo"], [name for name, needed in NEEDED.items() if "points" in needed]
-    for key in ("prompt", "refine_prompt"):
-        if pseudo[key] not in prompts:
-            raise ConfigError(f"pseudo.{key}: must be one of {', '.join(prompts)}, got {pseudo[key]!r}")
+    pseudo = config["pseudo"]
     source = next(name for name in SOURCES if config[name] is not None)
     if pseudo["prompt"] == "point_with_size" and not config[source].get("boxes", True):
         raise ConfigError(f"pseudo.prompt: 'point_with_size' needs boxes; set {source}.boxes=True, or choose 'point'")
-    if type(pseudo["batch_size"]) is not int or pseudo["batch_size"] < 1:
-        raise ConfigError(f"pseudo.batch_size: must be a whole number of at least 1, got {pseudo['batch_size']!r}")
     students = pseudo["students"]
-    is_list = isinstance(students, (list, tuple)) and all(kind in ("raw", "refined") for kind in students)
-    if not is_list or len(set(students)) < len(students):
-        raise ConfigError(f"pseudo.students: must be a list of 'raw' and 'refined', got {students!r}")
+    if len(set(students)) < len(students):
+        raise ConfigError(f"pseudo.students: must name each kind once, got {students!r}")
     if list(students) == ["refined"] and config["refine"] is None:
         raise ConfigError("pseudo.students: 'refined' needs the section refine")
 
 
 def _check_values(config: dict[str, Any]) -> None:
     _check_pseudo(config)
-    if type(config["seed"]) is not int or config["seed"] < 0:
-        raise ConfigError(f"seed: must be a whole number of at least 0, got {config['seed']!r}")
-    if type(config["bound"]) is not bool:
-        raise ConfigError(f"bound: must be True or False, got {config['bound']!r}")
+    check_types({key: config[key] for key in DEFAULTS}, dict(seed=Seed, bound=bool), "config")
     if config["bound"] and config["data"] is not None and config["data"]["truth"] is None:
         raise ConfigError("bound: needs the true masks of the weak images (data.truth)")

@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
+from annotated_types import Ge, Le
 from torch import Tensor
 
 from detkit.data.base import ImageDataset
@@ -21,6 +22,7 @@ from detkit.pointseg.refine.batches import Origin, RoughMasks, collate
 from detkit.pointseg.refine.crops import SIZE, Crop, CropDraw, training_crop
 from detkit.pointseg.refine.losses import match_masks
 from detkit.registry import register
+from detkit.registry.ranges import PictureSide, Scale, Texts
 from detkit.structures import Annotations
 
 logger = logging.getLogger(__name__)
@@ -105,10 +107,10 @@ class RefineCrops(ImageDataset):
         annotation_file: str | Path,
         image_folder: str | Path,
         *,
-        size: int = SIZE,
-        max_box: float = 2.0,
-        scales: tuple[float, float] = (0.5, 1.5),
-        classes: Sequence[str] | None = None,
+        size: PictureSide = SIZE,
+        max_box: Annotated[float, Ge(1), Le(100)] = 2.0,
+        scales: tuple[Scale, Scale] = (0.5, 1.5),
+        classes: Texts | None = None,
     ):
         if isinstance(predictions, (str, Path)) or not predictions:
             raise ValueError(f"predictions must be a list of files, got {predictions!r}")

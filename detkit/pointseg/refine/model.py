@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from annotated_types import Ge, Le
 from torch import Tensor
 
 from detkit.images import load_image
@@ -15,6 +16,7 @@ from detkit.pointseg.refine.inference import BOX_SCALE, refine_masks
 from detkit.pointseg.refine.losses import refine_loss
 from detkit.pointseg.refine.network import MaskRefineNet
 from detkit.registry import register
+from detkit.registry.ranges import Channels, PictureSide, Text
 from detkit.structures import LabelMap
 
 
@@ -40,11 +42,11 @@ class MaskRefiner(Model):
         self,
         num_classes: int,
         *,
-        encoder: str = "resnet101",
-        width: int = 512,
-        pretrained: str | bool | None = None,
-        size: int = SIZE,
-        box_scale: float = BOX_SCALE,
+        encoder: Text = "resnet101",
+        width: Channels = 512,
+        pretrained: Text | bool | None = None,
+        size: PictureSide = SIZE,
+        box_scale: Annotated[float, Ge(1), Le(100)] = BOX_SCALE,
         official: bool = False,
     ):
         if size < 32:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from detkit.ops.boxes import box_iou, cxcywh_to_xyxy, generalized_iou, xyxy_to_cxcywh
 from detkit.registry import register
+from detkit.registry.ranges import NonNegativeFloat, Objects
 from detkit.structures import Annotations
 from detkit.vidt.losses.matching import Assignment, Targets, hungarian_assignment, matching_cost
 from detkit.vidt.losses.token_labels import dice_loss, token_targets
@@ -103,14 +104,14 @@ class SetCriterion:
     def __init__(
         self,
         *,
-        class_weight: float = 2.0,
-        box_weight: float = 5.0,
-        giou_weight: float = 2.0,
-        iou_weight: float = 2.0,
-        vector_weight: float = 3.0,
-        token_weight: float = 2.0,
+        class_weight: NonNegativeFloat = 2.0,
+        box_weight: NonNegativeFloat = 5.0,
+        giou_weight: NonNegativeFloat = 2.0,
+        iou_weight: NonNegativeFloat = 2.0,
+        vector_weight: NonNegativeFloat = 3.0,
+        token_weight: NonNegativeFloat = 2.0,
         official: bool = False,
-        positives: int = 8,
+        positives: Objects = 8,
     ):
         self.class_weight, self.box_weight, self.giou_weight = class_weight, box_weight, giou_weight
         self.iou_weight, self.vector_weight, self.token_weight = iou_weight, vector_weight, token_weight

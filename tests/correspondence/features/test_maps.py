@@ -153,7 +153,7 @@ def test_weights_come_from_a_local_file(kind):
 def test_wrong_layers_and_models_are_explained():
     with pytest.raises(ConfigError, match=r"0\.\.5, got \[2, 6\]"):
         make(SWIN, layers=[2, 6])
-    with pytest.raises(ConfigError, match=r"num_tokens concern the \[DET\] tokens"):
+    with pytest.raises(ConfigError, match=r"unknown argument 'num_tokens' of SwinLayers"):
         make(SWIN, num_tokens=3)
     with pytest.raises(ConfigError, match=r"0\.\.3, got \[4\]"):
         make(VIT, layers=[4])

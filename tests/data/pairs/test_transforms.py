@@ -243,12 +243,12 @@ def test_all_transforms_work_from_a_config_in_workers_and_repeat():
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        (dict(type="RandomObjectCrop", probability=2), "probability must lie in 0..1"),
-        (dict(type="KeyOut", images="target"), 'images must be a list of "source" and "target"'),
+        (dict(type="RandomObjectCrop", probability=2), "probability: must be a number from 0 to 1"),
+        (dict(type="KeyOut", images="target"), "images: must be a list"),
         (dict(type="KeyOut", size=[0.2, 0.1]), "size must be two numbers"),
-        (dict(type="RandomPairWarp", bend=3), "bend must lie in 0..1"),
+        (dict(type="RandomPairWarp", bend=3), "bend: must be a number from 0 to 1"),
         (dict(type="PairColour", changes=["ToGrey"]), "did you mean 'ToGray'"),
-        (dict(type="PairResize", side=0), "side must be"),
+        (dict(type="PairResize", side=0), "side: must be"),
     ],
 )
 def test_wrong_options_are_explained(config, message):
