@@ -30,7 +30,7 @@ from detkit.backbones.layers import (
 )
 from detkit.backbones.pretrained import load_pretrained
 from detkit.registry import register
-from detkit.registry.ranges import Channels, Depth, OneOf, Text, Tokens
+from detkit.registry.ranges import Channels, Depth, Objects, OneOf, Text
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "tiny": dict(dims=(64, 128, 256, 320), depths=(2, 2, 2, 2), mlp_ratios=(8, 8, 4, 4)),
@@ -216,7 +216,7 @@ class CoaT(nn.Module):
         self,
         variant: Annotated[str, OneOf(VARIANTS)] | None = None,
         *,
-        num_tokens: Tokens = 100,
+        num_tokens: Objects = 100,
         dims: Annotated[Sequence[Channels], Len(4, 4)] | None = None,
         depths: Annotated[Sequence[Depth], Len(4, 4)] | None = None,
         mlp_ratios: Annotated[Sequence[Depth], Len(4, 4)] | None = None,

@@ -5,14 +5,15 @@ from __future__ import annotations
 import difflib
 import logging
 import re
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
 
 from detkit.download.fetch import local_file
 from detkit.official.unpickling import read_stored
+from detkit.registry.ranges import Channels, Depth, OptionsOf, Pixels, PositiveFloat, ShareBelowOne
 
 logger = logging.getLogger(__name__)
 
@@ -99,6 +100,26 @@ def _torchvision_operators_load() -> bool:
     return True
 
 
+def timm_arguments(
+    *,
+    img_size: Pixels | tuple[Pixels, Pixels] | None = None,
+    patch_size: Pixels | tuple[Pixels, Pixels] | None = None,
+    embed_dim: Channels | Sequence[Channels] | None = None,
+    depth: Depth | None = None,
+    depths: Sequence[Depth] | None = None,
+    num_heads: Depth | Sequence[Depth] | None = None,
+    mlp_ratio: PositiveFloat | Sequence[PositiveFloat] | None = None,
+    drop_rate: ShareBelowOne = 0.0,
+    drop_path_rate: ShareBelowOne = 0.0,
+    **others: Any,
+) -> dict[str, Any]:
+    """Types and ranges of arguments that many timm models share; what else there is depends on the model."""
+    return {**locals(), **others}
+
+
+ModelArgs = Annotated[Mapping[str, Any], OptionsOf(timm_arguments)]
+
+
 def checked_model_args(model_args: Mapping[str, Any] | None) -> dict[str, Any]:
     """The `model_args` of a config as arguments for `create_timm_model`; None gives none.
 
@@ -128,6 +149,8 @@ def create_timm_model(name: str, **arguments: Any) -> nn.Module:
         return timm.create_model(name, **arguments)
     except Exception as error:
         if not arguments.get("pretrained") or isinstance(error, TypeError):
+            if isinstance(error, (RuntimeError, ArithmeticError, LookupError, AttributeError)):
+                raise ValueError(f"timm cannot build {name} with {arguments}: {error}") from error
             raise
         raise ValueError(f"timm could not fetch the weights of {name}: {error}") from error
 

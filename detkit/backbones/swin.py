@@ -31,7 +31,7 @@ from detkit.backbones.layers import (
 from detkit.backbones.pretrained import load_pretrained
 from detkit.ops.linear import Linear
 from detkit.registry import register
-from detkit.registry.ranges import Channels, Depth, Index, OneOf, ShareBelowOne, Text, Tokens
+from detkit.registry.ranges import Channels, Depth, Index, Objects, OneOf, ShareBelowOne, Text
 
 VARIANTS = {
     "nano": dict(embed_dim=48, depths=(2, 2, 6, 2), num_heads=(3, 6, 12, 24), drop_path=0.0),
@@ -271,7 +271,7 @@ class Swin(nn.Module):
         self,
         variant: Annotated[str, OneOf(VARIANTS)] | None = None,
         *,
-        num_tokens: Tokens = 100,
+        num_tokens: Objects = 100,
         embed_dim: Channels | None = None,
         depths: Annotated[Sequence[Depth], MinLen(1)] | None = None,
         num_heads: Annotated[Sequence[Depth], MinLen(1)] | None = None,

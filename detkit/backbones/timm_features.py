@@ -17,6 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from detkit.backbones.layers import DetFeatures
 from detkit.backbones.pretrained import (
+    ModelArgs,
     checked_model_args,
     create_timm_model,
     is_counter,
@@ -24,7 +25,7 @@ from detkit.backbones.pretrained import (
     names_in_body,
 )
 from detkit.registry import register
-from detkit.registry.ranges import Channels, Index, Text, Tokens
+from detkit.registry.ranges import Channels, Index, Objects, Text
 
 STRIDES = (8, 16, 32)
 
@@ -60,11 +61,11 @@ class TimmFeatures(nn.Module):
         self,
         model: Text = "resnet18",
         *,
-        num_tokens: Tokens = 100,
+        num_tokens: Objects = 100,
         pos_dim: Channels = 256,
         out_indices: Annotated[Sequence[Index], MinLen(1)] | None = None,
         frozen_norm: bool = True,
-        model_args: Mapping[str, Any] | None = None,
+        model_args: ModelArgs | None = None,
         pretrained: bool | Text = False,
     ):
         super().__init__()

@@ -10,16 +10,15 @@ c channels, m heads, d channels of a head. Prefix tokens are the class and regis
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from detkit.backbones.layers import CrossInputs, DetFeatures, resize_mask
-from detkit.backbones.pretrained import checked_model_args
+from detkit.backbones.pretrained import ModelArgs, checked_model_args
 from detkit.backbones.pyramid import SimplePyramid
 from detkit.backbones.swin import join_windows, split_windows
 from detkit.backbones.timm_blocks import attention_dropout, create_body, embed, finish, project, rotate
@@ -111,7 +110,7 @@ class ViT(nn.Module):
         pos_dim: Channels = 256,
         out_channels: Channels = 256,
         drop_path: ShareBelowOne = 0.0,
-        model_args: Mapping[str, Any] | None = None,
+        model_args: ModelArgs | None = None,
         pretrained: bool | Text = False,
     ):
         super().__init__()

@@ -39,6 +39,7 @@ __all__ = [
     "check_hooks",
     "check_keys",
     "check_options",
+    "check_sections",
     "check_types",
     "config_names",
     "data_folder",
@@ -183,19 +184,30 @@ def check_keys(config: dict[str, Any]) -> None:
             raise ConfigError(f"{name}: option {missing[0]!r} is missing")
 
 
+def check_sections(config: dict[str, Any]) -> None:
+    """Check that the sections of a run's config which are there are dicts.
+
+    Raises:
+        ConfigError: one is not; the message begins with its name.
+    """
+    for name in (*COMPONENTS, *SECTIONS):
+        if name in config:
+            check_value(config[name], dict[str, Any], name)
+
+
 def resolve_config(config: dict[str, Any]) -> dict[str, Any]:
     """The complete config of a run: checked, every option stated, and made of JSON types only.
 
     Raises:
         ConfigError: see `check_keys` and `to_json`; also a number out of its range.
     """
+    check_sections(config)
     check_keys(config)
     resolved = dict(config)
     for name in SECTIONS:
         section = config.get(name, {})
         resolved[name] = {**section_options(name, section), **section}
     for name, default in (("schedule", "cosine"), ("evaluator", "CocoEvaluator")):
-        check_value(config.get(name, {}), dict[str, Any], name)
         resolved[name] = {"type": default, **config.get(name, {})}
     resolved["imports"] = absolute_imports(config.get("imports", ()), Path.cwd())
     resolved["hooks"] = check_hooks(config.get("hooks", ()))
@@ -245,7 +257,7 @@ def section_options(name: str, section: Any) -> dict[str, Any]:
     if name != "optimizer":
         return options
     kind = section.get("type", options["type"]) if isinstance(section, dict) else options["type"]
-    if kind not in OPTIMIZERS:
+    if not isinstance(kind, str) or kind not in OPTIMIZERS:
         raise ConfigError(f"optimizer.type: unknown optimizer {kind!r}{suggest(str(kind), OPTIMIZERS)}")
     return {**options, **OPTIMIZERS[kind]}
 

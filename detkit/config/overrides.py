@@ -30,9 +30,14 @@ def set_values(config: dict[str, Any], settings: Sequence[str], options: Options
             raise ConfigError(f"override {setting!r}: expected path=value, for example train.epochs=12")
         *parents, last = path.strip().split(".")
         holder: Any = config
+        inside = False  # of a component
         for depth, key in enumerate(parents):
             _add_section(holder, key, parents[:depth], options)
             holder = holder[_existing_key(holder, key, parents[:depth], options)]
+            inside = inside or (isinstance(holder, dict) and "type" in holder)
+        if inside and isinstance(holder, dict):  # the check of the component's arguments knows the names
+            holder[last] = parse_value(text.strip())
+            continue
         holder[_settable_key(holder, last, parents, options)] = parse_value(text.strip())
     return config
 

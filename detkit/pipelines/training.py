@@ -44,7 +44,7 @@ def error_inside(name: str, error: ValueError) -> ConfigError:
     text = str(error)
     if not isinstance(error, ConfigError):
         return ConfigError(f"{name}: {text}")
-    return ConfigError(name + text.removeprefix("config") if text.startswith("config:") else f"{name}.{text}")
+    return ConfigError(name + text.removeprefix("config") if text.startswith("config") else f"{name}.{text}")
 
 
 def stable_part(section: dict[str, Any]) -> dict[str, Any]:

@@ -7,8 +7,8 @@ import importlib
 import inspect
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, get_args, get_origin
 
 from detkit.registry.errors import ConfigError
 from detkit.registry.ranges import OptionsOf
@@ -17,6 +17,7 @@ from detkit.registry.values import describe, evaluated, fits, literals, option_m
 __all__ = [
     "ConfigError",
     "UnknownComponentError",
+    "accepted_arguments",
     "build",
     "check",
     "check_all",
@@ -135,7 +136,7 @@ def check(config: dict[str, Any], path: str = "config", extra: Iterable[str] = (
     for key in given & added:
         raise ConfigError(f"{path}.{key}: is set by the program, remove it from the config")
     _check_names(name, component, given, added, path)
-    known = _accepted(component)
+    known = accepted_arguments(component)
     for key in given & known.keys():
         _check_argument(config[key], known[key], f"{path}.{key}")
     return name, component
@@ -168,6 +169,9 @@ def check_value(value: Any, wanted: Any, path: str) -> None:
         ConfigError: the value is another; the message begins with `path` and says what is wanted.
     """
     if not fits(value, wanted, _makes):
+        for number, item in enumerate(value if isinstance(value, (list, tuple)) else ()):
+            if isinstance(item, Mapping) and get_origin(wanted) is Sequence:
+                check_value(item, get_args(wanted)[0], f"{path}.{number}")
         raise ConfigError(f"{path}: must be {describe(wanted)}, got {shown(value)}{_near_choice(value, wanted)}")
     if isinstance(value, Mapping):
         for mark in option_marks(wanted):
@@ -181,6 +185,21 @@ def _near_choice(value: Any, wanted: Any) -> str:
     return next((nearest(item, choices) for item in items if isinstance(item, str) and item not in choices), "")
 
 
+def accepted_arguments(component: Callable) -> dict[str, inspect.Parameter]:
+    """The arguments that a component takes by name, with those that `**options` passes on, see `OptionsOf`.
+
+    Their annotations are evaluated.
+    """
+    accepted: dict[str, inspect.Parameter] = {}
+    for name, parameter in parameters_of(component).items():
+        if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
+            accepted[name] = parameter
+        elif parameter.kind is parameter.VAR_KEYWORD:
+            for mark in option_marks(parameter.annotation):
+                accepted = {**_options_of(mark), **accepted}
+    return accepted
+
+
 def check_options(values: Mapping[str, Any], mark: OptionsOf, path: str) -> None:
     """Check a dict of arguments of another constructor.
 
@@ -188,7 +207,10 @@ def check_options(values: Mapping[str, Any], mark: OptionsOf, path: str) -> None
         ConfigError: an unknown or a wrong one.
     """
     known = _options_of(mark)
+    open_end = any(p.kind is p.VAR_KEYWORD for p in parameters_of(mark.target).values())
     for key, value in values.items():
+        if open_end and key not in known:
+            continue
         if key not in known:
             raise ConfigError(f"{path}: unknown option {key!r}{suggest(str(key), known)}")
         _check_argument(value, known[key], f"{path}.{key}")
@@ -219,10 +241,11 @@ def _claim(name: str, origin: str) -> None:
 
 def _check_names(name: str, component: Callable, given: set[str], added: set[str], path: str) -> None:
     """Check that a component has all arguments that are `given` in the config and `added` by the program."""
-    known, parameters = _accepted(component), inspect.signature(component).parameters.values()
+    known, parameters = accepted_arguments(component), inspect.signature(component).parameters.values()
     if not any(p.kind is p.VAR_KEYWORD for p in parameters) or known.keys() - {p.name for p in parameters}:
-        for key in sorted(given - known.keys()):
-            raise ConfigError(f"{path}: unknown argument {key!r} of {name}{suggest(key, known.keys() - added)}")
+        for key in sorted(given - known.keys(), key=lambda key: (not nearest(key, ["type"]), key)):
+            valid = {*known, *(["type"] if nearest(key, ["type"]) else [])} - added
+            raise ConfigError(f"{path}: unknown argument {key!r} of {name}{suggest(key, valid)}")
         if unfit := sorted(added - known.keys()):
             raise ConfigError(f"{path}: {name} cannot stand here, it has no argument {', '.join(map(repr, unfit))}")
     named = (p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY))
@@ -231,20 +254,8 @@ def _check_names(name: str, component: Callable, given: set[str], added: set[str
         raise ConfigError(f"{path}: missing argument {', '.join(map(repr, missing))} of {name}")
 
 
-def _accepted(component: Callable) -> dict[str, inspect.Parameter]:
-    """The arguments that a component takes by name, with those of the `OptionsOf` at its `**options`."""
-    accepted: dict[str, inspect.Parameter] = {}
-    for name, parameter in parameters_of(component).items():
-        if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
-            accepted[name] = parameter
-        elif parameter.kind is parameter.VAR_KEYWORD:
-            for mark in option_marks(parameter.annotation):
-                accepted = {**_options_of(mark), **accepted}
-    return accepted
-
-
 def _options_of(mark: OptionsOf) -> dict[str, inspect.Parameter]:
-    known = _accepted(mark.target)
+    known = accepted_arguments(mark.target)
     return {name: p for name, p in known.items() if p.default is not p.empty and name not in mark.without}
 
 

@@ -24,8 +24,7 @@ Pixels = Annotated[int, Ge(1), Le(65_536)]  # of a side
 PictureSide = Annotated[int, Ge(32), Le(16_384)]  # of a generated picture or a crop, in pixels
 Channels = Annotated[int, Ge(1), Le(16_384)]  # of a layer
 Depth = Annotated[int, Ge(1), Le(256)]  # layers, blocks, heads, or cells of a side
-Tokens = Annotated[int, Ge(0), Le(10_000)]
-Objects = Annotated[int, Ge(1), Le(100_000)]  # of an image
+Objects = Annotated[int, Ge(1), Le(100_000)]  # or tokens, of an image
 Index = Annotated[int, Ge(0), Le(1024)]  # of a layer
 
 Finite = Annotated[float, Ge(-LARGEST), Le(LARGEST)]

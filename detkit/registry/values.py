@@ -92,7 +92,7 @@ def describe(wanted: Any) -> str:
         return "a dict"
     if inspect.isclass(plain) and issubclass(plain, os.PathLike):
         return "a path"
-    return f"a component that is a {getattr(plain, '__name__', plain)}"
+    return f"a component, dict(type=...), that is a {getattr(plain, '__name__', plain)}"
 
 
 def shown(value: Any) -> str:

@@ -100,12 +100,23 @@ def check_components(config: dict[str, Any]) -> None:
     for name in ("model", "schedule", "evaluator"):
         check_value(config[name], Component, name)
     check_value(config["model"], Model, "model")
+    for name in ("train", "val"):
+        _check_dataset(config["data"][name], f"data.{name}")
     for number, hook in enumerate(config["hooks"]):
         check_value(hook, Component, f"hooks.{number}")
     sections = {name: config[name] for name in ("model", "schedule", "evaluator", "data", "hooks")}
     sections["model"] = {key: value for key, value in config["model"].items() if key != "num_classes"}
     for name, section in sections.items():
         check_all(section, name, ADDED.get(name, ()))
+
+
+def _check_dataset(config: dict[str, Any] | None, path: str) -> None:
+    """Refuse a component whose class cannot be a dataset; what others lack is found when they are built."""
+    if config is None:
+        return
+    made = lookup(config["type"], path)
+    if inspect.isclass(made) and not hasattr(made, "__getitem__"):
+        raise ConfigError(f"{path}: a {config['type']} is no dataset; name one such as CocoDataset")
 
 
 def build_model(

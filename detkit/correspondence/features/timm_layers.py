@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 from annotated_types import MinLen
 from torch import Tensor, nn
 
 from detkit.backbones.pretrained import (
+    ModelArgs,
     checked_model_args,
     create_timm_model,
     is_counter,
@@ -48,7 +49,7 @@ class TimmLayers(Layers):
         *,
         trainable: bool = False,
         frozen_norm: bool = True,
-        model_args: Mapping[str, Any] | None = None,
+        model_args: ModelArgs | None = None,
         pretrained: bool | Text = False,
     ):
         arguments = checked_model_args(model_args) | dict(out_indices=tuple(sorted(layers)))
@@ -101,7 +102,7 @@ class EfficientNetLayers(Layers):
         *,
         trainable: bool = False,
         frozen_norm: bool = True,
-        model_args: Mapping[str, Any] | None = None,
+        model_args: ModelArgs | None = None,
         pretrained: bool | Text = False,
     ):
         body = create_timm_model(model, pretrained=pretrained is True, **checked_model_args(model_args))
@@ -159,7 +160,7 @@ class ViTLayers(Layers):
         layers: Annotated[Sequence[Index], MinLen(1)],
         *,
         trainable: bool = False,
-        model_args: Mapping[str, Any] | None = None,
+        model_args: ModelArgs | None = None,
         pretrained: bool | Text = False,
     ):
         body = create_body(model, pretrained, **checked_model_args(model_args))

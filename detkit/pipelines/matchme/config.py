@@ -13,6 +13,7 @@ from detkit.config import (
     SECTIONS,
     TOP_LEVEL,
     check_options,
+    check_sections,
     check_types,
     resolve_config,
     run_options,
@@ -87,6 +88,7 @@ def resolve(config: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     check_options(config, (*TOP_LEVEL, "rounds"), "config")
     section = _filled(config.get("rounds"))
     run = {key: value for key, value in config.items() if key != "rounds"}
+    check_sections(run)
     run["evaluator"] = {"type": "PCKEvaluator", **run.get("evaluator", {})}
     import_components(run.get("imports", ()))
     if not isinstance(run.get("data"), dict) or run["data"].get("val") is None:
@@ -159,6 +161,10 @@ def student_config(
         ConfigError: `rounds.student` names datasets.
     """
     change = section["student"]
+    try:
+        check_sections(change)
+    except ConfigError as error:
+        raise error_inside("rounds.student", error) from error
     if {"train", "val"} & change.get("data", {}).keys():
         raise ConfigError("rounds.student.data: the datasets are those of the rounds; leave train and val out")
     seed = run["train"].get("seed", SECTIONS["train"]["seed"]) + 1 + number
@@ -193,6 +199,8 @@ def _steps_or_epochs(run: dict[str, Any]) -> dict[str, Any]:
 def _plain_run(run: dict[str, Any]) -> dict[str, Any]:
     """The complete config of a run, with one epoch where the epochs follow from `train.max_steps`."""
     train = run.get("train", {})
+    if "epochs" not in train and train.get("max_steps") is None:
+        raise ConfigError("train: needs epochs or max_steps")
     steps_count = "epochs" not in train and train.get("max_steps") is not None
     return resolve_config({**run, "train": {**train, "epochs": 1}} if steps_count else run)
 

@@ -25,6 +25,7 @@ from detkit.config import (
     check_hooks,
     check_keys,
     check_options,
+    check_sections,
     check_types,
     resolve_config,
     run_options,
@@ -136,9 +137,9 @@ def resolve(config: dict[str, Any]) -> dict[str, Any]:
         if resolved[name] is not None:
             lists = {key: resolved[key] for key in LISTS if resolved[key]}
             resolved[name] = {**_run(resolved[name], name, resolved["seed"]), **lists}
-    _check_refine(resolved)
     _check_values(resolved)
     _check_components(resolved, given[0])
+    _check_refine(resolved)
     return resolved
 
 
@@ -187,9 +188,13 @@ def _filled(section: Any, name: str) -> dict[str, Any]:
 def _run(section: Any, name: str, seed: int) -> dict[str, Any]:
     """A run's section, checked, with its seed."""
     check_options(section, (*RUN_KEYS, *(REFINE if name == "refine" else ())), name)
+    try:
+        check_sections(section)
+    except ConfigError as error:
+        raise error_inside(name, error) from error
     data, train = section.get("data", {}), section.get("train", {})
     for key in ("train", "val"):
-        if isinstance(data, dict) and key in data:
+        if key in data:
             raise ConfigError(f"{name}.data.{key}: the stages fill it in; leave it out")
     run = {key: value for key, value in section.items() if key not in REFINE}
     try:
