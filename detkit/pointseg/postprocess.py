@@ -17,7 +17,7 @@ from detkit.pointseg.candidates import Candidates, ImagePredictions, area_and_su
 from detkit.pointseg.geometry import mask_boxes
 from detkit.pointseg.nms import mask_nms, matrix_nms
 from detkit.registry import register
-from detkit.registry.ranges import Objects, OneOf, PositiveFloat, Share
+from detkit.registry.ranges import InnerShare, Objects, OneOf, PositiveFloat, Share
 from detkit.structures import Detections
 
 # Parts of each axis in which masks are brought to the original size.
@@ -77,7 +77,7 @@ class SoloPostprocess:
         iou_threshold: Share = 0.5,
         score_threshold: Share = 0.1,
         update_threshold: Share = 0.05,
-        mask_threshold: Share = 0.5,
+        mask_threshold: InnerShare = 0.5,
         pre_nms: Objects = 500,
         max_detections: Objects = 100,
     ):

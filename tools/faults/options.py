@@ -24,7 +24,7 @@ from detkit.pipelines.training import error_inside
 from detkit.pipelines.wssis import config as wssis
 from detkit.registry import ConfigError, accepted_arguments, build, lookup
 from detkit.registry.values import describe, option_marks
-from detkit.runtime.components import ADDED, build_model, check_components, import_components
+from detkit.runtime.components import ADDED, build_datasets, build_model, check_components, import_components
 from detkit.structures import LabelMap
 
 HUGE = 10**12
@@ -172,27 +172,32 @@ def is_good(message: str, fault: Fault) -> bool:
     return key in message or "nothing is registered as" in message
 
 
-_built: set[str] = set()
+_built: dict[str, ConfigError | None] = {}  # what building with a value of an option raised
 
 
 def build_part(config: dict[str, Any], fault: Fault, option: Option) -> None:
     """Build the part of a run that the fault is in; each value of each option once."""
-    identity = f"{option.owner}.{fault.path[-1]}={fault.value!r}"
+    identity = f"{'.'.join(map(str, fault.path))} {option.owner} {fault.value!r}"
     run, path, outside = config, list(fault.path), []
     while path and path[0] in (*wssis.RUNS, "rounds"):
         run, path, outside = run[path[0]], path[1:], [*outside, path[0]]
-    if identity in _built or not path or "pretrained" in path:
+    if not path or "pretrained" in path:
         return
-    _built.add(identity)
-    try:
-        build_in(run, path)
-    except ConfigError as error:
-        raise error_inside(".".join(outside), error) if outside else error from error
+    if identity not in _built:
+        try:
+            build_in(run, path)
+            _built[identity] = None
+        except ConfigError as error:
+            _built[identity] = error_inside(".".join(outside), error) if outside else error
+    if (error := _built[identity]) is not None:
+        raise error
 
 
 def build_in(run: dict[str, Any], path: list[str | int]) -> None:
     """Build what the path in a run's config leads into."""
-    if path[0] == "model":
+    if path == ["data", "train"] and run["data"]["train"] is None:
+        build_datasets(run["data"])
+    elif path[0] == "model":
         build_model(without_files(run["model"]), LabelMap.numbered(3))
     elif path[0] == "schedule":
         schedule = {"epochs": 1, **run["train"]}

@@ -132,7 +132,10 @@ def build_encoder(name: str, in_channels: int, pretrained: str | bool | None) ->
         if pretrained:
             raise ValueError("there are no pretrained weights for the plain encoder")
         return PlainEncoder(in_channels)
-    return TimmEncoder(name, in_channels=in_channels, pretrained=pretrained or False)
+    try:
+        return TimmEncoder(name, in_channels=in_channels, pretrained=pretrained or False)
+    except ValueError as error:
+        raise ValueError(f"encoder {name!r}: {error}") from error
 
 
 class MaskRefineNet(nn.Module):
