@@ -159,7 +159,18 @@ def judge(fault: Fault, option: Option, config: dict[str, Any], check: Any) -> t
         return ("good" if is_good(str(error), fault) else "vague"), f"{what}: {error}"
     except Exception as error:
         return "raw", f"{what}: {type(error).__name__}: {error}"
-    return "accepted", f"{option.owner}.{fault.path[-1]} {'as ' + fault.misspelt if fault.misspelt else fault.value!r}"
+    if fault.misspelt:
+        return "vague", f"{what}: accepted"
+    return "accepted", f"{option.owner}.{fault.path[-1]} {fault.value!r}: {reason(fault.value)}"
+
+
+def reason(value: Any) -> str:
+    """Why a value that a type allows is sense."""
+    if value is None:
+        return "off, or the default"
+    if isinstance(value, (str, list)):
+        return "a name, of a file, model, metric or class; it is looked up before the first step"
+    return "off, or the lowest of the range" if value == 0 else "in the range"
 
 
 def is_good(message: str, fault: Fault) -> bool:

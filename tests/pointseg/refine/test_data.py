@@ -77,9 +77,9 @@ def test_malformed_predictions_are_named(folder, entry, message):
 
 
 def test_wrong_arguments(folder):
-    with pytest.raises(ValueError, match="must be a list of files"):
+    with pytest.raises(ValueError, match="predictions: must be a list, each item a path"):
         crops(folder, predictions="rough.json")
-    with pytest.raises(ValueError, match="size must be at least 32"):
+    with pytest.raises(ValueError, match="size: must be a whole number from 32"):
         crops(folder, size=8)
     (folder / "empty.json").write_text("[]")
     with pytest.raises(ValueError, match="none of the rough masks"):

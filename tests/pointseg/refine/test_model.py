@@ -177,8 +177,8 @@ def test_wrong_use_is_explained(folder):
     assert not empty.any()
     import_components()
     for arguments, message in (
-        (dict(size=16), "size must be at least 32"),
-        (dict(box_scale=0.5), "box_scale must be at least 1"),
+        (dict(size=16), "size: must be a whole number from 32"),
+        (dict(box_scale=0.5), "box_scale: must be a number from 1"),
         (dict(encoder="plain", pretrained=True), "no pretrained weights"),
     ):
         with pytest.raises(ConfigError, match=message):
