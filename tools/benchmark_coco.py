@@ -14,13 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from detkit.evaluation.backends import BACKENDS, clean_ground_truth, summarize
+from detkit.evaluation.backends import BACKENDS, clean_ground_truth, detection_rows, summarize
 
 CLASSES, OBJECTS_PER_IMAGE, WIDTH, HEIGHT = 80, 7.3, 640, 480
 
 
 def synthetic(num_images: int, num_detections: int, seed: int) -> tuple[dict[str, Any], np.ndarray]:
-    """A COCO ground truth and detections as rows of `detkit.evaluation.backends.DETECTION_COLUMNS`."""
+    """A COCO ground truth and detections as rows of `detkit.evaluation.backends.DETECTION`."""
     rng = np.random.default_rng(seed)
     owners = np.sort(rng.integers(num_images, size=round(num_images * OBJECTS_PER_IMAGE)))
     boxes = random_boxes(rng, len(owners))
@@ -53,7 +53,7 @@ def random_detections(rng, owners, boxes, labels, num_images: int, number: int) 
     right = near & (rng.random(number) < 0.7)
     classes = np.where(right, labels[source], rng.integers(1, CLASSES + 1, size=number))
     scores = rng.random(number) * np.where(near, 1.0, 0.6)
-    return np.column_stack([images, found, scores, classes])
+    return detection_rows(images, found, scores, classes)
 
 
 def main() -> None:

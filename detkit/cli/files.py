@@ -21,12 +21,13 @@ def split_points_arguments(parser: argparse.ArgumentParser) -> None:
 
 def split_points(options: argparse.Namespace) -> None:
     """Split an instances json into a few fully annotated images and many with points only."""
-    from detkit.data.points.file import list_problems, read_instances
+    from detkit.data.annotations import list_problems
+    from detkit.data.coco_file import read_instances
     from detkit.data.points.split import split_annotations, write_split
 
     content = read_instances(options.annotations)
     arguments = dict(percent=options.percent, seed=options.seed, points=options.points, boxes=options.boxes)
-    split = split_annotations(content, **arguments)
+    split = split_annotations(content, **arguments, name=options.annotations)
     paths = write_split(split, options.out, force=options.force)
     print(split.table())
     if split.problems:

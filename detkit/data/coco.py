@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from detkit.config import missing_data_hint
+from detkit.data.annotations import refuse_only_crowds
 from detkit.data.base import ImageDataset
 from detkit.data.coco_file import read_coco_file, select_categories
 from detkit.images import image_size, read_image
@@ -31,8 +32,8 @@ class CocoDataset(ImageDataset):
     The file is parsed once. What training needs is kept in a few flat arrays, which worker processes share instead of
     copying them. Category ids may start anywhere and have gaps: labels number the categories in the order of their ids.
 
-    Crowd regions are left out of the samples and kept in `coco()`. Annotations whose box has no finite, positive
-    size inside the image (with masks, also those without a segmentation) are dropped everywhere and reported.
+    Crowd regions are left out of the samples, counted in `summary()` and kept in `coco()`. Annotations that cannot be
+    used, see `detkit.data.annotations`, are left out everywhere and reported.
 
     Args:
         annotation_file: the json file.
@@ -44,9 +45,11 @@ class CocoDataset(ImageDataset):
     Attributes:
         label_map: class names and category ids of the labels.
         sizes: (height, width) of each image as the file says, int array [len, 2].
+        crowds: the number of crowd regions of the classes kept.
 
     Raises:
-        ValueError: a file is missing, not json or contradicts itself; the message names it and the ids.
+        ValueError: a file is missing, not json or contradicts itself, or all annotations are crowd regions or cannot be
+            used; the message names it and the ids.
     """
 
     def __init__(
@@ -61,7 +64,7 @@ class CocoDataset(ImageDataset):
         if annotation_file is None or image_folder is None:
             raise ValueError("annotation_file (a COCO-format json) and image_folder are not given yet; set both")
         self.annotation_file, self.image_folder = Path(annotation_file), Path(image_folder)
-        self.with_masks = masks
+        self.with_masks, self.crowds = masks, 0
         content = self._read_file()
         try:
             categories = select_categories(content["categories"], classes)
@@ -70,12 +73,23 @@ class CocoDataset(ImageDataset):
         self.label_map = LabelMap(tuple(c["name"] for c in categories), tuple(c["id"] for c in categories))
         self._set_images(content["images"])
         self._set_annotations(content["annotations"])
+        refuse_only_crowds(self.annotation_file, len(self._boxes), self.crowds)
         if drop_empty:
             self._drop_empty_images()
         if len(self) == 0:
             raise ValueError(f"{self.annotation_file}: has no images" + " with objects" * drop_empty)
         self._check_image_files()
         self._reported_sizes: set[int] = set()
+        self._reported_masks: set[int] = set()
+        logger.info("%s", self.summary())
+
+    def summary(self) -> str:
+        """The numbers of images, objects and crowd regions, in one line."""
+        empty = int((np.diff(self._starts) == 0).sum())
+        return (
+            f"{self.annotation_file}: {len(self)} images ({empty} of them empty), {len(self._boxes)} objects of "
+            f"{len(self.label_map)} classes, {self.crowds} left out as crowds"
+        )
 
     def __len__(self) -> int:
         return len(self._image_ids)
@@ -93,8 +107,10 @@ class CocoDataset(ImageDataset):
     def __getitem__(self, index: int) -> tuple[Tensor, Annotations]:
         """The image uint8 [3, h, w] and its annotations.
 
+        A segmentation that does not fit the size of the image is left out with its object and reported.
+
         Raises:
-            ValueError: the image or a segmentation cannot be read; the message names the file and the image id.
+            ValueError: the image cannot be read; the message names the file and the image id.
         """
         if not 0 <= index < len(self):
             raise IndexError(f"image {index} of {len(self)}")
@@ -106,7 +122,7 @@ class CocoDataset(ImageDataset):
             objects = np.arange(self._starts[index], self._starts[index + 1])
             boxes = _clip_boxes(self._boxes[objects], height, width)
             keep = _has_area(boxes)
-            masks = self._decode_masks(objects[keep], height, width) if self.with_masks else None
+            masks = self._decode_masks(objects, keep, height, width) if self.with_masks else None
         except ValueError as error:
             raise ValueError(f"image id {image_id} ({path}) of {self.annotation_file}: {error}") from error
         return image, Annotations(
@@ -124,13 +140,9 @@ class CocoDataset(ImageDataset):
         Ids are those of the file, except that annotation ids count from 1 where the file counts from 0 (COCO's
         evaluation takes id 0 for "no object").
         """
-        content = self._read_file()
+        content = self._read_file(quiet=True)
         images, categories = set(self.image_ids), set(self.label_map.category_ids)
-        kept = [
-            a
-            for a in content["annotations"]
-            if a["image_id"] in images and a["category_id"] in categories and a["id"] not in self._dropped
-        ]
+        kept = [a for a in content["annotations"] if a["image_id"] in images and a["category_id"] in categories]
         shift = int(any(a["id"] == 0 for a in kept))
         return {
             "images": [image for image in content["images"] if image["id"] in images],
@@ -138,8 +150,8 @@ class CocoDataset(ImageDataset):
             "categories": [c for c in content["categories"] if c["id"] in categories],
         }
 
-    def _read_file(self) -> dict[str, Any]:
-        return read_coco_file(self.annotation_file)
+    def _read_file(self, *, quiet: bool = False) -> dict[str, Any]:
+        return read_coco_file(self.annotation_file, masks=self.with_masks, quiet=quiet)
 
     def _ground_truth(self, annotation: dict, annotation_id: int) -> dict[str, Any]:
         _, _, width, height = annotation["bbox"]
@@ -151,19 +163,19 @@ class CocoDataset(ImageDataset):
     def _set_images(self, images: list[dict]) -> None:
         self._image_ids = np.array([image["id"] for image in images], dtype=np.int64)
         self.sizes = np.array([(image["height"], image["width"]) for image in images], dtype=np.int64).reshape(-1, 2)
-        self._file_names = np.array([image["file_name"].encode() for image in images], dtype=np.bytes_)
+        self._file_names = np.array([os.fsencode(image["file_name"]) for image in images], dtype=np.bytes_)
 
     def _set_annotations(self, annotations: list[dict]) -> None:
         """Set the flat arrays of objects; those of image i are at `_starts[i]` up to `_starts[i + 1]`."""
         label_of = {category_id: label for label, category_id in enumerate(self.label_map.category_ids)}
         index_of = {image_id: index for index, image_id in enumerate(self._image_ids.tolist())}
         annotations = [a for a in annotations if a["category_id"] in label_of]
+        self.crowds += sum(a["iscrowd"] for a in annotations)
+        annotations = [a for a in annotations if not a["iscrowd"]]
         image_index = np.array([index_of[a["image_id"]] for a in annotations], dtype=np.int64)
-        boxes = np.array([_box_of(a) for a in annotations], dtype=np.float64).reshape(-1, 4)
+        boxes = np.array([a["bbox"] for a in annotations], dtype=np.float64).reshape(-1, 4)
         boxes[:, 2:] += boxes[:, :2]
-        usable = self._find_usable(annotations, boxes, self.sizes[image_index])
-        usable &= np.array([not a.get("iscrowd") for a in annotations], dtype=bool)
-        order = np.flatnonzero(usable)[np.argsort(image_index[usable], kind="stable")]
+        order = np.argsort(image_index, kind="stable")
         ordered = [annotations[i] for i in order]
         self._boxes = boxes[order].astype(np.float32)
         self._labels = np.array([label_of[a["category_id"]] for a in ordered], dtype=np.int64)
@@ -173,38 +185,29 @@ class CocoDataset(ImageDataset):
         if self.with_masks:
             self._set_segmentations(ordered)
 
-    def _find_usable(self, annotations: list[dict], boxes: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-        """Which annotations can be used, bool [n]; the others are reported and remembered."""
-        usable = np.isfinite(boxes).all(axis=1) & _has_area(_clip_boxes(boxes, sizes[:, 0], sizes[:, 1]))
-        reason = "a box with an area inside the image"
-        if self.with_masks:
-            usable &= np.array([bool(a.get("segmentation")) for a in annotations], dtype=bool)
-            reason += " and a segmentation (masks=True asks for it)"
-        unusable = [annotations[i] for i in np.flatnonzero(~usable)]
-        self._dropped = {a["id"] for a in unusable}
-        if len(unusable) == len(annotations) > 0:
-            raise ValueError(f"{self.annotation_file}: none of its {len(unusable)} annotations has {reason}")
-        if unusable:
-            examples = ", ".join(f"annotation {a['id']} of image {a['image_id']}" for a in unusable[:10])
-            examples += ", ..." if len(unusable) > 10 else ""
-            message = "%s: dropped %d annotations without %s: %s"
-            logger.warning(message, self.annotation_file, len(unusable), reason, examples)
-        return usable
-
     def _set_segmentations(self, annotations: list[dict]) -> None:
         texts = [json.dumps(a["segmentation"], separators=(",", ":")).encode() for a in annotations]
         self._segmentation_starts = np.cumsum([0, *map(len, texts)], dtype=np.int64)
         self._segmentations = np.frombuffer(b"".join(texts), dtype=np.uint8)
 
-    def _decode_masks(self, objects: np.ndarray, height: int, width: int) -> Tensor:
-        masks = np.zeros((len(objects), height, width), dtype=bool)
-        for mask, i in zip(masks, objects, strict=True):
+    def _decode_masks(self, objects: np.ndarray, keep: np.ndarray, height: int, width: int) -> Tensor:
+        """The masks of the objects to keep; those whose segmentation cannot be read leave `keep`."""
+        masks = []
+        for number in np.flatnonzero(keep):
+            i = objects[number]
             text = self._segmentations[self._segmentation_starts[i] : self._segmentation_starts[i + 1]].tobytes()
             try:
-                mask[:] = decode_mask(json.loads(text), height, width)
+                masks.append(decode_mask(json.loads(text), height, width))
             except ValueError as error:
-                raise ValueError(f"segmentation of annotation {self._annotation_ids[i]}: {error}") from error
-        return torch.from_numpy(masks)
+                keep[number] = False
+                self._report_mask(int(self._annotation_ids[i]), error)
+        return torch.from_numpy(np.stack(masks) if masks else np.zeros((0, height, width), dtype=bool))
+
+    def _report_mask(self, annotation_id: int, error: ValueError) -> None:
+        if annotation_id not in self._reported_masks:
+            self._reported_masks.add(annotation_id)
+            message = "%s: left out annotation %d, its segmentation does not fit its image: %s"
+            logger.warning(message, self.annotation_file, annotation_id, error)
 
     def _drop_empty_images(self) -> None:
         filled = np.flatnonzero(np.diff(self._starts))
@@ -213,17 +216,17 @@ class CocoDataset(ImageDataset):
         self._starts = np.append(self._starts[filled], self._starts[-1])
 
     def _image_path(self, index: int) -> str:
-        return os.path.join(self.image_folder, self._file_names[index].decode())
+        return os.path.join(self.image_folder, os.fsdecode(self._file_names[index]))
 
     def _check_image_files(self) -> None:
         if not self.image_folder.is_dir():
             raise ValueError(f"image folder {self.image_folder} does not exist{missing_data_hint(self.image_folder)}")
         present = set(os.listdir(self.image_folder))
-        names = [name.decode() for name in self._file_names]
-        missing = [name for name in names if name not in present and not (self.image_folder / name).is_file()]
+        names = [os.fsdecode(name) for name in self._file_names]
+        missing = [n for n in names if n not in present and not os.path.isfile(os.path.join(self.image_folder, n))]
         if missing:
             lost = f"{len(missing)} of {len(self)} images are not in {self.image_folder}"
-            raise ValueError(f"{self.annotation_file}: {lost}: {', '.join(missing[:10])}")
+            raise ValueError(f"{self.annotation_file}: {lost}: {', '.join(name[:100] for name in missing[:10])}")
 
     def _compare_size(self, index: int, size: tuple[int, int]) -> None:
         expected = tuple(self.sizes[index].tolist())
@@ -235,14 +238,6 @@ class CocoDataset(ImageDataset):
             )
             image = self._image_path(index), self._image_ids[index], size
             logger.warning(message, *image, self.annotation_file, expected)
-
-
-def _box_of(annotation: dict) -> list[float]:
-    """x, y, width, height; NaN where they are not four numbers."""
-    box = annotation["bbox"]
-    if isinstance(box, list) and len(box) == 4 and all(isinstance(value, (int, float)) for value in box):
-        return box
-    return [np.nan] * 4
 
 
 def _clip_boxes(boxes: np.ndarray, height: int | np.ndarray, width: int | np.ndarray) -> np.ndarray:

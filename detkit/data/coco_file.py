@@ -3,38 +3,96 @@
 from __future__ import annotations
 
 import json
+import logging
+import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from detkit.config import missing_data_hint
+from detkit.data.annotations import id_problem, judge_annotations, short
+from detkit.ops.segmentations import MOST_PIXELS
 from detkit.registry import suggest
 
+logger = logging.getLogger(__name__)
+
 COCO_KEYS: dict[str, dict[str, Any]] = {
-    "images": {"id": int, "file_name": str, "width": (int, float), "height": (int, float)},
-    "annotations": {"id": int, "image_id": int, "category_id": int, "bbox": object},
-    "categories": {"id": int, "name": str},
+    "images": {"id": (int,), "file_name": (str,), "width": (int, float), "height": (int, float)},
+    "annotations": {},
+    "categories": {"id": (int,), "name": (str,)},
 }
 
 
-def read_coco_file(path: Path) -> dict[str, Any]:
-    """Read a COCO instances file and check that its parts are complete and refer to each other.
+def read_coco_file(path: Path, *, masks: bool = False, quiet: bool = False) -> dict[str, Any]:
+    """Read a COCO instances file: its images, its categories and the annotations that can be used.
+
+    Args:
+        path: the json file.
+        masks: whether each annotation needs a segmentation.
+        quiet: do not warn of annotations that are left out or mended.
 
     Raises:
-        ValueError: the file cannot be read, is not json (with the line), lacks a key, repeats an id, or has
-            annotations of unknown images or categories; the message names the file and up to ten ids.
+        ValueError: the file cannot be read or is not json (with the line); an image or category lacks a key or repeats
+            an id; none of the annotations can be used. The message names the file and up to ten ids.
     """
+    content = read_instances(path)
+    images = {image["id"]: image for image in content["images"]}
+    judged = judge_annotations(content["annotations"], images, {c["id"] for c in content["categories"]}, masks=masks)
+    if not quiet:
+        judged.report(path)
+        warn_of_doubles(content, path)
+    return {**content, "annotations": judged.annotations}
+
+
+def read_instances(path: str | Path) -> dict[str, Any]:
+    """The content of a COCO json whose images and categories are in order; its annotations are not looked at.
+
+    Raises:
+        ValueError: the file cannot be read, is not json, or has broken lists of images or categories.
+    """
+    path = Path(path)
     content = load_json(path)
-    for section, keys in COCO_KEYS.items():
-        check_section(content, section, keys, path)
-    for key, section in (("image_id", "images"), ("category_id", "categories")):
-        known = {item["id"] for item in content[section]}
-        lost = [a for a in content["annotations"] if a[key] not in known]
-        if lost:
-            examples = ", ".join(f"annotation {a['id']} has {key} {a[key]}" for a in lost[:10])
-            raise ValueError(f"{path}: {len(lost)} annotations refer to unknown {section}: {examples}")
+    for section in ("images", "categories"):
+        check_section(content, section, COCO_KEYS[section], path)
+    for position, image in enumerate(content["images"]):
+        _check_image(image, f"{path}: images[{position}] (id {image['id']})")
+    for position, category in enumerate(content["categories"]):
+        if not category["name"].strip():
+            raise ValueError(f"{path}: categories[{position}] (id {category['id']}) has an empty name; give it one")
+    if not isinstance(content.get("annotations"), list):
+        raise ValueError(f'{path}: no list "annotations"; a COCO file has {", ".join(COCO_KEYS)}')
     return content
+
+
+def warn_of_doubles(content: dict[str, Any], path: str | Path) -> None:
+    """Warn of classes of one name and of files that are listed as several images."""
+    for section, key, what in (("categories", "name", "name"), ("images", "file_name", "file")):
+        ids: dict[str, list[int]] = {}
+        for item in content[section]:
+            ids.setdefault(item[key], []).append(item["id"])
+        double = [f"{value} ({', '.join(map(str, found[:5]))})" for value, found in ids.items() if len(found) > 1]
+        if double:
+            message = "%s: %d times one %s under several ids of %s: %s"
+            logger.warning(message, path, len(double), what, section, ", ".join(double[:10]))
+
+
+def _check_image(image: dict[str, Any], name: str) -> None:
+    """Check the file name and the size of an image; the size becomes whole numbers."""
+    try:
+        usable = len(os.fsencode(image["file_name"])) > 0 and "\0" not in image["file_name"]
+    except UnicodeEncodeError:
+        usable = False
+    if not usable:
+        raise ValueError(f"{name} has the file_name {image['file_name'][:60]!r}, which cannot be that of a file")
+    for key in ("width", "height"):
+        value = image[key]
+        if not 1 <= value <= MOST_PIXELS or value != int(value):
+            raise ValueError(f"{name} has {key} {short(value)}, not a whole number of pixels from 1")
+        image[key] = int(value)
+    if image["width"] * image["height"] > MOST_PIXELS:
+        size = f"{image['width']} x {image['height']}"
+        raise ValueError(f"{name} has {size} pixels, more than the {MOST_PIXELS} of the largest mask")
 
 
 def select_categories(categories: list[dict], classes: Sequence[str] | None) -> list[dict]:
@@ -54,18 +112,30 @@ def select_categories(categories: list[dict], classes: Sequence[str] | None) -> 
 
 
 def load_json(path: Path) -> Any:
-    """The content of a json file.
+    """The content of a json file in UTF-8 (or UTF-16 or UTF-32), with or without byte order mark.
 
     Raises:
         ValueError: the file cannot be read or is not json (with the line).
     """
     try:
-        with open(path, encoding="utf-8") as file:
-            return json.load(file)
+        text = _decode(Path(path).read_bytes())
+        return json.loads(text)
     except json.JSONDecodeError as error:
         raise ValueError(f"{path} is not json: line {error.lineno}, column {error.colno}: {error.msg}") from error
-    except (OSError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        byte = f"byte {error.object[error.start]:#x} at position {error.start}"
+        raise ValueError(f"{path} is not in UTF-8 ({byte}; perhaps Latin-1): save it as UTF-8") from error
+    except RecursionError as error:
+        raise ValueError(f"{path} is nested too deeply to be an annotation file") from error
+    except ValueError as error:
+        raise ValueError(f"{path} holds a number of thousands of digits") from error
+    except OSError as error:
         raise ValueError(f"cannot read annotation file {path}: {error}{missing_data_hint(path)}") from error
+
+
+def _decode(content: bytes) -> str:
+    encoding = json.detect_encoding(content)
+    return content.decode(encoding)
 
 
 def check_section(content: Any, section: str, keys: dict[str, Any], path: Path) -> None:
@@ -78,11 +148,15 @@ def check_section(content: Any, section: str, keys: dict[str, Any], path: Path) 
     if not isinstance(items, list):
         raise ValueError(f'{path}: no list "{section}"; a COCO file has {", ".join(COCO_KEYS)}')
     for position, item in enumerate(items):
-        for key, kind in keys.items():
+        for key, kinds in keys.items():
             if not isinstance(item, dict) or key not in item:
-                raise ValueError(f"{name}[{position}] lacks {key!r}")
-            if not isinstance(item[key], kind):
-                raise ValueError(f"{name}[{position}] has {key} {item[key]!r}, which is of the wrong type")
+                known = f" (id {short(item['id'])})" if isinstance(item, dict) and "id" in item else ""
+                raise ValueError(f"{name}[{position}]{known} lacks {key!r}")
+            if key == "id" and (reason := id_problem(item[key])):
+                raise ValueError(f"{name}[{position}] {reason}")
+            if key != "id" and type(item[key]) not in kinds:
+                known = f" (id {short(item['id'])})" if "id" in item else ""
+                raise ValueError(f"{name}[{position}]{known} has {key} {short(item[key])}, which is of the wrong type")
     repeated = [i for i, count in Counter(item["id"] for item in items).items() if count > 1]
     if repeated:
         raise ValueError(f"{name} repeats {len(repeated)} ids: {', '.join(map(str, repeated[:10]))}")

@@ -12,8 +12,9 @@ from annotated_types import Ge, Le, MinLen
 
 from detkit.evaluation.backends import (
     BACKENDS,
-    DETECTION_COLUMNS,
+    DETECTION,
     clean_ground_truth,
+    detection_rows,
     mean_defined,
     result_dicts,
     summarize,
@@ -23,7 +24,7 @@ from detkit.registry.ranges import OneOf
 from detkit.structures import Annotations, Detections
 
 IOU_TYPES = ("bbox", "segm")
-# One image: its detections as rows of DETECTION_COLUMNS, and their masks as compressed RLE (None without "segm").
+# One image: its detections as rows of DETECTION, and their masks as compressed RLE (None without "segm").
 Record = tuple[np.ndarray, list[dict[str, Any]] | None]
 
 
@@ -91,15 +92,12 @@ class CocoEvaluator:
             self._records[image_id] = self._record(image_id, found)
 
     def _record(self, image_id: int, found: Detections) -> Record:
-        boxes = found.boxes.detach().cpu().double().numpy()
-        rows = np.empty((len(found), len(DETECTION_COLUMNS)))
-        rows[:, 0] = image_id
-        rows[:, 1:3] = boxes[:, :2]
-        rows[:, 3:5] = boxes[:, 2:] - boxes[:, :2]
-        rows[:, 5] = found.scores.detach().cpu().double().numpy()
-        rows[:, 6] = found.category_ids()
-        if not np.isfinite(rows).all():
+        corners = found.boxes.detach().cpu().double().numpy()
+        boxes = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1)
+        scores = found.scores.detach().cpu().double().numpy()
+        if not (np.isfinite(boxes).all() and np.isfinite(scores).all()):
             raise ValueError(f"detections of image {image_id} have boxes or scores that are NaN or infinite")
+        rows = detection_rows(image_id, boxes, scores, found.category_ids())
         if "segm" not in self.iou_types:
             return rows, None
         if found.stored_masks is None:
@@ -142,10 +140,10 @@ class CocoEvaluator:
     def _stack(self) -> tuple[np.ndarray, list[dict[str, Any]]]:
         """All detections of known categories, images in the order of their ids."""
         records = [self._counted[image_id] for image_id in sorted(self._counted)]
-        rows = np.concatenate([np.empty((0, len(DETECTION_COLUMNS))), *(rows for rows, _ in records)])
+        rows = np.concatenate([np.empty(0, DETECTION), *(rows for rows, _ in records)])
         masks = [mask for _, of_image in records for mask in of_image or ()]
-        known = np.isin(rows[:, 6], [category["id"] for category in self.ground_truth["categories"]])
-        unknown = set(rows[~known, 6].astype(int).tolist()) - self._reported_ids
+        known = np.isin(rows["category_id"], [category["id"] for category in self.ground_truth["categories"]])
+        unknown = set(rows["category_id"][~known].tolist()) - self._reported_ids
         if unknown:
             self._reported_ids |= unknown
             warnings.warn(

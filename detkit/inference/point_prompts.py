@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from detkit.data.points.file import list_problems, read_points
+from detkit.data.annotations import list_problems
+from detkit.data.points.file import read_points
 from detkit.images import image_size
 from detkit.ops.points import check_inside
 from detkit.structures import LabelMap
@@ -72,7 +73,7 @@ def read_point_prompts(
         ValueError: the file of points cannot be read or has no points for any of `files`; one of its images matches
             several files; an annotation lacks its box or is of a class that the model does not know.
     """
-    content, problems = read_points(points_file)
+    content, problems, _ = read_points(points_file)
     if problems:
         logger.warning("%s: left out %d unusable annotations: %s", points_file, len(problems), list_problems(problems))
     annotations = sorted(content["annotations"], key=lambda a: a["image_id"])

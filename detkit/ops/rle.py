@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 from torch import Tensor
+
+from detkit.ops.segmentations import check_segmentation
 
 
 def encode_masks(masks: Tensor | np.ndarray) -> list[dict[str, Any]]:
@@ -62,67 +63,22 @@ def decode_mask(segmentation: list | dict[str, Any], height: int, width: int) ->
         height, width: size of the image in pixels.
 
     Raises:
-        ValueError: the segmentation is malformed or made for another image size.
+        ValueError: see `check_segmentation`.
         ImportError: pycocotools is not installed.
     """
-    if isinstance(segmentation, dict):
-        return _decode_run_lengths(segmentation, height, width)
-    if not isinstance(segmentation, list) or not segmentation:
-        raise ValueError(f"a segmentation must be polygons or run lengths, got {str(segmentation)[:60]}")
-    for i, polygon in enumerate(segmentation):
-        _check_polygon(polygon, f"polygon {i}")
+    check_segmentation(segmentation, height, width)
     api = _mask_api()
-    return api.decode(api.merge(api.frPyObjects(segmentation, height, width))).astype(bool)
+    if isinstance(segmentation, list):
+        return api.decode(api.merge(api.frPyObjects(segmentation, height, width))).astype(bool)
+    if isinstance(segmentation["counts"], list):
+        return api.decode(api.frPyObjects(segmentation, height, width)).astype(bool)
+    return api.decode(segmentation).astype(bool)
 
 
 def mask_areas(segmentations: Sequence[dict[str, Any]]) -> np.ndarray:
     """The number of pixels of masks given as compressed run lengths, int64 `[n]`, without decoding them."""
     api = _mask_api()  # given a list, its `area` counts in 8 bits how many there are
     return np.array([api.area(segmentation) for segmentation in segmentations], dtype=np.int64)
-
-
-def _check_polygon(polygon: Any, name: str) -> None:
-    if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2:
-        raise ValueError(f"{name} must be a list of at least 3 x, y pairs, got {str(polygon)[:60]}")
-    if not all(isinstance(value, (int, float)) and math.isfinite(value) for value in polygon):
-        raise ValueError(f"{name} has coordinates that are not finite numbers")
-
-
-def _decode_run_lengths(segmentation: dict[str, Any], height: int, width: int) -> np.ndarray:
-    size, counts = segmentation.get("size"), segmentation.get("counts")
-    if size is None or not isinstance(counts, (list, str, bytes)):
-        raise ValueError('run lengths need "size" and "counts" (a list or a string)')
-    if list(size) != [height, width]:
-        raise ValueError(f"run lengths are for an image of height, width {list(size)}, the image has {[height, width]}")
-    api = _mask_api()
-    if isinstance(counts, list):
-        if any(not isinstance(run, int) or run < 0 for run in counts) or sum(counts) != height * width:
-            raise ValueError(f"run lengths must be non-negative and add up to {height} x {width} pixels")
-        return api.decode(api.frPyObjects(segmentation, height, width)).astype(bool)
-    # pycocotools leaves pixels uninitialised where the runs do not reach the end of the image.
-    if _sum_of_runs(counts) != height * width:
-        raise ValueError(f"compressed run lengths are damaged: they do not add up to {height} x {width} pixels")
-    return api.decode(segmentation).astype(bool)
-
-
-def _sum_of_runs(counts: str | bytes) -> int:
-    """The number of pixels that a compressed run length string describes.
-
-    Each run is a signed number in groups of 5 bits, lowest first, one character (48 + group, + 32 when more
-    groups follow) per group; from the fourth on it is stored as the difference to the run two before it.
-    """
-    runs: list[int] = []
-    value = shift = 0
-    for code in counts if isinstance(counts, bytes) else counts.encode():
-        group = code - 48
-        value |= (group & 31) << shift
-        shift += 5
-        if not group & 32:
-            if group & 16:
-                value -= 1 << shift
-            runs.append(value + (runs[-2] if len(runs) > 2 else 0))
-            value = shift = 0
-    return sum(runs)
 
 
 def _mask_api() -> ModuleType:

@@ -158,20 +158,28 @@ def build_datasets(config: dict[str, Any]) -> tuple[Dataset, Dataset | None]:
     """The training and the validation dataset (None without one) of the "data" section.
 
     Raises:
-        ConfigError: no training images, or classes that differ between the two.
+        ConfigError: no training images or no objects in them, or validation data with classes that training has not.
     """
     import_components()
     train = build_dataset(config["train"], "data.train")
     if len(train) == 0:
         raise ConfigError("data.train: the dataset has no images")
+    if train.max_objects_per_image == 0:
+        raise ConfigError("data.train: no image has an object to learn from: check the annotations and `classes`")
     if config["val"] is None:
         return train, None
     val = build_dataset(config["val"], "data.val")
-    if val.label_map != train.label_map:
-        raise ConfigError(
-            f"data.val: its classes differ from those of data.train: {val.label_map} and {train.label_map}"
-        )
+    known, wanted = (set(zip(d.label_map.category_ids, d.label_map.names, strict=True)) for d in (train, val))
+    if unknown := wanted - known:
+        raise ConfigError(f"data.val: its classes differ from those of data.train, which lacks {_listed(unknown)}")
+    if lacking := known - wanted:
+        logger.warning("data.val: lacks the classes %s of data.train: they are not evaluated", _listed(lacking))
     return train, val
+
+
+def _listed(classes: set[tuple[int, str | None]]) -> str:
+    text = ", ".join(f"{name!r} (id {i})" for i, name in sorted(classes, key=lambda pair: pair[0])[:10])
+    return text + (f", ... ({len(classes)} in all)" if len(classes) > 10 else "")
 
 
 def build_dataset(config: dict[str, Any], path: str) -> Dataset:

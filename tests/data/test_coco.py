@@ -88,15 +88,16 @@ def test_boxes_are_clipped_and_those_without_area_dropped_and_reported(coco_fold
     assert dataset[0][1].boxes.tolist() == [[0, 50, 15, 60]]
     assert len(dataset[1][1]) == 0 and dataset[2][1].labels.tolist() == [0]
     assert [a["id"] for a in dataset.coco()["annotations"]] == [1, 7]
-    (record,) = caplog.records
-    message = record.getMessage()
-    assert "dropped 5 annotations" in message and str(path) in message and "annotation 2 of image 10" in message
+    left_out, mended = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert "left out 5 annotations" in left_out and str(path) in left_out and "annotation 2 of image 10" in left_out
+    assert f"{path}: mended 1 annotations: annotation 1 of image 10: its bbox [-5, 50, 20, 30] is clipped" in mended
+    assert dataset.coco()["annotations"][0]["bbox"] == [0, 50, 15, 10]
 
 
 def test_at_most_ten_dropped_annotations_are_listed(coco_folder, caplog):
     path, folder = coco_folder([[(1, *BOX)] + [(1, 0, 0, 0, 0)] * 25])
     CocoDataset(path, folder)
-    assert caplog.text.count("of image 10") == 10 and "dropped 25" in caplog.text
+    assert caplog.text.count("of image 10") == 10 and "left out 25" in caplog.text
 
 
 def test_ground_truth_is_complete_for_evaluation(coco_folder, edit_coco):
@@ -156,20 +157,28 @@ def test_a_size_that_differs_from_the_file_is_reported_once_and_the_pixels_win(c
         image, annotations = dataset[0]
     assert image.shape == (3, 50, 40) and annotations.original_size == (50, 40)
     assert annotations.boxes.tolist() == [[10, 5, 30, 35]]
-    (record,) = caplog.records
+    (record,) = [record for record in caplog.records if record.levelname == "WARNING"]
     assert "000.png" in record.getMessage() and "image id 10" in record.getMessage()
 
 
-def test_unreadable_images_and_segmentations_name_file_and_ids(coco_folder, edit_coco):
-    path, folder = coco_folder([[(1, *BOX)], [(1, *BOX)]], suffix="jpg")
-    edit_coco(path, lambda c: c["annotations"][1].update(segmentation=[[1, 2, 3]]))
+def test_unreadable_images_name_file_and_ids(coco_folder):
+    path, folder = coco_folder([[(1, *BOX)]], suffix="jpg")
     file = folder / "000.jpg"
     file.write_bytes(file.read_bytes()[:400])
-    dataset = CocoDataset(path, folder, masks=True)
     with pytest.raises(ValueError, match=r"image id 10 .*000\.jpg.*cannot read image"):
-        dataset[0]
-    with pytest.raises(ValueError, match=r"image id 11 .*001\.jpg.*segmentation of annotation 2.*polygon 0"):
-        dataset[1]
+        CocoDataset(path, folder, masks=True)[0]
+
+
+def test_masks_for_another_size_are_left_out_alone(coco_folder, edit_coco, caplog):
+    path, folder = coco_folder([[(1, *BOX), (2, *BOX)]])
+    rle = encode_masks(np.ones((1, 60, 80), dtype=bool))[0]
+    edit_coco(path, lambda c: c["annotations"][0].update(segmentation=rle))
+    Image.new("RGB", (70, 50)).save(folder / "000.png")
+    dataset = CocoDataset(path, folder, masks=True)
+    for _ in range(2):
+        annotations = dataset[0][1]
+        assert annotations.labels.tolist() == [1] and annotations.masks.shape == (1, 50, 70)
+    assert caplog.text.count("left out annotation 1, its segmentation does not fit its image") == 1
 
 
 def test_masks_need_segmentations(coco_folder, edit_coco, caplog):
@@ -178,7 +187,7 @@ def test_masks_need_segmentations(coco_folder, edit_coco, caplog):
     assert CocoDataset(path, folder, masks=True)[0][1].labels.tolist() == [1]
     assert "annotation 1 of image 10" in caplog.text
     edit_coco(path, lambda c: c["annotations"][1].pop("segmentation"))
-    with pytest.raises(ValueError, match=r"none of its 2 annotations has a box .* and a segmentation"):
+    with pytest.raises(ValueError, match=r"none of its 2 annotations .*annotation 2 of image 10: has no segmentation"):
         CocoDataset(path, folder, masks=True)
     assert len(CocoDataset(path, folder)[0][1]) == 2
 
@@ -187,13 +196,21 @@ def test_masks_need_segmentations(coco_folder, edit_coco, caplog):
     ("change", "message"),
     [
         (lambda c: c.pop("categories"), 'no list "categories"'),
-        (lambda c: c["images"][1].pop("height"), r"images\[1\] lacks 'height'"),
-        (lambda c: c["annotations"][0].pop("bbox"), r"annotations\[0\] lacks 'bbox'"),
-        (lambda c: c["images"][1].update(id="x"), r"images\[1\] has id 'x'"),
+        (lambda c: c["images"][1].pop("height"), r"images\[1\] \(id 11\) lacks 'height'"),
+        (lambda c: c["annotations"][0].pop("bbox"), r"annotation 1 of image 10: has no bbox"),
+        (lambda c: c["images"][1].update(id="x"), r"images\[1\] has the id 'x'; number them"),
+        (lambda c: c["images"][1].update(id=2**63), r"images\[1\] has the id 9223372036854775808, .* 64 bits"),
+        (lambda c: c["images"][1].update(id=True), r"images\[1\] has the id True"),
+        (lambda c: c["images"][1].update(width=0), r"images\[1\] \(id 11\) has width 0, not a whole number"),
+        (lambda c: c["images"][1].update(width=1e300), r"images\[1\] \(id 11\) has width 1e\+300, not a whole"),
+        (lambda c: c["images"][1].update(height=True), r"images\[1\] \(id 11\) has height True, .* wrong type"),
+        (lambda c: c["images"][1].update(file_name="\ud800"), r"images\[1\] \(id 11\) has the file_name"),
+        (lambda c: c["images"][1].update(file_name="x" * 300), "1 of 2 images are not in"),
+        (lambda c: c["categories"][1].update(name=" "), r"categories\[1\] \(id 2\) has an empty name"),
         (lambda c: c["images"][1].update(id=10), "images repeats 1 ids: 10"),
         (lambda c: c["categories"][1].update(id=1), "categories repeats 1 ids: 1"),
-        (lambda c: c["annotations"][0].update(image_id=99), "unknown images: annotation 1 has image_id 99"),
-        (lambda c: c["annotations"][0].update(category_id=9), "unknown categories: annotation 1 has category_id 9"),
+        (lambda c: c["annotations"][0].update(image_id=99), "annotation 1 of image 99: there is no such image"),
+        (lambda c: c["annotations"][0].update(category_id=9), "annotation 1 of image 10: there is no category 9"),
         (lambda c: c["images"][1].update(file_name="no.png"), "1 of 2 images are not in .*no.png"),
         (lambda c: (c["images"].clear(), c["annotations"].clear()), "has no images"),
     ],

@@ -11,6 +11,7 @@ from pycocotools.cocoeval import COCOeval
 
 from detkit.evaluation.backends import (
     clean_ground_truth,
+    detection_rows,
     evaluate_hotcoco,
     evaluate_pycocotools,
     result_dicts,
@@ -65,7 +66,7 @@ def random_case(seed, num_images=8):
         found[:, 2:] = found[:, 2:].clip(0)  # some have no area
         scores = rng.random(len(found)).round(int(rng.integers(1, 4)))
         classes = rng.choice([7, 2, 90, 5], size=len(found))
-        rows.append(np.column_stack([np.full(len(found), image["id"]), found, scores, classes]))
+        rows.append(detection_rows(image["id"], found, scores, classes))
     truth = {"images": images, "annotations": annotations, "categories": CATEGORIES}
     return truth, np.concatenate(rows)
 
@@ -90,7 +91,7 @@ def test_boxes_equal_pycocotools_on_random_cases(seed):
 @pytest.mark.parametrize("seed", range(30))
 def test_masks_equal_pycocotools_on_random_cases(seed):
     truth, rows = random_case(seed)
-    assert_equal_backends(truth, rows, [rectangle_rle(box) for box in rows[:, 1:5]])
+    assert_equal_backends(truth, rows, [rectangle_rle(box) for box in rows["box"]])
 
 
 @pytest.mark.parametrize("max_detections", [10, 11, 300])
@@ -136,7 +137,7 @@ def only_crowds(truth, rows):
 
 def one_score(truth, rows):
     rows = rows.copy()
-    rows[:, 5] = 0.5
+    rows["score"] = 0.5
     return truth, rows
 
 
@@ -146,16 +147,17 @@ def same_box_many_times(truth, rows):
 
 def boxes_without_area(truth, rows):
     rows = rows.copy()
-    rows[:, 3:5] = 0
+    rows["box"][:, 2:] = 0
     return truth, rows
 
 
 def exact_boxes(truth, rows):
-    return truth, np.array([[a["image_id"], *a["bbox"], 0.9, a["category_id"]] for a in truth["annotations"]])
+    ids, boxes, categories = ([a[k] for a in truth["annotations"]] for k in ("image_id", "bbox", "category_id"))
+    return truth, detection_rows(ids, boxes, 0.9, categories)
 
 
 def one_category(truth, rows):
-    return truth | {"categories": CATEGORIES[1:2]}, rows[rows[:, 6] == 2]
+    return truth | {"categories": CATEGORIES[1:2]}, rows[rows["category_id"] == 2]
 
 
 def areas_on_the_limits(truth, rows):
@@ -182,7 +184,7 @@ def areas_on_the_limits(truth, rows):
 )
 def test_degenerate_inputs_equal_pycocotools(case, with_masks):
     truth, rows = case(*random_case(1))
-    masks = [rectangle_rle(box) for box in rows[:, 1:5]] if with_masks else None
+    masks = [rectangle_rle(box) for box in rows["box"]] if with_masks else None
     figures = assert_equal_backends(truth, rows, masks)
     if case in (no_annotations, nothing, only_crowds):
         assert set(figures.values()) == {-1.0}
@@ -207,18 +209,40 @@ def test_clean_ground_truth_fills_and_renumbers():
     [
         ({"images": None}, "no 'images'"),
         ({"categories": [{"id": 1, "name": "a"}] * 2}, "categories repeat"),
-        ({"annotations": [{"id": 12, "image_id": 4, "category_id": 2}]}, "annotation 12 has no bbox"),
+        ({"annotations": [{"id": 12, "image_id": 4, "category_id": 2}]}, "annotation 12 of image 4: has no bbox"),
+        ({"images": [{"id": 2**63, "height": 5, "width": 5}]}, "images has the id 9223372036854775808, .* 64 bits"),
+        ({"images": [{"id": "f81d", "height": 5, "width": 5}]}, "has the id 'f81d'; number them"),
     ],
 )
 def test_clean_ground_truth_names_what_is_wrong(change, message):
     truth, _ = random_case(0)
+    truth["images"] = [{"id": 4, "height": 5, "width": 5}]
     truth = {key: value for key, value in (truth | change).items() if value is not None}
     with pytest.raises(ValueError, match=message):
         clean_ground_truth(truth)
 
 
-def test_masks_are_demanded_of_the_ground_truth():
+def test_without_a_mask_an_annotation_is_left_out_and_reported(caplog):
     truth, _ = random_case(0)
-    del truth["annotations"][0]["segmentation"]
-    with pytest.raises(ValueError, match="has no segmentation"):
-        clean_ground_truth(truth, with_masks=True)
+    number, first = len(truth["annotations"]), truth["annotations"][0]
+    known = sum(a["category_id"] != 33 for a in truth["annotations"])
+    del first["segmentation"]
+    left = clean_ground_truth(truth, with_masks=True)["annotations"]
+    assert len(left) == known - (first["category_id"] != 33) < number
+    assert f"annotation {first['id']} of image {first['image_id']}: has no segmentation" in caplog.text
+
+
+@pytest.mark.parametrize("with_masks", [False, True])
+@pytest.mark.parametrize("base", [2**53, 2**62, 2**63 - 101, -(2**63)])
+def test_large_ids_change_no_figure(base, with_masks):
+    truth, rows = random_case(4)
+    masks = [rectangle_rle(box) for box in rows["box"]] if with_masks else None
+    wanted = assert_equal_backends(truth, rows, masks)
+    moved = truth | {
+        "images": [image | {"id": image["id"] + base} for image in truth["images"]],
+        "annotations": [a | {"image_id": a["image_id"] + base} for a in truth["annotations"]],
+    }
+    rows = rows.copy()
+    rows["image_id"] += base
+    assert assert_equal_backends(moved, rows, masks) == wanted
+    assert {result["image_id"] for result in result_dicts(rows)} <= {image["id"] for image in moved["images"]}

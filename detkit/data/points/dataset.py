@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from detkit.data.annotations import Problem, list_problems
 from detkit.data.coco import CocoDataset
-from detkit.data.points.file import Problem, list_problems, read_points
+from detkit.data.points.file import read_points
 from detkit.images import image_size, read_image
 from detkit.ops.points import check_inside
 from detkit.registry import register
@@ -83,8 +84,8 @@ class PointDataset(CocoDataset):
             file_name=path,
         )
 
-    def _read_file(self) -> dict[str, Any]:
-        content, self.problems = read_points(self.annotation_file)
+    def _read_file(self, *, quiet: bool = False) -> dict[str, Any]:
+        content, self.problems, self.crowds = read_points(self.annotation_file)  # has no crowds any more
         points = content["annotations"]
         self.has_boxes = bool(points) and all("bbox" in a for a in points)
         return {**content, "annotations": [{"bbox": [*a["point"], 0, 0], **a} for a in points]}
@@ -94,7 +95,3 @@ class PointDataset(CocoDataset):
         point_of = {a["id"]: a["point"] for a in annotations}
         points = [point_of[i] for i in self._annotation_ids.tolist()]
         self._points = np.array(points, dtype=np.float32).reshape(-1, 2)
-
-    def _find_usable(self, annotations: list[dict], boxes: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-        self._dropped: set[int] = set()
-        return np.ones(len(annotations), dtype=bool)

@@ -7,9 +7,8 @@ point (3, 5); no half pixel is added. x may be 0 to the width and y 0 to the hei
 
 from __future__ import annotations
 
-import math
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,89 +16,42 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from detkit.data.coco_file import COCO_KEYS, check_section, load_json
+from detkit.data.annotations import Judged, Problem, judge_annotations, refuse_only_crowds, short
+from detkit.data.coco_file import read_instances, warn_of_doubles
 from detkit.ops.points import points_inside
+from detkit.ops.segmentations import all_finite
 
 
-class Problem(NamedTuple):
-    """An annotation, or (annotation None) an image, that cannot be used, and why; an unknown id is None."""
+class Points(NamedTuple):
+    """A file of points: its content with the usable points only, why others are not, and how many are crowds."""
 
-    annotation: Any
-    image: Any
-    reason: str
-
-    def __str__(self) -> str:
-        of = f"annotation {self.annotation} of " if self.annotation is not None else ""
-        return f"{of}image {self.image}: {self.reason}"
+    content: dict[str, Any]
+    problems: list[Problem]
+    crowds: int
 
 
-def read_instances(path: str | Path) -> dict[str, Any]:
-    """The content of a COCO json whose images and categories are in order; its annotations are not looked at.
-
-    Raises:
-        ValueError: the file cannot be read, is not json, or has broken lists of images or categories.
-    """
-    path = Path(path)
-    content = load_json(path)
-    for section in ("images", "categories"):
-        check_section(content, section, COCO_KEYS[section], path)
-    if not isinstance(content.get("annotations"), list):
-        raise ValueError(f'{path}: no list "annotations"; a COCO file has {", ".join(COCO_KEYS)}')
-    return content
-
-
-def read_points(path: str | Path) -> tuple[dict[str, Any], list[Problem]]:
-    """Read a file of points.
-
-    Returns:
-        Its content with the usable points only, and the problems of the others. Crowd regions are left out.
+def read_points(path: str | Path) -> Points:
+    """Read a file of points. Crowd regions are left out and counted.
 
     Raises:
         ValueError: see `read_instances`, or no annotation can be used; the message names the file and up to ten ids.
     """
     content = read_instances(path)
     images = {image["id"]: image for image in content["images"]}
-    objects, problems = usable_annotations(content["annotations"], images, {c["id"] for c in content["categories"]})
-    points = []
-    for annotation in objects:
-        image = images[annotation["image_id"]]
-        if annotation.get("iscrowd"):
+    judged = judge_annotations(content["annotations"], images, {c["id"] for c in content["categories"]}, boxes=False)
+    points, problems = [], judged.problems
+    for annotation in judged.annotations:
+        if annotation["iscrowd"]:
             continue
-        reason = point_problem(annotation, image)
-        if reason is None and "bbox" in annotation:
-            reason = box_problem(annotation, image)
+        reason = point_problem(annotation, images[annotation["image_id"]])
         if reason is None:
             points.append(annotation)
         else:
             problems.append(Problem(annotation["id"], annotation["image_id"], reason))
-    if problems and not points:
-        raise ValueError(f"{path}: none of its annotations is a usable point: {list_problems(problems)}")
-    return {**content, "annotations": points}, problems
-
-
-def usable_annotations(
-    annotations: list, images: Collection[int], categories: Collection[int]
-) -> tuple[list[dict], list[Problem]]:
-    """The annotations with a unique id, a known image and a known category, and the problems of the others.
-
-    Of several annotations with one id the first is kept.
-    """
-    usable, problems, used_ids = [], [], set()
-    for position, annotation in enumerate(annotations):
-        if not isinstance(annotation, dict) or not isinstance(annotation.get("id"), int):
-            problems.append(Problem(f"number {position} in the list", None, "is not a dict with a whole number as id"))
-            continue
-        own, image, category = (annotation.get(key) for key in ("id", "image_id", "category_id"))
-        if not isinstance(image, int) or image not in images:
-            problems.append(Problem(own, image, "there is no such image"))
-        elif not isinstance(category, int) or category not in categories:
-            problems.append(Problem(own, image, f"there is no category {category!r}"))
-        elif own in used_ids:
-            problems.append(Problem(own, image, "an earlier annotation has the same id"))
-        else:
-            used_ids.add(own)
-            usable.append(annotation)
-    return usable, problems
+    Judged(points, problems if not points else [], judged.mended).report(path)
+    refuse_only_crowds(path, len(points), judged.crowds)
+    warn_of_doubles(content, path)
+    return Points({**content, "annotations": points}, problems, judged.crowds)
 
 
 def point_problem(annotation: Mapping, image: Mapping) -> str | None:
@@ -108,35 +60,16 @@ def point_problem(annotation: Mapping, image: Mapping) -> str | None:
     if given is None:
         return "has no point"
     if (point := _numbers(given, 2)) is None:
-        return f"its point is {str(given)[:60]}, not two finite numbers x, y"
+        return f"its point is {short(given)}, not two finite numbers x, y"
     x, y = point
     if not points_inside(np.array([point]), (image["height"], image["width"])).all():
         return f"its point {x:g}, {y:g} lies outside the {image['width']} x {image['height']} pixels"
     return None
 
 
-def box_problem(annotation: Mapping, image: Mapping) -> str | None:
-    """Why the box of an annotation cannot be used; None if it can."""
-    given = annotation.get("bbox")
-    if (box := _numbers(given, 4)) is None:
-        return f"its bbox is {str(given)[:60]}, not four finite numbers x, y, width, height"
-    x, y, width, height = box
-    inside = x < image["width"] and y < image["height"] and x + width > 0 and y + height > 0
-    if width <= 0 or height <= 0 or not inside:
-        return f"its bbox {box} has no area inside the {image['width']} x {image['height']} pixels"
-    return None
-
-
-def list_problems(problems: list[Problem]) -> str:
-    """The first ten problems in one line."""
-    return "; ".join(map(str, problems[:10])) + (f"; ... ({len(problems)} in all)" if len(problems) > 10 else "")
-
-
 def _numbers(values: Any, count: int) -> list[float] | None:
     """The values if they are a list of `count` finite numbers."""
-    if not isinstance(values, list) or len(values) != count:
-        return None
-    return values if all(type(value) in (int, float) and math.isfinite(value) for value in values) else None
+    return values if isinstance(values, list) and len(values) == count and all_finite(values) else None
 
 
 @dataclass
@@ -149,6 +82,7 @@ class PointReport:
     with_box: int
     by_class: dict[str, int]
     problems: list[Problem]
+    crowds: int = 0
 
     def table(self) -> str:
         """Counts, points of each class and all problems, a line each."""
@@ -157,6 +91,7 @@ class PointReport:
             "images without points": self.images_without_points,
             "points": self.points,
             "points with a box": self.with_box,
+            "left out as crowds": self.crowds,
             "problems": len(self.problems),
         }
         rows = [*counts.items(), *((f"class {name}", count) for name, count in self.by_class.items())]
@@ -170,7 +105,7 @@ def check_points(annotation_file: str | Path, image_folder: str | Path | None = 
     Raises:
         ValueError: see `read_points`, or there is no such folder.
     """
-    content, problems = read_points(annotation_file)
+    content, problems, crowds = read_points(annotation_file)
     images, points = content["images"], content["annotations"]
     counts = Counter(a["category_id"] for a in points)
     if image_folder is not None:
@@ -182,6 +117,7 @@ def check_points(annotation_file: str | Path, image_folder: str | Path | None = 
         with_box=sum("bbox" in a for a in points),
         by_class={c["name"]: counts[c["id"]] for c in sorted(content["categories"], key=lambda c: c["id"])},
         problems=problems,
+        crowds=crowds,
     )
 
 

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from detkit.data.points.file import Problem, box_problem, list_problems, point_problem, usable_annotations
+from detkit.data.annotations import Problem, judge_annotations, list_problems, refuse_only_crowds, sound_segmentation
+from detkit.data.points.file import point_problem
 from detkit.files import refuse_to_overwrite, write_json
 from detkit.ops.rle import decode_mask
 
@@ -43,16 +44,22 @@ class Split:
 
     def table(self) -> str:
         """Images, objects and classes of each part."""
-        lines = [f"{'part':10} {'images':>9} {'objects':>9} {'classes':>9}"]
-        for name in ("strong", "weak"):
+        lines = [f"{'part':10} {'images':>9} {'objects':>9} {'classes':>9} {'crowds':>9}"]
+        for name, full in (("strong", self.strong), ("weak", self.truth)):
             part = vars(self)[name]
-            objects = sum(not a.get("iscrowd") for a in part["annotations"])
-            lines.append(f"{name:10} {len(part['images']):9,} {objects:9,} {len(_classes(part)):9,}")
+            objects, crowds = len(_objects(part)), len(full["annotations"]) - len(_objects(full))
+            lines.append(f"{name:10} {len(part['images']):9,} {objects:9,} {len(_classes(part)):9,} {crowds:9,}")
         return "\n".join(lines)
 
 
 def split_annotations(
-    content: Mapping[str, Any], *, percent: float, seed: int = 0, points: str = "centre", boxes: bool = False
+    content: Mapping[str, Any],
+    *,
+    percent: float,
+    seed: int = 0,
+    points: str = "centre",
+    boxes: bool = False,
+    name: Any = "json",
 ) -> Split:
     """Keep the full annotations of some images and reduce those of all others to points.
 
@@ -69,6 +76,7 @@ def split_annotations(
             depends on the seed and the place of the annotation in the file. "given": the annotation's own `point`. For
             what the numbers mean see `detkit.data.points.file`; no half pixel is added.
         boxes: let weak annotations keep their boxes, for the prompt "point_with_size".
+        name: of the json, for messages.
 
     Returns:
         The parts. Crowd regions are no objects to point at: they are kept in `strong` and `truth`.
@@ -80,16 +88,20 @@ def split_annotations(
         raise ValueError(f"unknown points {points!r}: choose from {', '.join(POINTS)}")
     images = {image["id"]: image for image in content["images"]}
     chosen = draw_images(list(images), percent, seed)
-    usable, problems = usable_annotations(content["annotations"], images, {c["id"] for c in content["categories"]})
+    judged = judge_annotations(content["annotations"], images, {c["id"] for c in content["categories"]}, boxes=False)
+    usable, problems = judged.annotations, judged.problems
     pointed = _with_points(usable, images, points, seed, boxes, problems)
-    if problems and all(a.get("iscrowd") for a in pointed):
-        raise ValueError(f"no annotation can be used: {list_problems(problems)}")
+    if problems and all(a["iscrowd"] for a in pointed):
+        raise ValueError(f"{name}: no annotation can be used: {list_problems(problems)}")
+    if judged.mended:
+        logger.warning("%s: mended %d annotations: %s", name, len(judged.mended), list_problems(judged.mended))
+    refuse_only_crowds(name, len(pointed) - judged.crowds, judged.crowds)
     # A full label is worth keeping where its point was never given.
     full = usable if points == "given" else pointed
     weak = [a for a in pointed if a["image_id"] not in chosen]
     split = Split(
         strong=_part(content, chosen, [a for a in full if a["image_id"] in chosen]),
-        weak=_part(content, images.keys() - chosen, [_reduced(a, boxes) for a in weak if not a.get("iscrowd")]),
+        weak=_part(content, images.keys() - chosen, [_reduced(a, boxes) for a in weak if not a["iscrowd"]]),
         truth=_part(content, images.keys() - chosen, weak),
         problems=problems,
     )
@@ -150,12 +162,12 @@ def _with_points(
     pointed = []
     for position, annotation in enumerate(annotations):
         image = images[annotation["image_id"]]
-        if annotation.get("iscrowd"):
+        if annotation["iscrowd"]:
             pointed.append(annotation)
             continue
         found, reason = point_of(annotation, image, points, (seed, position))
-        if reason is None and boxes:
-            reason = box_problem(annotation, image)
+        if reason is None and boxes and "bbox" not in annotation:
+            reason = "has no bbox"
         if reason is None:
             pointed.append({**annotation, "point": found})
         else:
@@ -169,12 +181,11 @@ def point_of(
     """The point of an annotation, see `split_annotations`, or why it has none."""
     if points == "given":
         return annotation.get("point"), point_problem(annotation, image)
-    if not annotation.get("segmentation"):
-        return None, "has no segmentation"
     try:
-        mask = decode_mask(annotation["segmentation"], int(image["height"]), int(image["width"]))
+        segmentation = sound_segmentation(annotation, image, [])
     except ValueError as error:
-        return None, f"its mask cannot be read: {error}"
+        return None, str(error)
+    mask = decode_mask(segmentation, int(image["height"]), int(image["width"]))
     if not mask.any():
         return None, "its mask is empty"
     if points == "centre":
@@ -192,5 +203,9 @@ def _reduced(annotation: Mapping, boxes: bool) -> dict[str, Any]:
     return {**{key: annotation[key] for key in keys}, "iscrowd": 0}
 
 
+def _objects(part: Mapping[str, Any]) -> list[dict]:
+    return [a for a in part["annotations"] if not a["iscrowd"]]
+
+
 def _classes(part: Mapping[str, Any]) -> set[int]:
-    return {a["category_id"] for a in part["annotations"] if not a.get("iscrowd")}
+    return {a["category_id"] for a in _objects(part)}

@@ -9,11 +9,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from detkit.data.annotations import Problem, is_crowd, list_problems
 from detkit.data.coco_file import load_json, read_coco_file
 from detkit.data.export import export_scenes
-from detkit.data.points.file import Problem, list_problems, read_points
+from detkit.data.points.file import read_points
 from detkit.data.points.split import point_of, split_annotations, write_split
-from detkit.evaluation.backends import clean_ground_truth
 from detkit.files import write_json
 from detkit.pipelines.training import coco_data
 
@@ -78,7 +78,7 @@ def _given(options: dict[str, Any], folder: Path) -> Sources:
     except ValueError as error:
         raise ValueError(f"data.strong: {options['strong']}: {error}") from error
     write_json(strong, content)
-    _warn_of_unseen(content, read_points(options["weak"])[0])
+    _warn_of_unseen(content, read_points(options["weak"]).content)
     truth, val, val_folder = (_optional(options[name]) for name in ("truth", "val", "val_image_folder"))
     return Sources(Path(options["image_folder"]), strong, Path(options["weak"]), truth, val, val_folder)
 
@@ -86,7 +86,7 @@ def _given(options: dict[str, Any], folder: Path) -> Sources:
 def _split(options: dict[str, Any], folder: Path) -> Sources:
     content = read_coco_file(Path(options["annotation_file"]))
     drawn = {name: options[name] for name in DRAWN}
-    split = split_annotations(content, **drawn)
+    split = split_annotations(content, **drawn, name=options["annotation_file"])
     if split.problems:
         logger.warning("%s: left out %s", options["annotation_file"], list_problems(split.problems))
     files = write_split(split, folder, force=True)
@@ -110,7 +110,7 @@ def with_points(content: dict[str, Any]) -> dict[str, Any]:
     """
     images, problems, annotations = {image["id"]: image for image in content["images"]}, [], []
     for annotation in content["annotations"]:
-        if "point" not in annotation and not annotation.get("iscrowd"):
+        if "point" not in annotation and not is_crowd(annotation):
             point, reason = point_of(annotation, images[annotation["image_id"]], "centre")
             if reason is not None:
                 problems.append(Problem(annotation["id"], annotation["image_id"], reason))
@@ -134,8 +134,9 @@ def check_sources(sources: Sources) -> None:
     Raises:
         ValueError: categories differ, an image is in both files, an image file is missing, or a point has no true mask.
     """
-    strong, weak = read_coco_file(sources.strong), read_points(sources.weak)[0]
-    others = {path: read_coco_file(path) for path in (sources.truth, sources.val) if path is not None}
+    strong, weak = read_coco_file(sources.strong), read_points(sources.weak).content
+    wanted = [path for path in (sources.truth, sources.val) if path is not None]
+    others = {path: read_coco_file(path, masks=path == sources.truth) for path in wanted}
     for path, content in {sources.weak: weak, **others}.items():
         if differences := _differences(content, strong):
             raise ValueError(f"{path}: its categories differ from those of {sources.strong}: {differences}")
@@ -157,10 +158,6 @@ def _check_truth(truth: dict[str, Any], weak: dict[str, Any], path: Path) -> Non
         other = [i for i, point in points.items() if known[i][key] != point[key]]
         if other:
             raise ValueError(f"{path}: {len(other)} annotations have another {key} than their points: {other[:10]}")
-    try:
-        clean_ground_truth(truth, with_masks=True)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
 
 
 def _check_images(strong: dict[str, Any], weak: dict[str, Any], folder: Path) -> None:

@@ -129,12 +129,12 @@ def label_quality(truth: Json, weak: Json, predictions: Sequence[Json]) -> dict[
         and of several predictions the one with the highest score counts; `mean IoU of answers`, over points with
         predictions.
     """
-    from detkit.evaluation.backends import BACKENDS, clean_ground_truth, summarize
+    from detkit.evaluation.backends import BACKENDS, clean_ground_truth, detection_rows, summarize
 
-    rows = np.array([[p["image_id"], *p["bbox"], p["score"], p["category_id"]] for p in predictions], dtype=float)
+    rows = detection_rows(*([p[key] for p in predictions] for key in ("image_id", "bbox", "score", "category_id")))
     ground_truth = clean_ground_truth(truth, with_masks=True)
     masks = [p["segmentation"] for p in predictions]
-    figures = summarize(*BACKENDS["hotcoco"](ground_truth, rows.reshape(-1, 7), masks, 100), 100)
+    figures = summarize(*BACKENDS["hotcoco"](ground_truth, rows, masks, 100), 100)
     best = best_answers(predictions).values()
     ious = _overlaps({a["id"]: a for a in truth["annotations"]}, {i["id"]: i for i in truth["images"]}, best)
     return {

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from detkit.checkpoints.weights import load_model
-from detkit.data.coco_file import load_json, select_categories
+from detkit.data.coco_file import load_json, read_coco_file, select_categories
 from detkit.data.points.dataset import PointDataset
 from detkit.data.points.file import read_points
 from detkit.engine.hooks import kept_weights
@@ -131,7 +131,7 @@ class Pipeline:
             config = run_config(self.config["student"], coco_data(sources.strong, sources.image_folder), None)
             check_run(config, "student", labels)
         if self.config["pseudo"]["prompt"] == "point_with_size" and not is_done("weak_predictions"):
-            lost = [a["id"] for a in read_points(sources.weak)[0]["annotations"] if "bbox" not in a]
+            lost = [a["id"] for a in read_points(sources.weak).content["annotations"] if "bbox" not in a]
             if lost:
                 raise ConfigError(
                     f"pseudo.prompt: 'point_with_size' needs boxes; {len(lost)} annotations of {sources.weak} have no "
@@ -242,8 +242,8 @@ class Pipeline:
         """
 
         def merge(folder: Path) -> None:
-            strong, weak = load_json(sources.strong), read_points(sources.weak)[0]
-            truth = load_json(sources.truth) if sources.truth else None
+            strong, weak = load_json(sources.strong), read_points(sources.weak).content
+            truth = read_coco_file(sources.truth, masks=True, quiet=True) if sources.truth else None
             quality: dict[str, Any] = {"points": len(weak["annotations"])}
             for kind, path in predictions.items():
                 found = load_json(path)
