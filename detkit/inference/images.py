@@ -14,7 +14,7 @@ from torch import Tensor
 
 from detkit.console import Console
 from detkit.files import write_json
-from detkit.images import IMAGE_SUFFIXES, load_image
+from detkit.images import IMAGE_SUFFIXES, image_size, load_image
 from detkit.modeling.image_model import ImageModel
 from detkit.structures import Detections
 
@@ -79,12 +79,12 @@ def predict_files(model: ImageModel, paths: Sequence[Path], out: Path, *, min_sc
     """Find objects in files and folders of images.
 
     Writes one drawn image for each file and `predictions.json`: a list of `{"file", "drawn", "objects"}`, each
-    object with class name, category id, score and box (x, y, width, height in pixels; masks as RLE). A file that
-    cannot be read is reported and left out.
+    object with class name, category id, score and box (x, y, width, height in pixels, clipped to the image; masks as
+    RLE). A file that cannot be read is reported and left out.
     """
 
     def predict(_: Path, image: Tensor) -> ImageResult:
-        detections = drop_low_scores(model.predict(image)[0], min_score)
+        detections = drop_low_scores(model.predict(image)[0], min_score).clipped(*image_size(image))
         results = [{k: v for k, v in result.items() if k != "image_id"} for result in detections.to_coco(0)]
         return ImageResult(results, detections.names(), detections.draw(image, min_score=min_score))
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from detkit.files import write_json
-from detkit.images import read_image
+from detkit.images import image_size, read_image
 from detkit.inference.images import ImageResult, Summary, drop_low_scores, find_images, process_files
 from detkit.inference.point_prompts import ImagePoints, first_ten, read_point_prompts
 from detkit.modeling.image_model import ImageModel
@@ -107,7 +107,7 @@ def _predict_image(
     if prompts.image_id is None or not prompts.points:
         return ImageResult([], [], draw_points(image, []), dict(image_id=prompts.image_id, unanswered=[]))
     given: dict[str, Any] = {name: getattr(prompts, name) for name in NEEDED[prompt]}
-    found = drop_low_scores(model.predict(image, prompt=prompt, **given)[0], min_score)
+    found = drop_low_scores(model.predict(image, prompt=prompt, **given)[0], min_score).clipped(*image_size(image))
     assert isinstance(found, PromptedDetections) and found.owners is not None
     owners, by_point = set(found.owners.tolist()), prompt != "class"
     answered = [number in owners or not by_point for number in range(len(prompts.points))]

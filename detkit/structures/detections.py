@@ -5,6 +5,7 @@ Shape letters: n objects, h/w pixels.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
@@ -77,6 +78,13 @@ class Detections(TensorStruct):
     def __getitem__(self, keep: Any) -> Self:
         """Select detections by a bool mask, an index tensor or a slice."""
         return self.map_tensors(lambda tensor: tensor[keep])
+
+    def clipped(self, height: int, width: int) -> Self:
+        """The same detections with their boxes clipped to an image of that size."""
+        limits = self.boxes.new_tensor([width, height, width, height])
+        clipped = copy.copy(self)
+        clipped.boxes = self.boxes.clamp(min=0).minimum(limits)
+        return clipped
 
     def encode_masks(self) -> list[dict[str, Any]]:
         """The masks as compressed RLE; there must be masks."""

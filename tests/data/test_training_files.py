@@ -53,7 +53,10 @@ def test_a_validation_file_with_fewer_classes_is_evaluated_on_those_it_has(run, 
     [
         (lambda c: c["annotations"].clear(), "data.train: no image has an object to learn from"),
         (lambda c: [a.update(iscrowd=1) for a in c["annotations"]], "train.json: no object remains, all 5 annot"),
-        (lambda c: [a.update(bbox=[0, 0, 0, 0]) for a in c["annotations"]], "train.json: none of its 5 annotations can"),
+        (
+            lambda c: [a.update(bbox=[0, 0, 0, 0]) for a in c["annotations"]],
+            "none of its 5 annotations can be",
+        ),
         (lambda c: c["categories"].pop(), "data.val: its classes differ .* lacks 'name2' .id 2."),
         (lambda c: c["categories"][0].update(name="other"), "data.val: its classes differ .* lacks 'name1' .id 1."),
     ],

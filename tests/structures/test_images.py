@@ -146,6 +146,12 @@ class TestDetections:
             np.testing.assert_array_equal(decode_mask(result["segmentation"], 9, 7), mask)
         assert "segmentation" not in detections().to_coco(1)[0]
 
+    def test_boxes_are_clipped_to_the_image(self):
+        masks = torch.ones(1, 9, 7, dtype=torch.bool)
+        found = Detections(torch.tensor([[-3.0, 2, 9, 11]]), torch.ones(1), torch.zeros(1, dtype=torch.int64), masks)
+        assert found.clipped(9, 7).to_coco(1)[0]["bbox"] == [0, 2, 7, 7] and found.clipped(9, 7).masks is masks
+        assert found.boxes.tolist() == [[-3, 2, 9, 11]]
+
     def test_draw_leaves_out_what_scores_too_low(self):
         image = torch.zeros(3, 60, 60, dtype=torch.uint8)
         assert np.asarray(detections().draw(image)).any()
