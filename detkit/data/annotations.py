@@ -11,14 +11,12 @@ import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from detkit.ops.segmentations import all_finite, check_segmentation, is_degenerate
+from detkit.ops.segmentations import LEAST_MARGIN, all_finite, check_segmentation, is_degenerate
 
 logger = logging.getLogger(__name__)
 
 CROWD_FLAGS = {0: False, 1: True, "0": False, "1": True, "false": False, "true": True}
-# Boxes may reach over the border of the image by rounding; those that reach further are clipped.
-BORDER = 1
-FARTHEST = 1e9
+FARTHEST = 1e9  # of boxes where the size of the image is not known
 
 
 class Problem(NamedTuple):
@@ -217,12 +215,13 @@ def sound_segmentation(annotation: Mapping, image: Mapping, notes: list[str]) ->
 
 
 def _clip_far(box: list[float], image: Mapping, notes: list[str]) -> list[float]:
-    """The box, clipped to the image where it reaches over its border by more than rounding."""
+    """The box; clipped to the image where it reaches further over the border than an object may."""
     if "width" not in image or "height" not in image:
         return box
     x, y, width, height = box
     right, bottom = image["width"], image["height"]
-    if x >= -BORDER and y >= -BORDER and x + width <= right + BORDER and y + height <= bottom + BORDER:
+    margin = max(right, bottom, LEAST_MARGIN)
+    if x >= -margin and y >= -margin and x + width <= right + margin and y + height <= bottom + margin:
         return box
     x1, y1, x2, y2 = max(x, 0), max(y, 0), min(x + width, right), min(y + height, bottom)
     notes.append(f"its bbox {short(box)} is clipped to the {right} x {bottom} pixels")

@@ -80,7 +80,7 @@ def test_polygons_and_both_kinds_of_rle_give_equal_masks(coco_folder, edit_coco)
 
 def test_boxes_are_clipped_and_those_without_area_dropped_and_reported(coco_folder, edit_coco, caplog):
     bad = [(1, 90, 5, 10, 10), (1, 10, 10, 0, 5), (1, 10, 10, -5, 5)]
-    path, folder = coco_folder([[(1, -5, 50, 20, 30), *bad], [(2, *BOX)], [(2, *BOX), (1, *BOX)]])
+    path, folder = coco_folder([[(1, -5, 50, 20, 3000), *bad], [(2, *BOX)], [(2, *BOX), (1, *BOX)]])
     edit_coco(path, lambda c: c["annotations"][4].update(bbox=[float("nan"), 1, 2, 3]))
     edit_coco(path, lambda c: c["annotations"][5].update(bbox=[]))
     with caplog.at_level(logging.WARNING):
@@ -90,7 +90,7 @@ def test_boxes_are_clipped_and_those_without_area_dropped_and_reported(coco_fold
     assert [a["id"] for a in dataset.coco()["annotations"]] == [1, 7]
     left_out, mended = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert "left out 5 annotations" in left_out and str(path) in left_out and "annotation 2 of image 10" in left_out
-    assert f"{path}: mended 1 annotations: annotation 1 of image 10: its bbox [-5, 50, 20, 30] is clipped" in mended
+    assert f"{path}: mended 1 annotations: annotation 1 of image 10: its bbox [-5, 50, 20, 3000] is clipped" in mended
     assert dataset.coco()["annotations"][0]["bbox"] == [0, 50, 15, 10]
 
 
