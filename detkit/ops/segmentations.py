@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
+
 NUMBERS = frozenset((int, float))
 # How far coordinates may lie outside of the image: as far as it is large, and at least so many pixels.
 LEAST_MARGIN = 1000
@@ -81,28 +83,26 @@ def _check_run_lengths(segmentation: dict[str, Any], height: int, width: int) ->
             raise ValueError(f"run lengths must be non-negative and add up to {height} x {width} pixels")
         return
     # pycocotools leaves pixels uninitialised where the runs do not reach the end of the image.
-    runs = _decode_runs(counts)
-    if runs is None or min(runs, default=0) < 0 or sum(runs) != height * width:
+    runs = _decode_runs(counts if isinstance(counts, bytes) else counts.encode(errors="replace"))
+    if runs is None or (runs < 0).any() or runs.sum() != height * width:
         raise ValueError(f"compressed run lengths are damaged: they do not add up to {height} x {width} pixels")
 
 
-def _decode_runs(counts: str | bytes) -> list[int] | None:
-    """The runs that a compressed run length string describes; None if it is none.
+def _decode_runs(counts: bytes) -> np.ndarray | None:
+    """The runs that a compressed run length string describes, int64; None if it is none.
 
     Each run is a signed number in groups of 5 bits, lowest first, one character (48 + group, + 32 when more
     groups follow) per group; from the fourth on it is stored as the difference to the run two before it.
     """
-    runs: list[int] = []
-    value = shift = 0
-    for code in counts if isinstance(counts, bytes) else counts.encode(errors="replace"):
-        group = code - 48
-        if not 0 <= group < 64 or shift > 35:
-            return None
-        value |= (group & 31) << shift
-        shift += 5
-        if not group & 32:
-            if group & 16:
-                value -= 1 << shift
-            runs.append(value + (runs[-2] if len(runs) > 2 else 0))
-            value = shift = 0
-    return None if shift else runs
+    groups = np.frombuffer(counts, dtype=np.uint8).astype(np.int64) - 48
+    ends = np.flatnonzero((groups & 32) == 0)
+    if not ends.size or ends[-1] != len(groups) - 1 or groups.min() < 0 or groups.max() > 63:
+        return None
+    starts = np.concatenate([[0], ends[:-1] + 1])
+    lengths = ends - starts + 1
+    if lengths.max() > 7:
+        return None
+    shifts = 5 * (np.arange(len(groups)) - np.repeat(starts, lengths))
+    runs = np.add.reduceat((groups & 31) << shifts, starts) - ((groups[ends] & 16 > 0).astype(np.int64) << 5 * lengths)
+    runs[1::2], runs[2::2] = runs[1::2].cumsum(), runs[2::2].cumsum()
+    return runs
