@@ -137,8 +137,9 @@ def test_text_that_is_no_header_is_one_line(tmp_path, text, message):
 
 
 def test_a_header_cannot_ask_for_all_memory(tmp_path):
-    for change in (dict(pos_dim=10**5), dict(num_tokens=10**12)):
-        with pytest.raises(
-            ValueError, match=r"hostile.safetensors: .*the model is much larger than the weights in the"
-        ):
+    for change, why in (
+        (dict(pos_dim=16_000), "is much larger than"),
+        (dict(num_tokens=10**12), "must be a whole number"),
+    ):
+        with pytest.raises(ValueError, match=rf"hostile.safetensors: .*{why}"):
             load_model(file_of(tmp_path, DETECTOR, **change))
