@@ -112,7 +112,7 @@ def find_checkpoint(options: argparse.Namespace) -> tuple[Path, dict[str, Any] |
 
 
 def stored_config(checkpoint: Path) -> dict[str, Any]:
-    """The config in the header of a checkpoint, with the number of its classes.
+    """The config in the header of a checkpoint.
 
     Raises:
         ValueError: no checkpoint, or one without a config.
@@ -122,5 +122,4 @@ def stored_config(checkpoint: Path) -> dict[str, Any]:
 
     header = read_header(checkpoint)
     require(header, checkpoint)
-    model = {**header["config"]["model"], "num_classes": len(header["label_map"]["names"])}
-    return {**header["config"], "model": model}
+    return header["config"]

@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
-from detkit.cli.common import add_config, add_import, add_set, evaluated_checkpoint, stored_config
+from detkit.cli.common import add_config, add_import, add_set, evaluated_checkpoint
 from detkit.config import apply_overrides, load_config
 
 
@@ -97,19 +98,19 @@ def benchmark_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def benchmark(options: argparse.Namespace) -> None:
-    """Measure images/s, memory, parameters and FLOPs of the model of a config or checkpoint, with random weights."""
+    """Measure images/s, memory, parameters and FLOPs of the model of a checkpoint or, with random weights, a config."""
     from detkit.checkpoints.files import is_run
-    from detkit.checkpoints.weights import explaining_imports
+    from detkit.checkpoints.weights import load_model
     from detkit.runtime.processes import choose_device
     from detkit.studies.benchmark import benchmark_model, build_for_benchmark, count_parameters
 
     if Path(options.config).suffix == ".safetensors" or is_run(options.config):
-        stored = stored_config(Path(options.config))
-        config = apply_overrides({**stored, "imports": []}, options.set)  # importing what a file names runs its code
+        if options.set:
+            raise ValueError(f"--set is for configs, {options.config} is a checkpoint: its model is as it is")
+        model: Any = load_model(options.config)
     else:
-        stored = config = apply_overrides(load_config(options.config), options.set)
-    with explaining_imports(options.config, stored):
-        model = build_for_benchmark(config).to(choose_device(options.device))
+        model = build_for_benchmark(apply_overrides(load_config(options.config), options.set))
+    model = model.to(choose_device(options.device))
     figures: dict[str, float] = dict(count_parameters(model))
     if not options.dry_run:
         height, width = options.size * 2 if len(options.size) == 1 else options.size

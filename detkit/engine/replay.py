@@ -86,6 +86,8 @@ def load_for_replay(
     if path.suffix == ".safetensors":
         weights, header = read_weights(path)
         require(header, path)
+        if header["config"]["model"].get("teacher") is not None:
+            raise ValueError(f"{path}: was trained with a teacher, which the file cannot name: give the run's folder")
         with explaining_imports(path, header["config"]):
             model = _with_weights(header["config"], header, weights, path, say)
         return model.to(device), resolve_config(header["config"])
