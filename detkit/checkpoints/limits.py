@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from torch import Tensor
@@ -26,15 +27,20 @@ class AllocationLimit(TorchDispatchMode):
 
     def __init__(self, elements: int, tensors: int):
         super().__init__()
-        self.elements = FACTOR * elements + SPARE_ELEMENTS
+        self.elements: float = FACTOR * elements + SPARE_ELEMENTS
         self.tensors = FACTOR * tensors + SPARE_TENSORS
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """No: torch would import its compiler, which takes a second."""
+        return False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Count what `func` would make, then call it."""
         kwargs = kwargs or {}
         inputs = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         if not inputs:
-            self._count(func, args, {**kwargs, "device": "meta"})
+            self._take(numel_of_new(func, args))
         elif max(tensor.numel() for tensor in inputs) > SMALL and not func._schema.is_mutable and not func.is_view:
             on_meta = tree_map(lambda leaf: leaf.to("meta") if isinstance(leaf, Tensor) else leaf, (args, kwargs))
             self._count(func, *on_meta)
@@ -45,7 +51,24 @@ class AllocationLimit(TorchDispatchMode):
             made = [leaf.numel() for leaf in tree_leaves(func(*args, **kwargs)) if isinstance(leaf, Tensor)]
         except Exception:  # an operation without a result of known size; a wrong one fails again when it is called
             return
-        self.elements -= sum(made)
-        self.tensors -= len(made)
+        self._take(sum(made))
+
+    def _take(self, elements: float) -> None:
+        self.elements -= max(0, elements)
+        self.tensors -= 1
         if self.elements < 0 or self.tensors < 0:
             raise ValueError("the model is much larger than the weights in the file")
+
+
+def numel_of_new(func: Any, args: Any) -> float:
+    """How many elements an operation that takes no tensors will make, as far as its arguments tell."""
+    name, numbers = func._overloadpacket.__name__, [value for value in args if isinstance(value, (int, float))]
+    if name == "arange" and numbers:
+        start, end, step = {1: (0, *numbers, 1), 2: (*numbers, 1)}.get(len(numbers), numbers[:3])
+        return abs(end - start) / abs(step) if step else 0
+    if name in ("linspace", "logspace") and len(numbers) > 2:
+        return numbers[2]
+    if name == "eye" and numbers:
+        return numbers[0] * numbers[-1]
+    sizes = next((value for value in args if isinstance(value, (list, tuple))), ())
+    return math.prod(sizes)
