@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
@@ -42,22 +44,33 @@ class AllocationLimit(TorchDispatchMode):
         if not inputs:
             self._take(numel_of_new(func, args))
         elif max(tensor.numel() for tensor in inputs) > SMALL and not func._schema.is_mutable and not func.is_view:
-            on_meta = tree_map(lambda leaf: leaf.to("meta") if isinstance(leaf, Tensor) else leaf, (args, kwargs))
-            self._count(func, *on_meta)
+            self._count(func, inputs, args, kwargs)
         return func(*args, **kwargs)
 
-    def _count(self, func: Any, args: Any, kwargs: Any) -> None:
+    def _count(self, func: Any, inputs: Sequence[Tensor], args: Any, kwargs: Any) -> None:
+        """Most operations make what their inputs broadcast to; only the others are tried on tensors without data."""
         try:
-            made = [leaf.numel() for leaf in tree_leaves(func(*args, **kwargs)) if isinstance(leaf, Tensor)]
-        except Exception:  # an operation without a result of known size; a wrong one fails again when it is called
-            return
-        self._take(sum(made))
+            if any(isinstance(value, (list, tuple)) for value in args):
+                raise ValueError("such as repeat")
+            made = math.prod(np.broadcast_shapes(*(tuple(tensor.shape) for tensor in inputs)))
+        except ValueError:
+            on_meta = tree_map(lambda leaf: leaf.to("meta") if isinstance(leaf, Tensor) else leaf, (args, kwargs))
+            made = numel_of_result(func, *on_meta)
+        self._take(made)
 
     def _take(self, elements: float) -> None:
         self.elements -= max(0, elements)
         self.tensors -= 1
         if self.elements < 0 or self.tensors < 0:
             raise ValueError("the model is much larger than the weights in the file")
+
+
+def numel_of_result(func: Any, args: Any, kwargs: Any) -> int:
+    """How many elements an operation makes of tensors on the meta device; 0 where it does not run there."""
+    try:
+        return sum(leaf.numel() for leaf in tree_leaves(func(*args, **kwargs)) if isinstance(leaf, Tensor))
+    except Exception:  # a wrong operation fails again when it is called
+        return 0
 
 
 def numel_of_new(func: Any, args: Any) -> float:
