@@ -287,6 +287,8 @@ class Swin(nn.Module):
         embed_dim, depths, num_heads, drop_path = resolve_variant(variant, embed_dim, depths, num_heads, drop_path)
         if len(depths) != len(num_heads):
             raise ValueError(f"depths {depths} and num_heads {num_heads} differ in length")
+        if bad := [heads for i, heads in enumerate(num_heads) if (embed_dim << i) % heads]:
+            raise ValueError(f"num_heads {bad} do not divide embed_dim {embed_dim}, which doubles with each stage")
         if bad := [s for s in cross_stages if s not in range(len(depths))]:
             raise ValueError(f"cross_stages {bad} do not exist: there are stages 0 to {len(depths) - 1}")
         dims = [embed_dim * 2**i for i in range(len(depths))]

@@ -105,7 +105,7 @@ def build(config: dict[str, Any], path: str = "config", **extra: Any) -> Any:
         extra: arguments that only the running program knows; `config` may not hold them as well.
 
     Raises:
-        ConfigError: unknown name, unknown or missing argument, or a ValueError or TypeError of the constructor.
+        ConfigError: unknown name, unknown or missing argument, or an error of the constructor.
     """
     name, component = check(config, path, extra)
     arguments = {key: value for key, value in config.items() if key != "type"}
@@ -114,6 +114,8 @@ def build(config: dict[str, Any], path: str = "config", **extra: Any) -> Any:
         return component(**arguments, **extra)
     except (ValueError, TypeError) as error:
         raise ConfigError(f"{path} ({name}): {error}{_nearest_argument(component, error)}") from error
+    except (ArithmeticError, AssertionError, LookupError) as error:
+        raise ConfigError(f"{path} ({name}): {type(error).__name__}: {error}") from error
 
 
 def check(config: dict[str, Any], path: str = "config", extra: Iterable[str] = ()) -> tuple[str, Callable]:

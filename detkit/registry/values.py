@@ -213,7 +213,7 @@ def _describe_range(plain: Any, rules: tuple[Any, ...]) -> str:
         elif isinstance(rule, Pattern):
             words = rule.words
         elif isinstance(rule, MinLen):
-            words = words.replace("a list", "a list that is not empty", 1).replace("a text", "a text that is not empty")
+            words = f"{words[:6]} that is not empty{words[6:]}"  # "a list" or "a text"
         elif isinstance(rule, Len):
             words = words.replace("a list", f"a list of {rule.min_length}", 1)
     return f"{words} {_bounds({type(rule): rule for rule in rules})}".rstrip()

@@ -104,10 +104,21 @@ def check_components(config: dict[str, Any]) -> None:
         _check_dataset(config["data"][name], f"data.{name}")
     for number, hook in enumerate(config["hooks"]):
         check_value(hook, Component, f"hooks.{number}")
+        _check_place(hook, f"hooks.{number}", "detkit.engine", "a hook")
+    for number, transform in enumerate(config["data"]["transforms"]):
+        _check_place(transform, f"data.transforms.{number}", "detkit.data", "a transform")
     sections = {name: config[name] for name in ("model", "schedule", "evaluator", "data", "hooks")}
     sections["model"] = {key: value for key, value in config["model"].items() if key != "num_classes"}
     for name, section in sections.items():
         check_all(section, name, ADDED.get(name, ()))
+
+
+def _check_place(config: dict[str, Any], path: str, package: str, wanted: str) -> None:
+    """Refuse a component of detkit that is not from the package of those that can stand in this place."""
+    made = lookup(config["type"], path)
+    inside = made.__module__.startswith(package) and not hasattr(made, "__getitem__")
+    if made.__module__.startswith("detkit.") and not inside:
+        raise ConfigError(f"{path}: {config['type']} is not {wanted}")
 
 
 def _check_dataset(config: dict[str, Any] | None, path: str) -> None:

@@ -99,6 +99,8 @@ class ViDT(PromptedModel):
         top_k: Objects = 100,
         input_rule: Annotated[Mapping[str, Any], OptionsOf(InputRule)] | None = None,
     ):
+        if hidden_dim % heads:
+            raise ValueError(f"hidden_dim must be a multiple of heads, got hidden_dim {hidden_dim} and heads {heads}")
         if proposals and not box_refine:
             raise ValueError("proposals need box_refine: boxes to start from that no stage moves make no sense")
         super().__init__(LabelMap.numbered(num_classes), InputRule(**(input_rule or {})))

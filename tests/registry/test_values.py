@@ -137,6 +137,12 @@ def test_wrong_arguments_of_components(parts, changes, message):
     assert str(error.value).startswith(message)
 
 
+def test_errors_of_constructors_are_one_line_with_the_path(monkeypatch):
+    monkeypatch.setitem(registry._components, "Breaks", lambda number: 1 / number)
+    with pytest.raises(ConfigError, match=r"model \(Breaks\): ZeroDivisionError: division by zero"):
+        build(dict(type="Breaks", number=0), "model")
+
+
 def test_a_component_must_have_the_arguments_that_the_program_sets(parts):
     with pytest.raises(ConfigError, match=r"evaluator: Part cannot stand here, it has no argument 'dataset'"):
         check(dict(type="Part"), "evaluator", ["dataset"])

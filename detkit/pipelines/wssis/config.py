@@ -275,6 +275,7 @@ def _check_pseudo(config: dict[str, Any]) -> None:
 
 def _check_values(config: dict[str, Any]) -> None:
     _check_pseudo(config)
-    check_types({key: config[key] for key in DEFAULTS}, dict(seed=Seed, bound=bool), "config")
+    check_value(config["seed"], Seed, "seed")
+    check_value(config["bound"], bool, "bound")
     if config["bound"] and config["data"] is not None and config["data"]["truth"] is None:
         raise ConfigError("bound: needs the true masks of the weak images (data.truth)")
