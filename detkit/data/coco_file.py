@@ -78,16 +78,25 @@ def warn_of_doubles(content: dict[str, Any], path: str | Path) -> None:
 
 
 def _check_image(image: dict[str, Any], name: str) -> None:
-    """Check the file name and the size of an image; the size becomes whole numbers."""
+    """Check the file name and the size of an image."""
     try:
         usable = len(os.fsencode(image["file_name"])) > 0 and "\0" not in image["file_name"]
     except UnicodeEncodeError:
         usable = False
     if not usable:
         raise ValueError(f"{name} has the file_name {image['file_name'][:60]!r}, which cannot be that of a file")
+    check_size(image, name)
+
+
+def check_size(image: dict[str, Any], name: str) -> None:
+    """Make the width and the height of an image whole numbers.
+
+    Raises:
+        ValueError: they are not whole numbers of pixels from 1, or more than a mask can have.
+    """
     for key in ("width", "height"):
         value = image[key]
-        if not 1 <= value <= MOST_PIXELS or value != int(value):
+        if type(value) not in (int, float) or not 1 <= value <= MOST_PIXELS or value != int(value):
             raise ValueError(f"{name} has {key} {short(value)}, not a whole number of pixels from 1")
         image[key] = int(value)
     if image["width"] * image["height"] > MOST_PIXELS:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from detkit.data.annotations import id_problem, judge_annotations
+from detkit.data.coco_file import check_size
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +50,7 @@ def clean_ground_truth(ground_truth: dict[str, Any], *, with_masks: bool = False
         if key not in ground_truth:
             raise ValueError(f"the ground truth has no {key!r}; it must be a COCO dict")
     for key in ("images", "categories"):
-        ids = [entry["id"] for entry in ground_truth[key]]
+        ids = [entry.get("id") if isinstance(entry, dict) else None for entry in ground_truth[key]]
         if wrong := [reason for reason in map(id_problem, ids) if reason]:
             raise ValueError(f"one of the ground truth's {key} {wrong[0]}")
         if len(set(ids)) != len(ids):
@@ -57,6 +58,10 @@ def clean_ground_truth(ground_truth: dict[str, Any], *, with_masks: bool = False
     images = [
         {key: image[key] for key in ("id", "height", "width") if key in image} for image in ground_truth["images"]
     ]
+    for image in images:
+        if with_masks or len(image) == 3:
+            image.update({"height": image.get("height"), "width": image.get("width")})
+            check_size(image, f"image {image['id']} of the ground truth")
     categories = [{"id": c["id"], "name": c.get("name", str(c["id"]))} for c in ground_truth["categories"]]
     return {
         "images": images,

@@ -211,6 +211,9 @@ def test_clean_ground_truth_fills_and_renumbers():
         ({"categories": [{"id": 1, "name": "a"}] * 2}, "categories repeat"),
         ({"annotations": [{"id": 12, "image_id": 4, "category_id": 2}]}, "annotation 12 of image 4: has no bbox"),
         ({"images": [{"id": 2**63, "height": 5, "width": 5}]}, "images has the id 9223372036854775808, .* 64 bits"),
+        ({"images": [{"height": 5, "width": 5}]}, "images has the id None"),
+        ({"images": [7]}, "images has the id None"),
+        ({"images": [{"id": 4, "height": "5", "width": 5}]}, "image 4 of the ground truth has height '5', not a whole"),
         ({"images": [{"id": "f81d", "height": 5, "width": 5}]}, "has the id 'f81d'; number them"),
     ],
 )
@@ -246,3 +249,10 @@ def test_large_ids_change_no_figure(base, with_masks):
     rows["image_id"] += base
     assert assert_equal_backends(moved, rows, masks) == wanted
     assert {result["image_id"] for result in result_dicts(rows)} <= {image["id"] for image in moved["images"]}
+
+
+def test_masks_need_the_sizes_of_the_images():
+    truth, _ = random_case(0)
+    del truth["images"][2]["width"]
+    with pytest.raises(ValueError, match=r"image \d+ of the ground truth has width None"):
+        clean_ground_truth(truth, with_masks=True)

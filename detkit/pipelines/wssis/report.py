@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from detkit.checkpoints.weights import read_header
-from detkit.data.coco_file import load_json
+from detkit.data.coco_file import load_json, read_coco_file
 from detkit.data.points.dataset import PointDataset
 from detkit.files import write_atomically, write_json, write_text
 from detkit.images import image_size
@@ -121,7 +121,7 @@ def example_sheet(sources: Sources, predictions: Mapping[str, Path]) -> Any:
     dataset = PointDataset(sources.weak, sources.image_folder)
     found = {name: best_answers(load_json(path)) for name, path in predictions.items()}
     if sources.truth is not None:
-        truth = load_json(sources.truth)["annotations"]
+        truth = read_coco_file(sources.truth, masks=True, quiet=True)["annotations"]
         found["truth"] = {a["id"]: a for a in truth}
     rows, category_ids = [], dataset.label_map.category_ids
     for i in _spread([i for i in range(len(dataset)) if dataset.annotation_ids(i)], EXAMPLES):
