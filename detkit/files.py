@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import platform
 import re
+import shutil
 import stat
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
+
+from safetensors import SafetensorError
 
 LEFTOVER = re.compile(r"\.(\d{1,10})(?:@([\w-]*))?\.tmp$")
 FOREIGN_SECONDS = 3600.0
@@ -23,6 +27,9 @@ def write_atomically(path: str | Path, write: Callable[[Path], Any]) -> None:
 
     The file has the permissions of any new file (the umask), whatever `write` gives it. The first file of this process
     in a folder removes what dead processes left there, see `remove_leftovers`.
+
+    Raises:
+        OSError: it cannot be written, for example because the disk is full; `path` is as it was.
     """
     path = Path(path)
     if path.parent not in _CLEANED:
@@ -37,6 +44,10 @@ def write_atomically(path: str | Path, write: Callable[[Path], Any]) -> None:
         temporary.chmod(mode)
         _sync(temporary, os.O_RDWR)
         os.replace(temporary, path)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        if (explained := _unwritable(path, error)) is error:
+            raise
+        raise explained from error
     finally:
         temporary.unlink(missing_ok=True)
     if os.name == "posix":
@@ -70,6 +81,32 @@ def _is_abandoned(path: Path, process: int, host: str | None) -> bool:
 
 def _host() -> str:
     return re.sub(r"[^\w-]", "_", platform.node())[:40]
+
+
+def append_line(path: Path, line: str) -> None:
+    """Append `line` and a line end to a file in UTF-8; if that fails, the file is as it was."""
+    data = f"{line}\n".encode()
+    with path.open("ab", buffering=0) as file:
+        size = file.seek(0, os.SEEK_END)
+        try:
+            while data:
+                data = data[file.write(data) :]
+        except OSError as error:
+            file.truncate(size)
+            raise _unwritable(path, error) from error
+
+
+def _unwritable(path: Path, error: Exception) -> Exception:
+    """An error that names `path` and says why; PyTorch and safetensors do not say which file, nor always why."""
+    code, reason = getattr(error, "errno", None), str(error).splitlines()[0]
+    of_file = any(part in str(error) for part in ("PytorchStreamWriter", "inline_container"))
+    if isinstance(error, RuntimeError) and not of_file:
+        return error  # nothing to do with the file
+    if code is None and ("os error 28" in reason or shutil.disk_usage(path.parent).free < 2**20):
+        code = errno.ENOSPC
+    if code in (errno.ENOSPC, errno.EDQUOT):
+        return OSError(code, "no space left to write it", str(path))
+    return error if isinstance(error, OSError) and error.filename else OSError(f"{path} cannot be written: {reason}")
 
 
 def _sync(path: Path, access: int) -> None:

@@ -1,12 +1,15 @@
 """Checkpoints of a run: pairs of a weight file and the trainer's state. After the first save one is always complete.
 
 A pair is `step_00000120.safetensors` (see `detkit.checkpoints.weights`) and `step_00000120.trainer.pt`. Both hold the
-same random `pair` id, so that files of different saves are never mixed.
+same random `pair` id, so that files of different saves are never mixed. The weight file is written last: a process that
+is killed before leaves no pair. `step_00000120.evaluation.json` holds what became known after the pair was written: the
+figures of its weights.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import uuid
 from pathlib import Path
@@ -15,13 +18,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from detkit.checkpoints.weights import CheckpointError, read_weights, save_weights
-from detkit.files import write_atomically
+from detkit.checkpoints.weights import CheckpointError, read_header, read_weights, save_weights
+from detkit.files import write_atomically, write_json
 from detkit.official.unpickling import read_stored
 
 logger = logging.getLogger(__name__)
 
 TRAINER_SUFFIX = ".trainer.pt"
+EVALUATION_SUFFIX = ".evaluation.json"
 
 
 class Checkpoint(NamedTuple):
@@ -51,17 +55,32 @@ def save_checkpoint(
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"step_{step:08d}.safetensors"
     mark = {"step": step, "pair": uuid.uuid4().hex}
-    write_atomically(_trainer_path(path), lambda temporary: torch.save({**trainer, **mark}, temporary))
-    save_weights(path, weights, {**header, **mark, "trainer_sha256": _digest(_trainer_path(path))})
+    trainer_path = _beside(path, TRAINER_SUFFIX)
+    write_atomically(trainer_path, lambda temporary: torch.save({**trainer, **mark}, temporary))
+    save_weights(path, weights, {**header, **mark, "trainer_sha256": _digest(trainer_path)})
     _delete_others(folder, path)
     return path
 
 
+def save_evaluation(folder: str | Path, step: int, known: dict[str, Any]) -> None:
+    """Add to the checkpoint of `step` what its evaluation has changed in the trainer's state; no pair, no change.
+
+    Args:
+        known: values of JSON types, which replace those of the trainer's state when it is read.
+    """
+    path = Path(folder) / f"step_{step:08d}.safetensors"
+    if path.is_file():
+        pair = read_header(path).get("pair")
+        write_json(_beside(path, EVALUATION_SUFFIX), {"pair": pair, "known": known})
+
+
 def latest_checkpoint(folder: str | Path) -> Checkpoint | None:
-    """Read the newest complete pair; None where there is no checkpoint at all. Broken pairs are reported.
+    """Read the newest complete pair; None where there is none. Broken pairs are reported.
+
+    A weight file without a trainer's state was left by a process that died while it was writing its first checkpoint.
 
     Raises:
-        CheckpointError: there are checkpoints, but none is complete and readable.
+        CheckpointError: there are checkpoints, but all are damaged.
     """
     paths = sorted(Path(folder).glob("step_*.safetensors"), reverse=True)
     for path in paths:
@@ -69,8 +88,11 @@ def latest_checkpoint(folder: str | Path) -> Checkpoint | None:
             return read_checkpoint(path)
         except CheckpointError as error:
             logger.warning("checkpoint passed over: %s", error)
-    if paths:
-        raise CheckpointError(f"none of the {len(paths)} checkpoints in {folder} is complete and readable")
+    if damaged := [path for path in paths if _is_pair(path)]:
+        raise CheckpointError(
+            f"none of the {len(damaged)} checkpoints in {folder} is complete and readable; to train from the beginning "
+            "remove them"
+        )
     return None
 
 
@@ -82,7 +104,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     """
     path = Path(path)
     weights, header = read_weights(path)
-    trainer_path = _trainer_path(path)
+    trainer_path = _beside(path, TRAINER_SUFFIX)
     if not trainer_path.is_file():
         raise CheckpointError(f"{path}: {trainer_path.name} is missing beside it")
     if "trainer_sha256" in header and header["trainer_sha256"] != _digest(trainer_path):
@@ -95,11 +117,24 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         raise CheckpointError(f"{trainer_path}: is not a trainer's state but {type(trainer).__name__}")
     if trainer["pair"] != header.get("pair"):
         raise CheckpointError(f"{path}: {trainer_path.name} beside it belongs to another save")
-    return Checkpoint(path, weights, header, trainer)
+    return Checkpoint(path, weights, header, trainer | _evaluation(path, trainer["pair"]))
 
 
-def _trainer_path(path: Path) -> Path:
-    return path.with_name(path.name.removesuffix(".safetensors") + TRAINER_SUFFIX)
+def _evaluation(path: Path, pair: str) -> dict[str, Any]:
+    """What `save_evaluation` added to a pair; nothing where that is missing or belongs to another save."""
+    try:
+        stored = json.loads(_beside(path, EVALUATION_SUFFIX).read_text(encoding="utf-8"))
+        return dict(stored["known"]) if stored["pair"] == pair else {}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def _is_pair(path: Path) -> bool:
+    return _beside(path, TRAINER_SUFFIX).is_file()
+
+
+def _beside(path: Path, suffix: str) -> Path:
+    return path.with_name(path.name.removesuffix(".safetensors") + suffix)
 
 
 def _digest(path: Path) -> str:
@@ -109,8 +144,10 @@ def _digest(path: Path) -> str:
 
 def _delete_others(folder: Path, newest: Path) -> None:
     """Delete temporary files that a killed process left, pairs after `newest` (of before a resume) and old pairs."""
-    before = [p for p in folder.glob("step_*.safetensors") if p.name < newest.name and _trainer_path(p).exists()]
-    kept = {path for weights in (newest, *sorted(before)[-1:]) for path in (weights, _trainer_path(weights))}
+    before = [p for p in folder.glob("step_*.safetensors") if p.name < newest.name and _is_pair(p)]
+    kept = {newest, _beside(newest, TRAINER_SUFFIX)}
+    for weights in sorted(before)[-1:]:
+        kept |= {weights, _beside(weights, TRAINER_SUFFIX), _beside(weights, EVALUATION_SUFFIX)}
     for path in [*folder.glob("step_*"), *folder.glob(".step_*.tmp")]:
         if path not in kept:
             path.unlink(missing_ok=True)

@@ -10,10 +10,15 @@ from collections.abc import Sequence
 from detkit.cli import checkpoints, configs, files, listing, measuring, predicting, training
 from detkit.cli.common import allow_imports
 from detkit.cli.parser import Command, make_parser, misspelling, offer_completions
+from detkit.runtime.failures import describe
+from detkit.runtime.stopping import sigterm_as_ctrl_c
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a subcommand; errors of the user's making are printed without a traceback, with exit code 2."""
+    """Run a subcommand; what goes wrong is printed in one line without a traceback, with exit code 2.
+
+    Ctrl-C and SIGTERM end it with exit code 130. Errors of detkit itself keep their traceback.
+    """
     # Threads that wait for each other sleep: on a machine that others use too, spinning makes steps many times slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     words = sys.argv[1:] if arguments is None else list(arguments)
@@ -25,15 +30,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(words)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", force=True)
     try:
-        allow_imports(options)
-        return options.function(options) or 0
+        with sigterm_as_ctrl_c():
+            allow_imports(options)
+            return options.function(options) or 0
     except BrokenPipeError:  # the reader of our output, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except (ValueError, OSError, ArithmeticError) as error:
-        if os.environ.get("DETKIT_TRACEBACK"):
+    except Exception as error:
+        text = describe(error)
+        if text is None or os.environ.get("DETKIT_TRACEBACK"):
             raise
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {text}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)

@@ -7,7 +7,7 @@ import difflib
 import importlib
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from detkit.registry import ConfigError
@@ -87,6 +87,9 @@ def importable(folders: Sequence[Path]) -> Iterator[None]:
     finally:
         sys.path[:], sys.dont_write_bytecode = path, write_bytecode
         for name in [name for name in sys.modules if name.partition(".")[0] not in before]:
-            origins = [getattr(sys.modules[name], "__file__", None), *getattr(sys.modules[name], "__path__", ())]
+            folder_of = getattr(sys.modules[name], "__path__", ())
+            if not isinstance(folder_of, Iterable):  # as in torch.classes
+                continue
+            origins = [getattr(sys.modules[name], "__file__", None), *folder_of]
             if any(origin and Path(origin).is_relative_to(folder) for origin in origins for folder in folders):
                 del sys.modules[name]

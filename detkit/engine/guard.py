@@ -82,8 +82,16 @@ class FiniteGuard:
         terms = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
         raise NonFiniteError(
             f"step {watched.step}: the loss or its gradient is not finite ({terms}). Images: {images}. "
-            f"The batch is saved; to see where it goes wrong: detkit replay {path} {self.out}"
+            f"The batch is saved; to see where it goes wrong, with {_weights_of(self.out)}: "
+            f"detkit replay {path} {self.out}"
         )
+
+
+def _weights_of(out: Path) -> str:
+    """Which weights `detkit replay` takes from the run in `out`."""
+    if steps := sorted(path.stem.partition("_")[2] for path in out.glob("checkpoints/step_*.safetensors")):
+        return f"the checkpoint of step {int(steps[-1])}"
+    return "the initial weights, for there is no checkpoint yet"
 
 
 def save_batches(path: str | Path, batches: list[Any], **more: Any) -> None:

@@ -17,7 +17,8 @@ from detkit.structures.protocols import Dataset
 class Run(Protocol):
     """A training run, as hooks see it; `detkit.engine.runner.Runner` says what the attributes mean.
 
-    A hook may change `metrics`, `evaluated_at`, `evaluation_seconds` and `best`, and set `stop_reason`.
+    A hook may change `interval`, `interval_steps`, `metrics`, `evaluated_at`, `evaluation_seconds` and `best`, and set
+    `stop_reason`.
     """
 
     config: dict[str, Any]
@@ -37,6 +38,8 @@ class Run(Protocol):
     metrics: dict[str, float]
     evaluated_at: int | None
     best: dict[str, Any]
+    interval: dict[str, Tensor]
+    interval_steps: int
     train_seconds: float
     data_seconds: float
     evaluation_seconds: float
@@ -71,6 +74,9 @@ class Run(Protocol):
     def save(self) -> None:
         """Write a checkpoint; all processes must call this together."""
 
+    def save_evaluation(self) -> None:
+        """Add the figures to the checkpoint of this step, if there is one."""
+
 
 class Hook:
     """Base of hooks: called on every process, in the order of `detkit.engine.hooks.build_hooks`.
@@ -86,7 +92,7 @@ class Hook:
         """After each optimizer step; `runner.step` counts it."""
 
     def after_epoch(self, runner: Run) -> None:
-        """After each whole epoch; `runner.epoch` counts it."""
+        """After each whole epoch; `runner.epoch` counts it. Called again when a run resumes at the end of an epoch."""
 
     def after_train(self, runner: Run) -> None:
         """After the last step, also when the run was stopped."""

@@ -1,28 +1,24 @@
-"""What happens around the training steps: evaluation, checkpoints, logs. See `detkit.engine.writers` for the output."""
+"""What happens around the training steps: logs and checkpoints.
+
+See `detkit.engine.evaluating` for the evaluation, `detkit.engine.writers` for the output.
+"""
 
 from __future__ import annotations
 
-import json
 import math
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from detkit.checkpoints.weights import save_weights
+from detkit.engine.evaluating import EarlyStop, Evaluate
 from detkit.engine.hook import Hook, Run
 from detkit.engine.writers import build_writers
-from detkit.files import write_text
 from detkit.registry import ConfigError, build
-from detkit.runtime.components import build_evaluator
-from detkit.runtime.evaluate import evaluate
 from detkit.runtime.processes import all_reduce_sum, is_main, world_size
-from detkit.runtime.random_state import unchanged_random_state
-from detkit.structures.protocols import Dataset
 
 
 class Log(Hook):
@@ -30,33 +26,33 @@ class Log(Hook):
 
     def __init__(self, every: int):
         self.every = every
-        self._sums: dict[str, Tensor] = {}
-        self._steps = 0
 
     def before_train(self, runner: Run) -> None:
-        """Start the first interval of mean values."""
-        self._begin(runner)
+        """Start the clock; a resumed run goes on with the interval of mean values that it was in."""
+        self._start_clock(runner)
 
     def after_step(self, runner: Run) -> None:
         """Add up the losses of the step; at the end of an interval, or of the run, send the row to all hooks."""
         for name, value in {**runner.losses, "grad_norm": runner.grad_norm}.items():
-            self._sums[name] = self._sums.get(name, 0) + value.detach()
-        self._steps += 1
+            runner.interval[name] = runner.interval.get(name, 0) + value.detach()
+        runner.interval_steps += 1
+        self._timed_steps += 1
         if runner.step % self.every == 0 or runner.step == runner.total_steps:
             runner.guard.check()
             runner.call("on_row", self._row(runner))
-            self._begin(runner)
+            runner.interval, runner.interval_steps = {}, 0
+            self._start_clock(runner)
 
-    def _begin(self, runner: Run) -> None:
-        self._sums, self._steps = {}, 0
+    def _start_clock(self, runner: Run) -> None:
+        self._timed_steps = 0
         self._train_seconds, self._data_seconds = runner.train_seconds, runner.data_seconds
 
     def _row(self, runner: Run) -> dict[str, Any]:
-        sums = all_reduce_sum(torch.stack(list(self._sums.values())).float())
-        means = (sums / self._steps / world_size()).tolist()
-        losses = dict(zip(self._sums, means, strict=True))
+        sums = all_reduce_sum(torch.stack(list(runner.interval.values())).float())
+        means = (sums / runner.interval_steps / world_size()).tolist()
+        losses = dict(zip(runner.interval, means, strict=True))
         grad_norm = losses.pop("grad_norm")
-        seconds = (runner.train_seconds - self._train_seconds) / self._steps
+        seconds = (runner.train_seconds - self._train_seconds) / self._timed_steps
         images = runner.config["data"]["batch_size"] * runner.options["accumulate"] * world_size()
         return {
             "kind": "train",
@@ -68,91 +64,26 @@ class Log(Hook):
             "lr": runner.optimizer.param_groups[0]["lr"],
             "seconds_per_step": seconds,
             "images_per_second": images / seconds,
-            "data_wait": (runner.data_seconds - self._data_seconds) / self._steps / seconds,
+            "data_wait": (runner.data_seconds - self._data_seconds) / self._timed_steps / seconds,
             "memory_gib": _memory_gib(runner.device),
             "seconds_left": seconds * (runner.total_steps - runner.step) + _evaluation_seconds_left(runner),
         }
 
 
-class Evaluate(Hook):
-    """Every `eval_every` epochs and at the end: validation figures, results.json, the best weights so far."""
-
-    def __init__(self, runner: Run, dataset: Dataset):
-        self.every = runner.options["eval_every"]
-        self.dataset = dataset
-        self.evaluator = build_evaluator(runner.config, dataset)
-
-    def after_epoch(self, runner: Run) -> None:
-        """Evaluate after every `eval_every`-th epoch."""
-        if runner.epoch % self.every == 0:
-            self._evaluate(runner)
-
-    def after_train(self, runner: Run) -> None:
-        """Evaluate the final weights, unless a signal ended the run or they were evaluated already."""
-        if not runner.interrupted and runner.evaluated_at != runner.step:
-            self._evaluate(runner)
-
-    def _evaluate(self, runner: Run) -> None:
-        start, data = time.perf_counter(), runner.config["data"]
-        options = {"batch_size": data["eval_batch_size"], "workers": data["workers"]}
-        options |= {"precision": runner.options["precision"], "skip_broken": data["skip_broken"]}
-        with unchanged_random_state():
-            metrics = evaluate(runner.trained_model, self.dataset, self.evaluator, **options)
-        runner.metrics = {name: float(value) for name, value in metrics.items()}
-        runner.evaluated_at = runner.step
-        runner.evaluation_seconds = time.perf_counter() - start
-        self._write(runner, is_best=self._compare(runner))
-
-    def _compare(self, runner: Run) -> bool:
-        name = runner.options["best_metric"] or next(iter(runner.metrics))
-        if name not in runner.metrics:
-            raise ConfigError(f"train.best_metric: no figure is called {name!r}. Valid: {', '.join(runner.metrics)}")
-        value, best = runner.metrics[name], runner.best["value"]
-        is_best = not math.isnan(value) and (best is None or value > best)
-        if is_best:
-            runner.best = {"value": value, "step": runner.step, "since": 0}
-        else:
-            runner.best = {**runner.best, "since": runner.best["since"] + 1}
-        return is_best
-
-    def _write(self, runner: Run, *, is_best: bool) -> None:
-        if is_main():
-            results = json.dumps(self.evaluator.results())
-            write_text(runner.out / "results.json", results)
-            if is_best:
-                save_weights(runner.out / "best.safetensors", runner.trained_model.state_dict(), runner.header())
-            runner.console.line(self.evaluator.table())
-        row = {"kind": "val", "step": runner.step, "epoch": runner.epoch, **runner.metrics}
-        runner.call("on_row", {**row, "seconds": runner.evaluation_seconds})
-
-
-class EarlyStop(Hook):
-    """Ends the run after `patience` evaluations in a row without a better figure."""
-
-    def __init__(self, patience: int):
-        self.patience = patience
-
-    def before_train(self, runner: Run) -> None:
-        """Stop a resumed run before its first step if its checkpoint has used up the patience."""
-        if runner.best["since"] >= self.patience:
-            runner.stop_reason = f"no better figure in {self.patience} evaluations (best at step {runner.best['step']})"
-
-    def after_epoch(self, runner: Run) -> None:
-        """Set `stop_reason` when the last `patience` evaluations brought no better figure."""
-        self.before_train(runner)
-
-
 class SaveCheckpoints(Hook):
-    """A checkpoint every `every` steps (None: not) and `epochs` epochs, and at the end of the run; last.safetensors."""
+    """A checkpoint every `every` steps (None: not) and `epochs` epochs, and at the end of the run.
+
+    It is called before the evaluation, so that nothing that goes wrong there costs the training of an epoch.
+    """
 
     def __init__(self, every: int | None, epochs: int = 1):
         self.every, self.epochs = every, epochs
-        self._saved: tuple[int, int | None] | None = None  # step, and step of the last evaluation
+        self._saved_at: int | None = None
 
     def before_train(self, runner: Run) -> None:
         """Note that the checkpoint which a run resumed from need not be written again."""
         if runner.step:
-            self._saved = (runner.step, runner.evaluated_at)
+            self._saved_at = runner.step
 
     def after_step(self, runner: Run) -> None:
         """Save after every `every`-th step, except at the end of an epoch, where `after_epoch` decides."""
@@ -165,15 +96,22 @@ class SaveCheckpoints(Hook):
             self._save(runner)
 
     def after_train(self, runner: Run) -> None:
-        """Save what the last checkpoint does not hold yet, and write last.safetensors."""
-        if self._saved != (runner.step, runner.evaluated_at):
-            self._save(runner)
-        if is_main():
-            save_weights(runner.out / "last.safetensors", runner.trained_model.state_dict(), runner.header())
+        """Save the end of the run."""
+        self._save(runner)
 
     def _save(self, runner: Run) -> None:
-        runner.save()
-        self._saved = (runner.step, runner.evaluated_at)
+        if self._saved_at != runner.step:
+            runner.save()
+            self._saved_at = runner.step
+
+
+class SaveLast(Hook):
+    """last.safetensors at the end of the run, with the figures of its evaluation."""
+
+    def after_train(self, runner: Run) -> None:
+        """Write last.safetensors."""
+        if is_main():
+            save_weights(runner.out / "last.safetensors", runner.trained_model.state_dict(), runner.header())
 
 
 class KeepWeights(Hook):
@@ -228,21 +166,23 @@ def build_hooks(runner: Run) -> list[Hook]:
     """The hooks that the config asks for, in the order in which they are called.
 
     Raises:
-        ConfigError: `train.early_stop` without validation data, or what `build_writers` raises.
+        ConfigError: `train.early_stop` without validation data, an evaluation that cannot be done, or what
+            `build_writers` raises.
     """
     options = runner.options
     hooks: list[Hook] = [Log(options["log_every"])]
     if options["profile_steps"] and is_main():
         hooks.append(Profile(options["profile_steps"]))
+    if options["keep_steps"]:
+        hooks.append(KeepWeights(options["keep_steps"]))
+    hooks.append(SaveCheckpoints(options["checkpoint_every"], options["checkpoint_epochs"]))
     if runner.val_data is not None:
         hooks.append(Evaluate(runner, runner.val_data))
     if options["early_stop"] is not None:
         if runner.val_data is None:
             raise ConfigError("train.early_stop: needs data.val to evaluate on")
         hooks.append(EarlyStop(options["early_stop"]))
-    if options["keep_steps"]:
-        hooks.append(KeepWeights(options["keep_steps"]))
-    hooks.append(SaveCheckpoints(options["checkpoint_every"], options["checkpoint_epochs"]))
+    hooks.append(SaveLast())
     return [*hooks, *build_writers(runner), *_build_own(runner.config["hooks"])]
 
 

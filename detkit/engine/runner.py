@@ -12,13 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from detkit.checkpoints.resume import Checkpoint, latest_checkpoint, save_checkpoint
+from detkit.checkpoints.resume import Checkpoint, latest_checkpoint, save_checkpoint, save_evaluation
 from detkit.checkpoints.transfer import initialize
 from detkit.checkpoints.weights import CheckpointError, load_strictly, make_header
 from detkit.console import Console
 from detkit.engine.guard import FiniteGuard
 from detkit.engine.hooks import build_hooks
 from detkit.engine.optim import Ema, build_optimizer, set_learning_rate
+from detkit.engine.resumable import check_resumable, evaluates_alike
 from detkit.engine.run_folder import check_run_folder, stored_config, write_config
 from detkit.engine.schedules import build_schedule
 from detkit.modeling.base import Model
@@ -31,11 +32,13 @@ from detkit.runtime.components import (
     warn_of_crowds,
 )
 from detkit.runtime.evaluate import autocast
+from detkit.runtime.lock import locked
 from detkit.runtime.processes import (
     all_gather_object,
     all_reduce_sum,
     distributed,
     is_main,
+    on_main,
     rank,
     replicate,
     world_size,
@@ -52,18 +55,23 @@ def train(config: dict[str, Any] | None, out: str | Path, *, resume: bool = Fals
 
     Args:
         config: see `detkit.config`; None takes the one that `out` holds.
-        resume: continue the run in `out` from its latest checkpoint, as if it had never stopped.
+        resume: continue the run in `out` from its latest checkpoint, as if it had never stopped; from the beginning
+            where it has none, or where there is no folder yet.
 
     Returns:
         The finished runner: `metrics` holds the last validation figures, `interrupted` whether a signal ended it.
 
     Raises:
-        ConfigError: the config, the data or the folder does not allow the run.
+        ConfigError: the config, the data or the folder does not allow the run, or another process runs in it.
         CheckpointError: there are checkpoints, but none can be resumed from.
         NonFiniteError: a loss or its gradient became NaN or infinite.
     """
     config = stored_config(out) if config is None else config
-    with distributed(config.get("train", {}).get("device", "auto")) as device:
+    with (
+        distributed(config.get("train", {}).get("device", "auto")) as device,
+        contextlib.ExitStack() as until_the_end,
+    ):
+        on_main(lambda: until_the_end.enter_context(locked(out)))
         config = check_run_folder(config, out, resume=resume)
         import_components(config["imports"])
         check_components(config)
@@ -74,6 +82,9 @@ def train(config: dict[str, Any] | None, out: str | Path, *, resume: bool = Fals
             write_config(runner.config, runner.out)
         try:
             runner.train()
+        except (RuntimeError, MemoryError, OSError, ValueError) as error:
+            error.add_note(runner.way_on())
+            raise
         finally:
             runner.replica = runner.model  # lets go of the process group, which ends here
         return runner
@@ -86,6 +97,8 @@ class Runner:
         step: optimizer steps done. epoch: epochs done. position: micro-batches done in the current epoch.
         losses, grad_norm: of the last step, detached tensors on the device.
         metrics: validation figures of step `evaluated_at`; best: `value`, `step` and evaluations `since` the best.
+        interval: sums of the loss terms and of the gradient norm since the last row of the log; interval_steps: of
+            how many steps.
         train_seconds, data_seconds: spent in steps, and of that waiting for data.
         stop_reason: set it to end the run after this step.
     """
@@ -109,6 +122,8 @@ class Runner:
         self.hooks = build_hooks(self)
         self.step = self.epoch = self.position = 0
         self.losses: dict[str, Tensor] = {}
+        self.interval: dict[str, Tensor] = {}
+        self.interval_steps = 0
         self.metrics: dict[str, float] = {}
         self.evaluated_at: int | None = None
         self.best: dict[str, Any] = {"value": None, "step": None, "since": 0}
@@ -127,11 +142,13 @@ class Runner:
 
     def train(self) -> None:
         """Run from where it stands to the end, a stop or a signal."""
-        self.call("before_train")
         with calling_on_stop_signal(self._signalled):
+            self.call("before_train")
+            if self.step and self.position == 0:  # resumed from a checkpoint that was written before its evaluation
+                self.call("after_epoch")
             while not self.finished:
                 self.train_epoch()
-        self.call("after_train")
+            self.call("after_train")
 
     def train_epoch(self) -> None:
         """Run the rest of an epoch."""
@@ -231,6 +248,10 @@ class Runner:
         """The model to evaluate and keep: the moving average where there is one."""
         return self.model if self.ema is None else self.ema.model
 
+    def way_on(self) -> str:
+        """How to go on after a failure."""
+        return f"the run in {self.out} ended after step {self.step}; the same command with --resume continues it"
+
     def call(self, event: str, *arguments: Any) -> None:
         """Call the method `event` of every hook, in order."""
         for hook in self.hooks:
@@ -245,17 +266,29 @@ class Runner:
         """Write a checkpoint; all processes must call this together."""
         self.guard.check()
         random_states = all_gather_object(random_state())
+        sums = {name: value.cpu() for name, value in self.interval.items()}
+        intervals = all_gather_object({"sums": sums, "steps": self.interval_steps})
         if not is_main():
             return
         state = {
             "optimizer": self.optimizer.state_dict(),
             "raw_weights": self.model.state_dict() if self.ema is not None else None,
             "random_states": random_states,
+            "intervals": intervals,
             "batches_per_epoch": len(self.loader),
-            **{name: getattr(self, name) for name in ("epoch", "position", "metrics", "evaluated_at", "best")},
+            "images": len(self.train_data),
+            **self._progress(),
         }
         weights = self.trained_model.state_dict()
         save_checkpoint(self.out / "checkpoints", self.step, weights, self.header(), state)
+
+    def save_evaluation(self) -> None:
+        """Add the figures to the checkpoint of this step, if there is one."""
+        if is_main():
+            save_evaluation(self.out / "checkpoints", self.step, self._progress())
+
+    def _progress(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in ("epoch", "position", "metrics", "evaluated_at", "best")}
 
     def resume(self) -> bool:
         """Continue from the latest checkpoint in the run's folder; False if there is none yet."""
@@ -270,11 +303,14 @@ class Runner:
                 raise
             reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
             raise CheckpointError(f"{checkpoint.path}: the trainer's state beside it is damaged ({reason})") from error
+        if not evaluates_alike(checkpoint.header["config"], self.config):
+            self.console.line("the evaluation is another one than before: the best figure is looked for anew")
+            self.metrics, self.evaluated_at, self.best = {}, None, {"value": None, "step": None, "since": 0}
         self.console.line(f"resuming after step {self.step} (epoch {self.epoch}, batch {self.position})")
         return True
 
     def _continue_from(self, checkpoint: Checkpoint) -> None:
-        self._check_resumable(checkpoint)
+        check_resumable(checkpoint, self.config, self.train_data, batches=len(self.loader))
         state = checkpoint.trainer
         load_strictly(self.trained_model, checkpoint.weights, checkpoint.path)
         if self.ema is not None:
@@ -282,13 +318,8 @@ class Runner:
         self.optimizer.load_state_dict(state["optimizer"])
         for name in ("step", "epoch", "position", "metrics", "evaluated_at", "best"):
             setattr(self, name, state[name])
+        if "intervals" in state:  # not in checkpoints of older versions
+            interval = state["intervals"][rank()]
+            self.interval = {name: value.to(self.device) for name, value in interval["sums"].items()}
+            self.interval_steps = interval["steps"]
         set_random_state(state["random_states"][rank()])
-
-    def _check_resumable(self, checkpoint: Checkpoint) -> None:
-        state = checkpoint.trainer
-        for name, then, now in (
-            ("processes", len(state["random_states"]), world_size()),
-            ("batches per epoch", state["batches_per_epoch"], len(self.loader)),
-        ):
-            if then != now:
-                raise CheckpointError(f"{checkpoint.path}: was written with {then} {name}, this run has {now}")

@@ -7,12 +7,13 @@ import importlib.util
 import io
 import json
 import logging
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from detkit.console import format_seconds
 from detkit.engine.hook import Hook, Run
-from detkit.files import write_atomically, write_text
+from detkit.files import append_line, write_atomically, write_text
 from detkit.registry import ConfigError
 from detkit.runtime.processes import is_main
 from detkit.runtime.random_state import unchanged_random_state
@@ -47,15 +48,15 @@ class MetricsFiles(Hook):
         self.jsonl, self.csv = out / "metrics.jsonl", out / "metrics.csv"
 
     def before_train(self, runner: Run) -> None:
-        """Drop the rows of later steps than the one from which the run goes on."""
+        """Drop the rows of what comes after the state from which the run goes on."""
         rows = read_metrics(self.jsonl) if self.jsonl.exists() else []
-        lines = "".join(json.dumps(row) + "\n" for row in rows if row["step"] <= runner.step)
+        known = {"train": runner.step, "val": runner.step if runner.evaluated_at == runner.step else runner.step - 1}
+        lines = "".join(json.dumps(row) + "\n" for row in rows if row["step"] <= known[row["kind"]])
         write_text(self.jsonl, lines)
 
     def on_row(self, runner: Run, row: dict[str, Any]) -> None:
         """Append the row to metrics.jsonl."""
-        with self.jsonl.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+        append_line(self.jsonl, json.dumps(row))
 
     def after_epoch(self, runner: Run) -> None:
         """Write metrics.csv anew, with a column for each name that occurs in any row."""
@@ -180,7 +181,7 @@ def draw_samples(model: Any, dataset: Any, number: int, folder: Path, *, min_sco
             return
         folder.mkdir(exist_ok=True)
         name = index if annotations.image_id is None else annotations.image_id
-        drawn.save(folder / f"{name}.png")
+        write_atomically(folder / f"{name}.png", partial(drawn.save, format="png"))
 
 
 def _draw_image(model: Any, image: Tensor, annotations: Annotations, label_map: LabelMap, min_score: float) -> Image:

@@ -12,8 +12,9 @@ from typing import Any
 
 from detkit.config import differing_paths, format_config, missing_data_hint, to_json
 from detkit.console import format_seconds
-from detkit.files import write_text
+from detkit.files import remove_leftovers, write_text
 from detkit.registry import ConfigError
+from detkit.runtime.lock import is_transient
 
 DONE, BEGUN = "done.json", "begun.json"
 
@@ -41,7 +42,8 @@ class StageRunner:
         self._number = 0
         if self.out.exists() and not self.out.is_dir():
             raise ConfigError(f"{self.out} is a file; name a folder for the results")
-        if self.out.exists() and any(self.out.iterdir()) and not (self.out / "config.py").is_file():
+        remove_leftovers(self.out)
+        if _content(self.out) and not (self.out / "config.py").is_file():
             raise ConfigError(f"{self.out} is not empty and holds no earlier stages: name another folder (--out)")
 
     def run(self, name: str, function: Callable[[Path], Any], *, inputs: dict[str, Any]) -> Path:
@@ -63,13 +65,16 @@ class StageRunner:
         self._number += 1
         title = f"{self._number}{f'/{self.total}' if self.total else ''} {name}"
         folder, now = self.out / name, json.loads(to_json(fingerprint(inputs, name)))
+        remove_leftovers(folder)
         self._check_same(name, folder, now)
         if (folder / DONE).is_file():
+            (folder / BEGUN).unlink(missing_ok=True)
             self.say(f"== {title}: complete, skipped")
             return folder
         self.say(f"== {title}: {folder}")
-        folder.mkdir(parents=True, exist_ok=True)
+        self.out.mkdir(parents=True, exist_ok=True)
         write_text(self.out / "config.py", format_config(json.loads(to_json(as_text(self.config)))))
+        folder.mkdir(exist_ok=True)
         write_text(folder / BEGUN, json.dumps({"inputs": now}, indent=1))
         start = time.monotonic()
         function(folder)
@@ -86,7 +91,7 @@ class StageRunner:
     def _check_same(self, name: str, folder: Path, now: dict[str, Any]) -> None:
         """Check that the folder was made from the same inputs; a stage that has written nothing may start anew."""
         marks = [folder / mark for mark in (DONE, BEGUN) if (folder / mark).is_file()]
-        content = set(folder.iterdir()) if folder.is_dir() else set()
+        content = _content(folder)
         if content and not marks:
             raise ConfigError(f"{folder} holds something that stage {name!r} did not write: move it, or choose --out")
         if not content - set(marks):
@@ -141,6 +146,11 @@ def as_text(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [as_text(item) for item in value]
     return str(value) if isinstance(value, Path) else value
+
+
+def _content(folder: Path) -> set[Path]:
+    """What is in a folder, but for its lock and what killed processes left."""
+    return {path for path in folder.iterdir() if not is_transient(path)} if folder.is_dir() else set()
 
 
 def _read_inputs(mark: Path) -> dict[str, Any]:

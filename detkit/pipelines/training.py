@@ -11,18 +11,19 @@ from pathlib import Path
 from typing import Any
 
 from detkit.config import SECTIONS, format_config, resolve_config
-from detkit.engine.run_folder import MAY_CHANGE
+from detkit.engine.evaluating import check_evaluation
+from detkit.engine.resumable import EVALUATION, MAY_CHANGE
 from detkit.engine.runner import train
 from detkit.engine.schedules import build_schedule
 from detkit.files import write_text
 from detkit.registry import ConfigError, build, check
-from detkit.runtime.components import build_model, import_components
+from detkit.runtime.components import build_dataset, build_evaluator, build_model, import_components
 from detkit.runtime.evaluate import autocast
 from detkit.runtime.processes import choose_device
 from detkit.structures import LabelMap
 
-# The part of MAY_CHANGE that decides what comes out of a run.
-LENGTH = {"train.epochs", "train.max_steps", "train.early_stop"}
+# The part of MAY_CHANGE that decides what comes out of a run: its weights or its figures.
+RESULT = EVALUATION | {"train.epochs", "train.max_steps", "train.early_stop"}
 
 
 def coco_data(labels: Path, image_folder: Path, *, drop_empty: bool = True) -> dict[str, Any]:
@@ -50,14 +51,16 @@ def error_inside(name: str, error: ValueError) -> ConfigError:
 def stable_part(section: dict[str, Any]) -> dict[str, Any]:
     """A run's section without the options that do not change its result, such as `train.log_every`."""
     stable = copy.deepcopy(section)
-    for path in MAY_CHANGE - LENGTH:
+    for path in MAY_CHANGE - RESULT:
         name, _, key = path.rpartition(".")
         (stable.get(name, {}) if name else stable).pop(key, None)
     return stable
 
 
 def check_run(config: dict[str, Any], name: str, label_map: LabelMap) -> None:
-    """Build all parts of a run but its datasets, to find mistakes before earlier stages train for hours.
+    """Build all parts of a run but its training data, to find mistakes before earlier stages train for hours.
+
+    Where it has validation data, one sample of it is evaluated.
 
     Args:
         config: as `run_config` makes it.
@@ -76,7 +79,10 @@ def check_run(config: dict[str, Any], name: str, label_map: LabelMap) -> None:
             build(transform, path=f"data.transforms.{number}")
         build_schedule(config, steps_per_epoch=1)
         check(config["evaluator"], "evaluator", ["dataset"])
-        build_model(config["model"], label_map)
+        model = build_model(config["model"], label_map)
+        if config["data"]["val"] is not None:
+            val = build_dataset(config["data"]["val"], "data.val")
+            check_evaluation(config, model, val, build_evaluator(config, val))
     except ValueError as error:
         raise error_inside(name, error) from error
 
@@ -94,7 +100,7 @@ def train_in(folder: Path, config: dict[str, Any], *, processes: int = 1) -> Non
         ChildProcessError: one of several processes failed.
     """
     config = with_epochs(config, processes)
-    resume = (folder / "config.json").is_file()
+    resume = folder.exists()
     if processes > 1:
         _torchrun(folder, config, processes, resume)
     elif train(config, folder, resume=resume).interrupted:

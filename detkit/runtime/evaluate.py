@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import sys
+import warnings
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 
@@ -13,7 +16,7 @@ from detkit.modeling.base import Model
 from detkit.registry import ConfigError
 from detkit.runtime.processes import is_main, rank, world_size
 from detkit.runtime.signals import shielded
-from detkit.structures.protocols import Dataset, Evaluator
+from detkit.structures.protocols import Dataset, Evaluator, SampleBatch
 
 PRECISIONS = ("auto", "bf16", "fp32")
 
@@ -34,6 +37,10 @@ def autocast(precision: str, device: torch.device) -> AbstractContextManager:
     return torch.autocast(device.type, torch.bfloat16) if wanted else nullcontext()
 
 
+class EvaluationStopped(Exception):
+    """The evaluation was ended before all images were seen."""
+
+
 @torch.no_grad()
 def evaluate(
     model: Model,
@@ -45,6 +52,7 @@ def evaluate(
     precision: str = "auto",
     skip_broken: bool = True,
     progress: bool = True,
+    stopped: Callable[[], bool] | None = None,
 ) -> dict[str, float]:
     """Evaluate `model`, where it is, on `dataset`; with several processes each takes a part of the images.
 
@@ -53,9 +61,13 @@ def evaluate(
         precision: see `autocast`.
         skip_broken: report images that cannot be read and count them as without detections, instead of raising.
         progress: show a bar if the output is a terminal.
+        stopped: asked before each batch whether to end at once; it must say the same in every process.
 
     Returns:
         The figures, the same in every process. The model is in eval mode afterwards.
+
+    Raises:
+        EvaluationStopped: `stopped` said so.
     """
     model.eval()
     evaluator.reset()
@@ -72,9 +84,45 @@ def evaluate(
     shielded(loader.batches)
     console = Console(sys.stderr if is_main() and progress else None)
     for number, batch in enumerate(loader, 1):
+        if stopped is not None and stopped():
+            raise EvaluationStopped
         with autocast(precision, device):
             predictions = model(batch.to(device, non_blocking=True))
         evaluator.update([found.cpu() for found in predictions], batch.annotations)
         console.progress(number / len(loader), f"evaluation {number}/{len(loader)}")
     console.clear()
     return evaluator.compute()
+
+
+@torch.no_grad()
+def evaluate_one(
+    model: Model, dataset: Dataset, evaluator: Evaluator, *, precision: str = "auto", skip_broken: bool = True
+) -> dict[str, float] | None:
+    """Evaluate a single sample, to find mistakes that would only show at the end of an epoch.
+
+    Returns:
+        The figures; of them only the names mean something. None if none of the first ten samples can be read. The
+        evaluator is reset, and the model is in the mode that it was in.
+    """
+    batch = _first_readable(model, dataset, skip_broken)
+    if batch is None:
+        return None
+    was_training, device = model.training, next(model.parameters()).device
+    model.eval()
+    evaluator.reset()
+    try:
+        with autocast(precision, device), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".* were not evaluated")  # all but one, on purpose
+            evaluator.update([found.cpu() for found in model(batch.to(device))], batch.annotations)
+            return evaluator.compute()
+    finally:
+        evaluator.reset()
+        model.train(was_training)
+
+
+def _first_readable(model: Model, dataset: Dataset, skip_broken: bool) -> SampleBatch | None:
+    view: Any = dataset.evaluation_view(dataset, model.input_rule.resize, skip_broken=skip_broken)
+    for index in range(min(10, len(view))):
+        if (sample := view[index]) is not None:
+            return dataset.collate([sample])
+    return None

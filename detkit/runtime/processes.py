@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -120,3 +120,17 @@ def broadcast_object(value: Any) -> Any:
     if world_size() > 1:
         dist.broadcast_object_list(values, src=0)
     return values[0]
+
+
+def on_main(function: Callable[[], Any]) -> Any:
+    """What `function` returns in the main process, in every process; an error of the user's making is raised in all."""
+    result: Any = None
+    if is_main():
+        try:
+            result = function()
+        except (ValueError, OSError) as error:
+            result = error
+    result = broadcast_object(result)
+    if isinstance(result, (ValueError, OSError)):
+        raise result
+    return result

@@ -127,7 +127,10 @@ class Evaluator(Protocol):
         """Add what a model found in some samples, on the CPU, and what is known of them."""
 
     def compute(self) -> dict[str, float]:
-        """The figures over all processes, the same in each. The first is the one that chooses the best weights."""
+        """The figures over all processes, the same in each. The first is the one that chooses the best weights.
+
+        Their names do not depend on the samples: before the first step of a run a single one is evaluated.
+        """
 
     def results(self) -> list[dict[str, Any]]:
         """What was found, of JSON types, on the main process: written to results.json."""

@@ -1,6 +1,10 @@
 import json
+import os
+import pathlib
+import signal
 
 import pytest
+from processes import run_process, wait_for
 
 from detkit.pipelines.stages import StageRunner, named_files
 from detkit.registry import ConfigError
@@ -102,3 +106,36 @@ def test_foreign_folders_are_left_alone(tmp_path, stages):
         StageRunner(tmp_path / "out", {})
     with pytest.raises(ConfigError, match="is a file"):
         StageRunner(tmp_path / "data.txt", {})
+
+
+def killed(out, action, marks):
+    """A program of one stage that dies at a moment, and is then run again."""
+
+    def life():
+        action()
+        StageRunner(out, {"rate": 1}, say=lambda line: None).run("first", write_number, inputs={"rate": 1})
+
+    assert wait_for([run_process(life, out.with_suffix(".log"))]) == [-signal.SIGKILL]
+    StageRunner(out, {"rate": 1}, say=marks.append).run("first", write_number, inputs={"rate": 1})
+
+
+@pytest.mark.parametrize("name", ["os.replace", "pathlib.Path.mkdir", "pathlib.Path.unlink", "pathlib.Path.write_text"])
+def test_a_program_that_died_at_any_file_goes_on(tmp_path, name):
+    for number in (1, 2):
+        out = tmp_path / str(number)
+
+        def die(number=number):
+            owner, attribute = {"os": os, "pathlib": pathlib.Path}[name.partition(".")[0]], name.rpartition(".")[2]
+            original, calls = getattr(owner, attribute), iter(range(1, 100))
+
+            def call_or_die(*arguments, **options):
+                if next(calls) == number:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return original(*arguments, **options)
+
+            setattr(owner, attribute, call_or_die)
+
+        lines = []
+        killed(out, die, lines)
+        assert (out / "first" / "number.txt").read_text() == "1"
+        assert sorted(p.name for p in out.rglob("*")) == ["config.py", "done.json", "first", "number.txt"]

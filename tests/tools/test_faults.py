@@ -2,13 +2,18 @@
 
 import importlib.util
 import logging
+import sys
 
+import torch
 from paths import TOOLS
+from toy_run import toy_config
+
+from detkit.engine.writers import Curves
 
 
 def load_tool(name):
     spec = importlib.util.spec_from_file_location(f"faults_{name}", TOOLS / "faults" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
@@ -29,3 +34,21 @@ def test_what_is_neither_is_reported(tmp_path, monkeypatch):
     monkeypatch.setattr(tool, "load_model", lambda path: {}["raw"])
     failures = tool.run(4, 1, tmp_path)
     assert len(failures) == 6 and all("raw KeyError" in failure for failure in failures)
+
+
+def test_kills_at_any_moment(capsys, monkeypatch):
+    monkeypatch.setattr(Curves, "after_train", lambda hook, runner: None)
+    monkeypatch.setattr("os.fsync", lambda descriptor: None)
+    tool, config = load_tool("kills"), toy_config(train__ema=0.9, train__checkpoint_every=4, train__log_every=5)
+    monkeypatch.setattr(tool, "PROGRAMS", {"toy": (["train"], lambda: config)})
+    assert tool.main(["--number", "6"]) == 0
+    assert "6 of 6 equal" in capsys.readouterr().out
+
+
+def test_a_difference_to_an_undisturbed_program_is_noticed():
+    tool = load_tool("kills")
+    one = {"last.safetensors": {"w": torch.tensor([1.0, 2.0])}, "metrics.jsonl": [{"step": 1, "loss": 0.5}]}
+    assert tool.same(one, {**one, "last.safetensors": {"w": torch.tensor([1.0, 2.0])}})
+    assert not tool.same(one, {**one, "last.safetensors": {"w": torch.tensor([1.0, 2.0000002])}})
+    assert not tool.same(one, {**one, "metrics.jsonl": [{"step": 1, "loss": 0.5}, {"step": 1, "loss": 0.5}]})
+    assert tool.differences(one, {"metrics.jsonl": one["metrics.jsonl"]}) == ["last.safetensors"]

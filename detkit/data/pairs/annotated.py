@@ -16,6 +16,7 @@ from detkit.data.pairs.dataset import PairDataset, PairOptions, PairSample, Pair
 from detkit.data.pairs.pool import ImagePool
 from detkit.data.sampling import SampleKeys
 from detkit.data.views import TrainingView
+from detkit.files import write_text
 from detkit.registry import register
 from detkit.registry.ranges import NonNegativeInt, PositiveShare
 from detkit.structures import PairAnnotations
@@ -35,7 +36,7 @@ def write_points(path: str | Path, pairs: Sequence[dict[str, Any]], *, info: dic
     """
     lines = ",\n".join(json.dumps(pair) for pair in pairs)
     text = f'{{"info": {json.dumps(info)},\n"pairs": [\n{lines}\n]}}\n'
-    Path(path).write_text(text, encoding="utf-8")
+    write_text(path, text)
 
 
 def _read_points(path: Path, kind: str) -> list[dict[str, Any]]:

@@ -35,6 +35,7 @@ from detkit.pipelines.training import check_run, stable_part, train_in
 from detkit.registry import ConfigError, build
 from detkit.runtime.components import build_model
 from detkit.runtime.evaluate import evaluate
+from detkit.runtime.lock import locked
 from detkit.runtime.processes import choose_device
 
 WEIGHTS = Path("run", "best.safetensors")
@@ -54,10 +55,11 @@ def run_rounds(
         The path of report.md.
 
     Raises:
-        ConfigError: the config, the data or what lies in `out` does not allow it.
+        ConfigError: the config, the data or what lies in `out` does not allow it, or another process runs in it.
         KeyboardInterrupt: stopped; the same call goes on.
     """
-    return Rounds(config, Path(out), processes=processes, say=say).run()
+    with locked(out):
+        return Rounds(config, Path(out), processes=processes, say=say).run()
 
 
 @dataclass

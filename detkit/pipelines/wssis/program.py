@@ -39,6 +39,7 @@ from detkit.pipelines.wssis.labels import (
 )
 from detkit.pipelines.wssis.report import write_report
 from detkit.registry import ConfigError
+from detkit.runtime.lock import locked
 from detkit.runtime.processes import choose_device
 from detkit.structures import LabelMap
 
@@ -57,10 +58,11 @@ def run_wssis(
         The path of report.md.
 
     Raises:
-        ConfigError: the config, the data or what lies in `out` does not allow it.
+        ConfigError: the config, the data or what lies in `out` does not allow it, or another process runs in it.
         KeyboardInterrupt: stopped; the same call goes on.
     """
-    return Pipeline(resolve(config), Path(out), processes=processes, say=say).run()
+    with locked(out):
+        return Pipeline(resolve(config), Path(out), processes=processes, say=say).run()
 
 
 class Pipeline:
@@ -120,16 +122,16 @@ class Pipeline:
         is_done = self.stages.is_done
         classes = select_categories(load_json(sources.strong)["categories"], None)
         labels = LabelMap(tuple(c["name"] for c in classes), tuple(c["id"] for c in classes))
+        strong = coco_data(sources.strong, sources.image_folder)
         if not is_done("teacher"):
-            config = run_config(self.teacher_section(), coco_data(sources.strong, sources.image_folder), None)
+            config = run_config(self.teacher_section(), strong, sources.val_data())
             check_run(config, "teacher", labels)
             self._check_teacher_steps(config)
         if self.config["refine"] is not None and not is_done("refiner"):
             check_run(self.refiner_config([], sources), "refine", labels)
         students = [f"student_{kind}" for kind in self.students()] + ["bound"] * self.config["bound"]
         if not all(map(is_done, students)):
-            config = run_config(self.config["student"], coco_data(sources.strong, sources.image_folder), None)
-            check_run(config, "student", labels)
+            check_run(run_config(self.config["student"], strong, sources.val_data()), "student", labels)
         if self.config["pseudo"]["prompt"] == "point_with_size" and not is_done("weak_predictions"):
             lost = [a["id"] for a in read_points(sources.weak).content["annotations"] if "bbox" not in a]
             if lost:

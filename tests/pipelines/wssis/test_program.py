@@ -317,3 +317,10 @@ def test_a_vidt_as_teacher(tmp_path):
     assert list(report["runs"]) == ["teacher", "student_raw"] and "refined" not in report["labels"]
     found = load(tmp_path / "run" / "weak_predictions" / "predictions.json")
     assert found and all("annotation_id" in p for p in found)
+
+
+def test_a_wrong_metric_of_the_student_shows_before_the_teacher_trains(tmp_path, monkeypatch):
+    monkeypatch.setattr(wssis, "train_in", lambda *_, **__: pytest.fail("the teacher was trained"))
+    config = changed(student__train=dict(RUN["train"], best_metric="segm/mAP"))
+    with pytest.raises(ConfigError, match=r"student.train.best_metric: no figure is called 'segm/mAP'. Valid: segm"):
+        run_wssis(config, tmp_path / "run", say=lambda line: None)

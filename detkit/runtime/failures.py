@@ -1,0 +1,64 @@
+"""What ends a command through no fault of detkit, said in one line: memory, disk, lost processes."""
+
+from __future__ import annotations
+
+import errno
+
+MEMORY = "lower data.batch_size (train.accumulate keeps the size of a step), data.workers or the size of the images"
+# Parts of the messages of PyTorch, whose exceptions are all RuntimeErrors, and what they mean.
+MEANINGS = (
+    (("CUDA out of memory", "CUBLAS_STATUS_ALLOC_FAILED"), f"the GPU has not enough memory: {MEMORY}"),
+    (("can't allocate memory", "not enough memory", "Cannot allocate memory"), f"not enough memory: {MEMORY}"),
+    (
+        ("unable to allocate shared memory", "bus error", "unable to write to file </torch_"),
+        "the shared memory that data workers use (/dev/shm) is full: enlarge it, or lower data.workers",
+    ),
+    (
+        ("Too many open files", "received 0 items of ancdata"),
+        "too many open files: raise the limit (ulimit -n 4096), or lower data.workers",
+    ),
+    (
+        ("DataLoader worker (pid",),
+        "a process that loads data was ended from outside, most likely for want of memory: lower data.workers or "
+        "data.batch_size",
+    ),
+    (
+        ("Connection closed by peer", "Connection reset by peer", "NCCL communicator was aborted", "Timed out waiting"),
+        "another process of this run has ended or does not answer; its own message says why",
+    ),
+)
+FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+def describe(error: BaseException) -> str | None:
+    """One line on an error that a user can do something about; None for any other, which wants its traceback.
+
+    Notes of the error (`add_note`), such as how to continue a run, follow its message.
+    """
+    text = _meaning(error)
+    if text is None and isinstance(error, (ValueError, OSError, ArithmeticError)):
+        text = _without_traceback(str(error))
+    return None if text is None else "; ".join([text, *getattr(error, "__notes__", ())])
+
+
+def _meaning(error: BaseException) -> str | None:
+    """What the messages of PyTorch and of the system mean, with the first line of the message."""
+    text = _without_traceback(str(error))
+    first = (text or type(error).__name__).splitlines()[0]
+    if isinstance(error, MemoryError):
+        return f"not enough memory: {MEMORY} ({first})"
+    if isinstance(error, OSError) and error.errno in FULL:
+        return f"the disk is full: free some space and repeat the command ({first})"
+    if isinstance(error, (RuntimeError, OSError)) and not isinstance(error, NotImplementedError):
+        for parts, meaning in MEANINGS:
+            if any(part in text for part in parts):
+                return f"{meaning} ({first[:200]})"
+    return None
+
+
+def _without_traceback(text: str) -> str:
+    """The message alone of an error that a data worker has sent with its traceback."""
+    if not (text.startswith("Caught ") and "in DataLoader worker process" in text):
+        return text
+    last = [line for line in text.splitlines() if line and not line.startswith(" ")][-1]
+    return last.partition(": ")[2] or last
