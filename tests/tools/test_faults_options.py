@@ -1,5 +1,6 @@
 """Wrong options of runs, of wssis and of match get a good line; the whole is `tools/faults.py options`."""
 
+import importlib.util
 import json
 from collections import Counter
 
@@ -12,12 +13,13 @@ from detkit.pipelines.matchme import config as matchme
 from detkit.pipelines.wssis import config as wssis
 
 
-@pytest.fixture
-def options(monkeypatch):
-    monkeypatch.syspath_prepend(TOOLS)
-    from faults import options
-
-    return options
+@pytest.fixture(scope="module")
+def options():
+    """The module of the command."""
+    spec = importlib.util.spec_from_file_location("faults_options", TOOLS / "faults" / "options.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.mark.parametrize("name", ["quickstart", "wssis_quickstart", "match_quickstart"])
