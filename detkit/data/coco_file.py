@@ -60,6 +60,9 @@ def read_instances(path: str | Path) -> dict[str, Any]:
     for position, category in enumerate(content["categories"]):
         if not category["name"].strip():
             raise ValueError(f"{path}: categories[{position}] (id {category['id']}) has an empty name; give it one")
+        if not _encodable(category["name"]):
+            name = f"categories[{position}] (id {category['id']}) has the name {category['name'][:60]!r}"
+            raise ValueError(f"{path}: {name}, which is no text: half of a surrogate pair")
     if not isinstance(content.get("annotations"), list):
         raise ValueError(f'{path}: no list "annotations"; a COCO file has {", ".join(COCO_KEYS)}')
     return content
@@ -79,13 +82,16 @@ def warn_of_doubles(content: dict[str, Any], path: str | Path) -> None:
 
 def _check_image(image: dict[str, Any], name: str) -> None:
     """Check the file name and the size of an image."""
-    try:
-        usable = len(os.fsencode(image["file_name"])) > 0 and "\0" not in image["file_name"]
-    except UnicodeEncodeError:
-        usable = False
-    if not usable:
+    if "\0" in image["file_name"] or not _encodable(image["file_name"]):
         raise ValueError(f"{name} has the file_name {image['file_name'][:60]!r}, which cannot be that of a file")
     check_size(image, name)
+
+
+def _encodable(text: str) -> bool:
+    try:
+        return bool(os.fsencode(text))
+    except UnicodeEncodeError:
+        return False
 
 
 def check_size(image: dict[str, Any], name: str) -> None:

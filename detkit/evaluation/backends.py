@@ -94,7 +94,7 @@ def _with_numbers(ground_truth: dict[str, Any], rows: np.ndarray) -> tuple[dict[
     image_number, category_number = ({i: n for n, i in enumerate(ids.tolist())} for ids in (image_ids, category_ids))
     numbered = {
         "images": [{**image, "id": image_number[image["id"]]} for image in ground_truth["images"]],
-        "categories": [{**c, "id": category_number[c["id"]]} for c in ground_truth["categories"]],
+        "categories": [{"id": number, "name": str(number)} for number in category_number.values()],
         "annotations": [
             {**a, "image_id": image_number[a["image_id"]], "category_id": category_number[a["category_id"]]}
             for a in ground_truth["annotations"]

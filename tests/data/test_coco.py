@@ -206,6 +206,10 @@ def test_masks_need_segmentations(coco_folder, edit_coco, caplog):
         (lambda c: c["images"][1].update(height=True), r"images\[1\] \(id 11\) has height True, .* wrong type"),
         (lambda c: c["images"][1].update(file_name="\ud800"), r"images\[1\] \(id 11\) has the file_name"),
         (lambda c: c["images"][1].update(file_name="x" * 300), "1 of 2 images are not in"),
+        (
+            lambda c: c["categories"][1].update(name="\ud800"),
+            r"id 2. has the name '.ud800', .* no text",
+        ),
         (lambda c: c["categories"][1].update(name=" "), r"categories\[1\] \(id 2\) has an empty name"),
         (lambda c: c["images"][1].update(id=10), "images repeats 1 ids: 10"),
         (lambda c: c["categories"][1].update(id=1), "categories repeats 1 ids: 1"),
