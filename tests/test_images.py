@@ -3,9 +3,22 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 from PIL import Image
 
-from detkit.images import load_image, read_image, resize_image, resized_size
+from detkit.images import (
+    Frame,
+    ThinImageError,
+    check_shape,
+    load_image,
+    read_frame,
+    read_image,
+    read_photo,
+    resize_image,
+    resized_size,
+)
 
 PIXELS = np.arange(4 * 6 * 3, dtype=np.uint8).reshape(4, 6, 3) * 3
 EXPECTED = torch.from_numpy(PIXELS).permute(2, 0, 1)
@@ -68,6 +81,67 @@ def test_palette_colours_are_looked_up():
     assert load_image(image)[:, 0].T.tolist() == [[255, 0, 0], [0, 0, 255]]
 
 
+def files_of(folder, values):
+    """The values as a 16-bit PNG, a TIFF, a PIL image, an array and a tensor."""
+    paths = [folder / "grey.png", folder / "grey.tif"]
+    for path in paths:
+        Image.fromarray(values).save(path)
+    return [*paths, Image.fromarray(values), values, torch.from_numpy(np.stack([values] * 3))]
+
+
+@given(arrays(np.uint16, (3, 4)))
+@settings(deadline=None, max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_16_bit_has_one_scale_whatever_the_values_and_the_door(tmp_path, values):
+    wanted = torch.from_numpy((values // 257).astype(np.uint8)).expand(3, -1, -1)
+    for source in files_of(tmp_path, values):
+        assert torch.equal(load_image(source), wanted)
+
+
+@given(arrays(np.uint8, (4, 5, 3)), st.sampled_from([np.float16, np.float32, np.float64]))
+@settings(deadline=None)
+def test_floats_of_0_to_1_are_the_same_image_as_whole_numbers(pixels, kind):
+    for source in ((pixels / 255).astype(kind), torch.from_numpy((pixels / 255).astype(kind)).permute(2, 0, 1)):
+        assert torch.equal(load_image(source), load_image(pixels))
+
+
+def test_float_tiff(tmp_path):
+    path = tmp_path / "float.tif"
+    Image.fromarray(np.array([[0, 0.4, 1]], dtype=np.float32)).save(path)
+    assert load_image(path)[0].tolist() == [[0, 102, 255]]
+    for wrong in (1.5, -0.1, float("nan"), 65535):
+        Image.fromarray(np.array([[0, wrong]], dtype=np.float32)).save(path)
+        with pytest.raises(ValueError, match=r"float\.tif: image values of type float32 must lie in 0\.\.1"):
+            load_image(path)
+
+
+def test_12_bit_values_in_16_bit_are_dark_and_reported(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr("detkit.images._reported_dark", set())
+    path = tmp_path / "scanner.png"
+    Image.fromarray(np.full((2, 2), 4095, dtype=np.uint16)).save(path)
+    assert load_image(path).unique().tolist() == [15]
+    assert "scanner.png: the values of this 16-bit image reach 4095 of 65535" in caplog.text
+
+
+def test_black_and_white_is_bool():
+    assert load_image(PIXELS > 100).unique().tolist() == [0, 255]
+
+
+def test_images_above_the_limit_of_pixels(tmp_path, monkeypatch):
+    path = tmp_path / "large.png"
+    Image.new("1", (3000, 2000)).save(path)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1_000_000)
+    with pytest.raises(ValueError, match=r"large\.png: .*6000000 pixels.*DETKIT_MAX_PIXELS"):
+        read_image(path)
+    monkeypatch.setenv("DETKIT_MAX_PIXELS", "6000000")
+    assert read_image(path).shape == (3, 2000, 3000) and Image.MAX_IMAGE_PIXELS == 1_000_000
+    monkeypatch.setenv("DETKIT_MAX_PIXELS", "5999999")
+    with pytest.raises(ValueError, match="DETKIT_MAX_PIXELS allows 5999999"):
+        read_image(path)
+    monkeypatch.setenv("DETKIT_MAX_PIXELS", "many")
+    with pytest.raises(ValueError, match="must be a whole number"):
+        read_image(path)
+
+
 def test_16_bit_grey_is_scaled(tmp_path):
     values = np.array([[0, 257 * 100, 65535]], dtype=np.uint16)
     path = tmp_path / "grey16.png"
@@ -80,12 +154,29 @@ def test_grey_array_has_three_equal_channels():
     assert torch.equal(loaded, EXPECTED[:1].expand(3, -1, -1))
 
 
-def test_exif_rotation_is_applied_by_load_image_only(tmp_path):
+def test_a_photo_is_its_upright_picture_at_every_door(tmp_path):
     path = rotated_jpeg(tmp_path)
-    assert load_image(path).shape == (3, 6, 4)
     with Image.open(path) as image:
         assert load_image(image).shape == (3, 6, 4)
-    assert read_image(path).shape == (3, 4, 6)
+    assert torch.equal(load_image(path), read_image(path)) and read_image(path).shape == (3, 6, 4)
+
+
+@pytest.mark.parametrize("suffix", ["tif", "png", "webp", "avif", "jpg"])
+def test_formats_with_exif(tmp_path, suffix):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path = tmp_path / f"photo.{suffix}"
+    Image.fromarray(PIXELS).save(path, exif=exif)
+    pixels, frame = read_photo(path)
+    assert pixels.shape == (3, 6, 4) and frame == Frame((6, 4), 6) == read_frame(path)
+    assert (pixels.float() - EXPECTED.rot90(-1, (1, 2)).float()).abs().mean() < (1 if suffix in ("tif", "png") else 30)
+
+
+def test_damaged_exif_data_leaves_the_photo_as_stored(tmp_path):
+    for number, block in enumerate((b"Exif\0\0junk", b"Exif\0\0MM\0*\0\0\0\x08\xff\xff", b"")):
+        path = tmp_path / f"{number}.jpg"
+        Image.fromarray(PIXELS).save(path, exif=block)
+        assert read_image(path).shape == (3, 4, 6)
 
 
 @pytest.mark.parametrize("read", [load_image, read_image])
@@ -110,7 +201,11 @@ def test_unreadable_files_are_named(read, tmp_path):
         (torch.full((3, 4, 6), -1.5), "normalised"),
         (torch.full((3, 4, 6), 256.0), "0..255"),
         (torch.full((3, 4, 6), float("nan")), "0..255"),
-        (np.full((4, 6, 3), 1000, dtype=np.uint16), "0..255"),
+        (torch.full((3, 4, 6), 1.01), r"float32 must lie in 0\.\.1 .*255 as uint8"),
+        (np.full((4, 6, 3), 1000, dtype=np.int32), "0..255"),
+        (np.full((4, 6, 3), "a"), "numbers"),
+        (torch.zeros(3, 4, 6, dtype=torch.complex64), "real numbers"),
+        ("https://example.com/a.jpg", "it is a URL"),
         (np.full((4, 6), -1), "0..255"),
         (None, "NoneType"),
         (b"bytes", "bytes"),
@@ -144,12 +239,35 @@ def test_the_size_rule_of_detr():
     assert resized_size((1000, 300), 800, 1333) == (1333, 400)
 
 
-@pytest.mark.parametrize("size", [(1, 5000), (5000, 1), (1, 1), (3, 2000)])
+@pytest.mark.parametrize("size", [(1, 5000), (5000, 1), (1, 1), (3, 2000), (1, 888)])
 def test_extreme_shapes_keep_one_block(size):
     height, width = resized_size(size, 800, 1333, 16)
     assert min(height, width) >= 16
     assert max(height, width) <= 1333
     assert height % 16 == width % 16 == 0
+    assert (height > width) == (size[0] > size[1])
+
+
+@pytest.mark.parametrize("size", [(1, 5000), (5000, 1), (3, 2000)])
+def test_thin_images_are_refused(size):
+    with pytest.raises(ThinImageError, match=f"{size[1]} x {size[0]} pixels is too thin: with 1333 pixels for"):
+        check_shape(size, 1333, 16)
+    check_shape((32, 5000), 1333, 16)
+
+
+sides = st.integers(1, 9000)
+
+
+@given(sides, sides, st.integers(16, 1400), st.integers(16, 2000), st.sampled_from([1, 8, 16, 32]))
+def test_a_resized_image_keeps_its_aspect_and_never_passes_the_longest_side(height, width, shortest, longest, multiple):
+    assume(multiple <= shortest <= longest)
+    found = resized_size((height, width), shortest, longest, multiple)
+    factor = min(shortest / min(height, width), longest / max(height, width))
+    wanted = (factor * height, factor * width)
+    rounding = 0.5 * max(wanted) / max(1, min(wanted))  # of the shorter side to whole pixels, as the longer one sees it
+    assert max(found) <= longest
+    for side, ideal in zip(found, wanted, strict=True):
+        assert side % multiple == 0 and -multiple - rounding - 1 < side - ideal < max(multiple, rounding + 1)
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int32, torch.float32, torch.float64, torch.bfloat16])

@@ -87,7 +87,7 @@ def test_sources_and_empty_detections(tmp_path):
     path = tmp_path / "grey.png"
     Image.fromarray(GREY).save(path)
     tensor = torch.from_numpy(GREY).permute(2, 0, 1)
-    for source in (path, Image.fromarray(GREY), GREY, tensor, tensor.float()):
+    for source in (path, Image.fromarray(GREY), GREY, tensor, tensor / 255):
         np.testing.assert_array_equal(np.asarray(draw_detections(source, detections([]))), GREY)
 
 

@@ -62,7 +62,7 @@ class MachinePoints:
     """The machine annotations of one pair: centres of reliable target cells and their matches in the source.
 
     Attributes:
-        source, target: [n, 2] float, x y in pixels of the images as stored.
+        source, target: [n, 2] float, x y in pixels of the upright images.
         confidence: [n], 0..1, descending.
     """
 
@@ -115,7 +115,7 @@ def _square_boxes(matcher: Matcher, batch: PairBatch, side: str) -> Tensor:
 
 
 def _sizes(batch: PairBatch, side: str) -> list[tuple[int, int]]:
-    """The (h, w) of the images of one side as stored."""
+    """The (h, w) of the upright images of one side."""
     resized = getattr(batch, side).sizes
     stored = [getattr(pair, f"{side}_size") for pair in batch.annotations]
     return [size or own for size, own in zip(stored, resized, strict=True)]
@@ -124,7 +124,7 @@ def _sizes(batch: PairBatch, side: str) -> list[tuple[int, int]]:
 def _gather(
     matcher: Matcher, batch: PairBatch, match_b2hw: Tensor, score_bhw: Tensor, rules: Rules
 ) -> list[MachinePoints]:
-    """The top-k cells of each pair with a score of at least 0, in pixels of the images as stored."""
+    """The top-k cells of each pair with a score of at least 0, in pixels of the upright images."""
     score_bk, cell_bk = score_bhw.flatten(1).topk(min(rules.cap, matcher.grid**2))
     match_bk2 = match_b2hw.flatten(2).gather(2, cell_bk[:, None].expand(-1, 2, -1)).transpose(1, 2)
     own_bk2 = torch.stack([cell_bk % matcher.grid, cell_bk // matcher.grid], dim=2)

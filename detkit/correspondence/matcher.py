@@ -36,7 +36,7 @@ class Matcher(Model):
     """A model that finds points of one image in another image of the same class.
 
     In training mode `model(batch)` returns the loss of the flow on the target, which points into the source. In eval
-    mode it returns, for each pair, the matches of the source points in pixels of the target as stored. A subclass
+    mode it returns, for each pair, the matches of the source points in pixels of the upright target. A subclass
     defines `correlation(source, target)`.
 
     Both images are stretched to a square, whatever their size and aspect ratio.
@@ -169,7 +169,7 @@ class Matcher(Model):
         )
 
     def batch_predictions(self, batch: PairBatch) -> list[Matches]:
-        """The matches of the source points of each pair, in pixels of the target image as stored."""
+        """The matches of the source points of each pair, in pixels of the upright target."""
         source, target = self.squares(batch.source), self.squares(batch.target)
         corr = self.correlation(target, source)
         found = []

@@ -16,7 +16,9 @@ from detkit.config import missing_data_hint
 from detkit.data.annotations import refuse_only_crowds
 from detkit.data.base import ImageDataset
 from detkit.data.coco_file import read_coco_file, select_categories
-from detkit.images import image_size, read_image
+from detkit.data.upright import turn_content
+from detkit.images import Frame, image_size, read_frame, read_photo
+from detkit.ops.orientation import Turn
 from detkit.ops.rle import decode_mask
 from detkit.registry import register
 from detkit.registry.ranges import Texts
@@ -34,6 +36,9 @@ class CocoDataset(ImageDataset):
 
     Crowd regions are left out of the samples, counted in `summary()` and kept in `coco()`. Annotations that cannot be
     used, see `detkit.data.annotations`, are left out everywhere and reported.
+
+    A photo is its upright picture. Whether its annotations mean that or the pixels as stored, the width and height in
+    the file tell; in the second case boxes and masks are turned with the pixels.
 
     Args:
         annotation_file: the json file.
@@ -116,13 +121,15 @@ class CocoDataset(ImageDataset):
             raise IndexError(f"image {index} of {len(self)}")
         path, image_id = self._image_path(index), int(self._image_ids[index])
         try:
-            image = read_image(path)
+            image, frame = read_photo(path)
             height, width = image_size(image)
-            self._compare_size(index, (height, width))
+            turn = self._turn(index, frame)
             objects = np.arange(self._starts[index], self._starts[index + 1])
-            boxes = _clip_boxes(self._boxes[objects], height, width)
+            boxes = _clip_boxes(turn.boxes(self._boxes[objects]), height, width)
             keep = _has_area(boxes)
-            masks = self._decode_masks(objects, keep, height, width) if self.with_masks else None
+            masks = None
+            if self.with_masks:
+                masks = turn.masks(self._decode_masks(objects, keep, *turn.annotated_size))
         except ValueError as error:
             raise ValueError(f"image id {image_id} ({path}) of {self.annotation_file}: {error}") from error
         return image, Annotations(
@@ -134,8 +141,18 @@ class CocoDataset(ImageDataset):
             file_name=path,
         )
 
+    def upright_size(self, index: int) -> tuple[int, int]:
+        """The (h, w) of an image as samples have it, read from the head of its file.
+
+        Raises:
+            ValueError: the image cannot be read.
+        """
+        return read_frame(self._image_path(index)).size
+
     def coco(self) -> dict[str, Any]:
         """The ground truth for evaluation, read from the file again: this dataset's images, crowds included.
+
+        It is in pixels of the upright pictures, as the samples are, see `detkit.data.upright`.
 
         Ids are those of the file, except that annotation ids count from 1 where the file counts from 0 (COCO's
         evaluation takes id 0 for "no object").
@@ -144,11 +161,12 @@ class CocoDataset(ImageDataset):
         images, categories = set(self.image_ids), set(self.label_map.category_ids)
         kept = [a for a in content["annotations"] if a["image_id"] in images and a["category_id"] in categories]
         shift = int(any(a["id"] == 0 for a in kept))
-        return {
+        truth = {
             "images": [image for image in content["images"] if image["id"] in images],
             "annotations": [self._ground_truth(a, a["id"] + shift) for a in kept],
             "categories": [c for c in content["categories"] if c["id"] in categories],
         }
+        return turn_content(truth, self.image_folder)
 
     def _read_file(self, *, quiet: bool = False) -> dict[str, Any]:
         return read_coco_file(self.annotation_file, masks=self.with_masks, quiet=quiet)
@@ -228,16 +246,20 @@ class CocoDataset(ImageDataset):
             lost = f"{len(missing)} of {len(self)} images are not in {self.image_folder}"
             raise ValueError(f"{self.annotation_file}: {lost}: {', '.join(name[:100] for name in missing[:10])}")
 
-    def _compare_size(self, index: int, size: tuple[int, int]) -> None:
-        expected = tuple(self.sizes[index].tolist())
-        if expected != size and index not in self._reported_sizes:
+    def _turn(self, index: int, frame: Frame) -> Turn:
+        """How to turn the annotations of an image; where its size leaves doubts, they are reported once."""
+        expected, path, image_id = tuple(self.sizes[index].tolist()), self._image_path(index), self._image_ids[index]
+        if index not in self._reported_sizes:
             self._reported_sizes.add(index)
-            message = (
-                "%s (image id %d) has height, width %s, but %s says %s: its boxes are taken as pixels of the image as "
-                "stored and clipped to it. Correct the file if the image was resized or turned."
-            )
-            image = self._image_path(index), self._image_ids[index], size
-            logger.warning(message, *image, self.annotation_file, expected)
+            if expected not in (frame.size, frame.stored_size):
+                message = (
+                    "%s (image id %d) has height, width %s, but %s says %s: its boxes are taken as pixels of the "
+                    "upright image and clipped to it. Correct the file if the image was resized or cropped."
+                )
+                logger.warning(message, path, image_id, frame.size, self.annotation_file, expected)
+            elif doubt := frame.doubt():
+                logger.warning("%s (image id %d of %s): %s", path, image_id, self.annotation_file, doubt)
+        return Turn.of(frame, expected)
 
 
 def _clip_boxes(boxes: np.ndarray, height: int | np.ndarray, width: int | np.ndarray) -> np.ndarray:

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from annotated_types import MinLen
 from torch import Tensor
 
-from detkit.images import image_size, resize_image, resized_size
+from detkit.images import check_shape, image_size, resize_image, resized_size
 from detkit.registry import register
 from detkit.registry.ranges import Pixels, Share
 from detkit.structures import Annotations
@@ -68,6 +68,7 @@ class Resize:
 
     def __call__(self, image: Tensor, annotations: Annotations, rng: np.random.Generator) -> Sample:
         old = image_size(image)
+        check_shape(old, self.longest, self.multiple)
         new = resized_size(old, self.shortest, self.longest, self.multiple)
         scale = annotations.boxes.new_tensor([new[1] / old[1], new[0] / old[0]])
         masks, points = annotations.masks, annotations.points
@@ -122,6 +123,7 @@ class DetrAugment:
         _albumentations()
 
     def __call__(self, image: Tensor, annotations: Annotations, rng: np.random.Generator) -> Sample:
+        check_shape(image_size(image), self.longest, self.multiple)
         plan = self._draw_plan(image_size(image), rng)
         targets = {"bboxes": annotations.boxes.numpy(), "index": np.arange(len(annotations))}
         if annotations.masks is not None and len(annotations):

@@ -11,7 +11,7 @@ import numpy as np
 import torch.utils.data
 from torch import Tensor
 
-from detkit.images import image_size
+from detkit.images import ThinImageError, image_size
 from detkit.structures import Annotations
 from detkit.structures.protocols import Samples
 
@@ -29,7 +29,8 @@ class TrainingView(torch.utils.data.Dataset):
     A sample depends on the seed and the key only, so workers, ranks and resuming change nothing.
 
     A sample that cannot be read (its `__getitem__` raises ValueError or OSError) is reported (once per
-    worker) and replaced by the next one that can be, or raises with `skip_broken=False`.
+    worker) and replaced by the next one that can be, or raises with `skip_broken=False`; so is an image that is too
+    thin for the transforms.
     """
 
     def __init__(
@@ -44,29 +45,36 @@ class TrainingView(torch.utils.data.Dataset):
 
     def __getitem__(self, key: int) -> Any:
         epoch, index = divmod(key, len(self.dataset))
-        image, annotations = self._read(index)
-        rng = np.random.default_rng((self.seed, epoch, index))
-        for transform in self.transforms:
-            image, annotations = transform(image, annotations, rng)
-        return image, annotations
-
-    def _read(self, index: int) -> Sample:
         tries = min(len(self.dataset), MAX_BROKEN_IN_A_ROW)
         for candidate in range(index, index + tries):
             candidate %= len(self.dataset)
             try:
-                return self.dataset[candidate]
+                image, annotations = self.dataset[candidate]
             except (ValueError, OSError) as error:
-                if not self.skip_broken:
-                    raise
-                _report_broken(self, candidate, error, "the next readable sample takes its place")
-        raise ValueError(f"{tries} samples in a row, from index {index}, cannot be read; see the warnings above")
+                self._report(candidate, error)
+                continue
+            try:
+                return self._transformed(image, annotations, np.random.default_rng((self.seed, epoch, index)))
+            except ThinImageError as error:
+                self._report(candidate, error)
+        raise ValueError(f"{tries} samples in a row, from index {index}, cannot be used; see the warnings above")
+
+    def _transformed(self, image: Any, annotations: Any, rng: np.random.Generator) -> Any:
+        for transform in self.transforms:
+            image, annotations = transform(image, annotations, rng)
+        return image, annotations
+
+    def _report(self, index: int, error: Exception) -> None:
+        """Report a sample that cannot be used, or raise where that is wanted."""
+        if not self.skip_broken:
+            raise error
+        _report_broken(self, index, error, "the next usable sample takes its place")
 
 
 class EvaluationView(torch.utils.data.Dataset):
     """Samples of `dataset` by index, resized by `resize`, with annotations in pixels of the original image.
 
-    Masks are left out: the evaluation compares with `dataset.coco()`. A sample that cannot be read is reported
+    Masks are left out: the evaluation compares with `dataset.coco()`. A sample that cannot be used is reported
     and None; it counts as an image in which nothing was found. With `skip_broken=False` it raises.
     """
 
@@ -81,11 +89,19 @@ class EvaluationView(torch.utils.data.Dataset):
         try:
             image, annotations = self.dataset[index]
         except (ValueError, OSError) as error:
-            if not self.skip_broken:
-                raise
-            _report_broken(self, index, error, "it counts as an image without detections")
+            self._report(index, error)
             return None
-        return self.resized(image, annotations)
+        try:
+            return self.resized(image, annotations)
+        except ThinImageError as error:
+            self._report(index, error)
+            return None
+
+    def _report(self, index: int, error: Exception) -> None:
+        """Report a sample that cannot be used, or raise where that is wanted."""
+        if not self.skip_broken:
+            raise error
+        _report_broken(self, index, error, "it counts as an image without detections")
 
     def resized(self, image: Any, annotations: Any) -> Any:
         """The sample with its image resized."""

@@ -83,7 +83,7 @@ class PCKEvaluator:
         alphas: tolerances relative to the reference length; the first is the main figure.
         threshold: kind of the reference length, see `reference_length`.
         frame: distances are measured after stretching the images to squares of this many pixels, as in published
-            figures; None measures in pixels of the target image as stored.
+            figures; None measures in pixels of the upright target.
 
     Raises:
         ValueError: an unknown or impossible option.
@@ -114,7 +114,7 @@ class PCKEvaluator:
         self._per_class: dict[str, float] = {}
 
     def update(self, predictions: Sequence[Matches], annotations: Sequence[PairAnnotations]) -> None:
-        """Add the matches of the source points of some pairs, in pixels of the target as stored.
+        """Add the matches of the source points of some pairs, in pixels of the upright target.
 
         Raises:
             ValueError: a pair without id or size, or one that came before; another number of points; coordinates that
@@ -186,7 +186,7 @@ class PCKEvaluator:
         return dict(self._per_class)
 
     def results(self) -> list[dict[str, Any]]:
-        """`{"pair_id", "points", "confidence"}` of each pair, in pixels of the target as stored, ordered by id."""
+        """`{"pair_id", "points", "confidence"}` of each pair, in pixels of the upright target, ordered by id."""
         return [
             {"pair_id": pair_id, "points": record.points, "confidence": record.confidence}
             for pair_id, record in sorted(self._records.items())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,8 @@ from torch import Tensor
 
 from detkit.data.annotations import list_problems
 from detkit.data.points.file import read_points
-from detkit.images import image_size
+from detkit.images import Frame, image_size
+from detkit.ops.orientation import Turn
 from detkit.ops.points import check_inside
 from detkit.structures import LabelMap
 
@@ -29,8 +30,9 @@ class ImagePoints:
         image_id: id in the file of points; None for an image that the file does not list.
         annotation_ids: [n] ids in the file of points.
         labels: [n] the model's labels.
-        points: [n, 2] x y in pixels of the image as stored.
+        points: [n, 2] x y in pixels of the image.
         boxes: [n, 4] x1 y1 x2 y2 in the same pixels, or empty.
+        size: (h, w) of the image in the file of points.
     """
 
     image_id: int | None = None
@@ -38,6 +40,15 @@ class ImagePoints:
     labels: list[int] = field(default_factory=list)
     points: list[list[float]] = field(default_factory=list)
     boxes: list[list[float]] = field(default_factory=list)
+    size: tuple[int, int] | None = None
+
+    def upright(self, frame: Frame) -> ImagePoints:
+        """The same in pixels of the upright picture, turned where the file of points means the pixels as stored."""
+        turn = Turn.of(frame, frame.size if self.size is None else self.size)
+        if not turn:
+            return self
+        points, boxes = turn.points(np.array(self.points).reshape(-1, 2)), np.array(self.boxes).reshape(-1, 4)
+        return replace(self, points=points.tolist(), boxes=turn.boxes(boxes).tolist(), size=turn.size)
 
     def check_inside(self, image: Tensor, name: str) -> None:
         """Raise a ValueError with the ids of annotations whose points lie outside of an image `[3, h, w]`."""
@@ -82,12 +93,14 @@ def read_point_prompts(
         missing = f"{len(boxless)} annotations have no bbox: {first_ten(boxless)}"
         raise ValueError(f"{points_file}: the prompt needs boxes; {missing}")
     names = {image["id"]: image["file_name"] for image in content["images"]}
+    sizes = {image["id"]: (image["height"], image["width"]) for image in content["images"]}
     file_of = match_files(names, files)
-    found = PointsByFile({file: ImagePoints(image_id) for image_id, file in file_of.items()}, {})
+    found = PointsByFile({file: ImagePoints(image_id, size=sizes[image_id]) for image_id, file in file_of.items()}, {})
     for image_id, group in groupby(annotations, key=lambda a: a["image_id"]):
         points = list(group)
         if image_id in file_of:
-            found.of_file[file_of[image_id]] = _image_points(image_id, points, labels, with_boxes)
+            prompts = _image_points(image_id, points, labels, with_boxes)
+            found.of_file[file_of[image_id]] = replace(prompts, size=sizes[image_id])
         else:
             found.missing[names[image_id]] = len(points)
     if not any(prompts.points for prompts in found.of_file.values()):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,12 +12,14 @@ import torch
 from torch import Tensor
 
 from detkit.files import write_json
-from detkit.images import image_size, read_image
+from detkit.images import image_size, read_photo
 from detkit.inference.images import ImageResult, Summary, drop_low_scores, find_images, process_files
 from detkit.inference.point_prompts import ImagePoints, first_ten, read_point_prompts
 from detkit.modeling.image_model import ImageModel
 from detkit.modeling.prompted import NEEDED, PromptedModel
 from detkit.structures import PromptedDetections
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -59,7 +62,8 @@ def predict_points(
 ) -> PointSummary:
     """Find the objects at the points of a file (see `detkit.data.points.file`), whose images are among `paths`.
 
-    Images are matched by the end of their path and taken as stored, without regard to an EXIF rotation.
+    Images are matched by the end of their path. They are upright by their EXIF rotation, and so are the results; points
+    of a file whose width and height are those of the stored pixels are turned with them.
 
     Writes one drawn image for each file, with its points (a cross for one without an answer); `predictions.json` as
     `predict_files` does, with "image_id", the ids of the "unanswered" annotations, and for each object "point" and
@@ -85,7 +89,10 @@ def predict_points(
     summary.without_points = [file for file in files if not of_file[file].points]
 
     def read(file: Path) -> Tensor:
-        image = read_image(file)
+        image, frame = read_photo(file)
+        if of_file[file].points and (doubt := frame.doubt()):
+            logger.warning("%s: %s", file, doubt)
+        of_file[file] = of_file[file].upright(frame)
         of_file[file].check_inside(image, f"{file} is left out")
         return image
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from detkit.images import resize_image, resized_size
+from detkit.images import check_shape, image_size, resize_image, resized_size
 from detkit.modeling.weight_decay import undecayed_in_backbone
 from detkit.registry.ranges import Deviation, Pixel, Pixels
 from detkit.structures import ImageBatch, LabelMap
@@ -34,8 +34,14 @@ class InputRule:
     std: tuple[Deviation, Deviation, Deviation] = IMAGENET_STD
 
     def resize(self, image: Tensor) -> Tensor:
-        """Resize `[3, h, w]` (0..255, any dtype) by the rule, keeping its dtype."""
-        return resize_image(image, resized_size(image.shape[-2:], self.shortest, self.longest, self.multiple))
+        """Resize `[3, h, w]` (0..255, any dtype) by the rule, keeping its dtype.
+
+        Raises:
+            ThinImageError: see `detkit.images.check_shape`.
+        """
+        size = image_size(image)
+        check_shape(size, self.longest, self.multiple)
+        return resize_image(image, resized_size(size, self.shortest, self.longest, self.multiple))
 
     def to_dict(self) -> dict[str, Any]:
         """The fields, as a checkpoint stores them."""

@@ -40,8 +40,8 @@ class ImageModel(Model):
     def batch_predictions(self, batch: Batch) -> list[Detections]:
         """Normalise the images of a batch and detect in each of them.
 
-        Detections are in pixels of the image as stored (`original_size` of its annotations) or, where that is None, of
-        the unpadded image in the batch.
+        Detections are in pixels of the image in full size (`original_size` of its annotations) or, where that is None,
+        of the unpadded image in the batch.
         """
         sizes = [a.original_size or s for a, s in zip(batch.annotations, batch.images.sizes, strict=True)]
         return self.detect(self.normalize(batch.images), sizes)
@@ -59,8 +59,8 @@ class ImageModel(Model):
         """Find objects in images of any size.
 
         Args:
-            images: one image or a list of them: a path, a PIL image, a uint8 array `[h, w, 3]` (RGB) or
-                `[h, w]` (grey), or a tensor `[3, h, w]` in 0..255.
+            images: one image or a list of them: a path, a PIL image, an array `[h, w, 3]` (RGB) or `[h, w]`
+                (grey), or a tensor `[3, h, w]`; uint8 in 0..255 or float in 0..1, see `detkit.images`.
             batch_size: how many images go through the model together.
 
         Returns:

@@ -66,7 +66,7 @@ class Annotations(TensorStruct):
         masks: [n, h, w] bool, or None.
         points: [n, 2] float, x y, or None. The pixel in column 3 and row 5 is the point (3, 5).
         image_id: the id in the dataset's file, or None.
-        original_size: (h, w) of the image as stored, or None when it was never resized.
+        original_size: (h, w) of the upright image before resizing, or None when it was never resized.
         file_name: where the image came from, for error messages.
     """
 

@@ -32,7 +32,7 @@ class PairAnnotations(TensorStruct):
         label: class of the object, contiguous from 0.
         weights: [n] float, how far each point is trusted, 0..1; None trusts all.
         pair_id: the id in the dataset's file, or None.
-        source_size, target_size: (h, w) of the images as stored, or None when they were never resized.
+        source_size, target_size: (h, w) of the upright images, or None when they were never resized.
         name: which pair this is, for error messages.
     """
 

@@ -76,9 +76,11 @@ class ProposalHead(nn.Module):
 
         Returns:
             The det tokens `[b, n, c]` with the features of their proposals added, their positions `[b, n, c]` with the
-            embedded boxes added, and the boxes `[b, n, 4]` (cxcywh, 0..1) as first references.
+            embedded boxes added, and the boxes `[b, n, 4]` (cxcywh, 0..1) as first references. Where the maps have
+            fewer positions than there are tokens, only as many of the first tokens.
         """
         best = best_distinct(dense, det_bnc.shape[1])
+        det_bnc, det_pos = det_bnc[:, : best.shape[1]], det_pos[:, : best.shape[1]]
         references = gather_rows(dense.boxes.detach(), best)
         det = det_bnc + self.content(gather_rows(memory.features, best))
         return det, det_pos + self.position(encode_boxes(references, det.shape[-1] // 2)), references
@@ -93,12 +95,10 @@ def gather_rows(x_bsc: Tensor, index_bn: Tensor) -> Tensor:
 def best_distinct(dense: DensePredictions, number: int) -> Tensor:
     """The positions `[b, number]` of the highest scores; those that overlap a better one (by IoU) come last.
 
-    Raises:
-        ValueError: there are fewer than `number` positions.
+    The maps of a small image may have fewer positions than `number`; then these are all.
     """
     positions = dense.logits.shape[1]
-    if positions < number:
-        raise ValueError(f"{number} det tokens need as many proposals, but the maps have only {positions} positions")
+    number = min(number, positions)
     scores = dense.logits.float().sigmoid().amax(-1).masked_fill(dense.padding, -1)
     scores, index = scores.topk(min(CANDIDATES * number, positions), dim=1)
     boxes = cxcywh_to_xyxy(gather_rows(dense.boxes, index))

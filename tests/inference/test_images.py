@@ -200,17 +200,38 @@ def test_a_smaller_image_than_the_file_says_is_left_out(folder, capsys):
     assert "1 files could not be used" in printed
 
 
-def test_images_are_taken_as_stored(folder):
-    """As the annotations of a COCO file mean them, whatever the EXIF rotation."""
-    picture = Image.fromarray(np.zeros((30, 60, 3), dtype=np.uint8))
-    picture.getexif()[0x0112] = 6
-    picture.save(folder / "turned.jpg", exif=picture.getexif())
-    images = [dict(id=0, file_name="turned.jpg", width=60, height=30)]
-    content = dict(images=images, annotations=[annotation(7, 0, [55, 10], 1)], categories=[dict(id=1, name="disk")])
-    (folder / "points.json").write_text(json.dumps(content))
-    assert predict(folder, "vidt", [folder / "turned.jpg"], "--points", str(folder / "points.json"), out="turned") == 0
-    with Image.open(folder / "turned" / "turned.jpg") as drawn:
-        assert drawn.size == (60, 30)
+def points_of_a_photo(folder, name, orientation, annotated):
+    """Predictions of `detkit predict --points` for one scene whose photo is stored and annotated that way."""
+    store = {1: None, 6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270}
+    picture, exif = Image.fromarray(SCENES[0][0][:, :48].permute(1, 2, 0).numpy()), Image.Exif()
+    exif[0x0112] = orientation
+    stored = picture.transpose(store[orientation]) if store[orientation] is not None else picture
+    numbers = np.arange(48 * 64, dtype=np.int32).reshape(48, 64)
+    if annotated != 1:
+        numbers = np.asarray(Image.fromarray(numbers).transpose(store[annotated]))
+    root = folder / name
+    root.mkdir()
+    stored.save(root / "photo.png", exif=exif)
+    images = [dict(id=0, file_name="photo.png", width=numbers.shape[1], height=numbers.shape[0])]
+    categories = [dict(id=SCENES.label_map.category_ids[0], name="disk")]
+    asked = []
+    for number in range(100, 48 * 64, 200):
+        (y,), (x,) = (numbers == number).nonzero()
+        asked.append(annotation(number, 0, [int(x), int(y)], categories[0]["id"]))
+    (root / "points.json").write_text(json.dumps(dict(images=images, annotations=asked, categories=categories)))
+    points = str(root / "points.json")
+    assert predict(folder, "solo", [root / "photo.png"], "--points", points, out=f"{name}out") == 0
+    with Image.open(folder / f"{name}out" / "photo.jpg") as drawn:
+        assert drawn.size == (64, 48)
+    return json.loads((folder / f"{name}out" / "results.json").read_text())
+
+
+@pytest.mark.parametrize(("orientation", "annotated"), [(6, 1), (6, 6), (8, 1), (8, 8)])
+def test_points_of_a_turned_photo_are_those_of_the_upright_one(folder, orientation, annotated):
+    name = f"photo{orientation}{annotated}"
+    found = points_of_a_photo(folder, name, orientation, annotated)
+    assert found and found == points_of_a_photo(folder, f"{name}plain", 1, 1)
+    assert all(64 * y + x == result["annotation_id"] for result in found for x, y in [result["point"]])
 
 
 def test_classes_are_found_by_name_or_by_number(folder, capsys):

@@ -80,7 +80,7 @@ def test_predict_takes_a_mix_of_sources_and_any_batch_size(tmp_path):
     path = tmp_path / "image.png"
     Image.fromarray(pixels).save(path)
     tensor = torch.from_numpy(pixels).permute(2, 0, 1)
-    sources = [path, str(path), Image.fromarray(pixels), pixels, tensor, tensor.float(), pixels[:, :, 0], pixels[:20]]
+    sources = [path, str(path), Image.fromarray(pixels), pixels, tensor, tensor / 255, pixels[:, :, 0], pixels[:20]]
     model = MeanColor().eval()
     single = [model.predict(source)[0] for source in sources]
     model.batches.clear()

@@ -2,7 +2,7 @@ import pytest
 import torch
 from small_vidt import batch, objects, small_vidt
 
-from detkit.structures import Annotations, ImageBatch
+from detkit.structures import Annotations, Batch, ImageBatch
 from detkit.vidt.decoder import Memory
 from detkit.vidt.losses.criterion import pad_targets
 from detkit.vidt.proposals import DensePredictions, assign_positions, best_distinct, grid_anchors
@@ -32,8 +32,6 @@ def test_best_positions_are_distinct_and_never_padding():
     dense.padding = dense.padding.clone()
     dense.padding[0, 2] = True
     assert best_distinct(dense, 2)[0].tolist() == [0, 3]
-    with pytest.raises(ValueError, match="70 det tokens need as many proposals, but the maps have only 64"):
-        best_distinct(dense, 70)
 
 
 def test_objects_claim_their_cheapest_positions_inside_their_box():
@@ -67,6 +65,20 @@ def test_a_model_with_proposals_trains_every_parameter_and_predicts(boxes):
     assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in model.parameters())
     stages = model.eval().forward_stages(ImageBatch.from_images([torch.randn(3, 64, 64)]))
     assert stages.dense is not None and stages.boxes.shape == (3, 1, 7, 4)
+
+
+def test_maps_with_fewer_positions_than_det_tokens_start_fewer_tokens():
+    assert sorted(best_distinct(dense_grid(), 70)[0].tolist()) == [*range(64)]
+    model = small_vidt(proposals=True, mask_vectors=20).train()
+    known = [objects(*[(0, 0, 8, 8)] * 6)]  # 6 objects, 5 positions, 7 det tokens
+    known[0].masks = torch.ones(6, 8, 16, dtype=torch.bool)
+    losses = model(Batch(ImageBatch.from_images([torch.randint(256, (3, 8, 16), dtype=torch.uint8)]), known))
+    sum(losses.values()).backward()
+    assert all(loss.isfinite() for loss in losses.values())
+    positions = model.eval().forward_stages(ImageBatch.from_images([torch.randn(3, 8, 16)])).dense.logits.shape[1]
+    assert positions < 7
+    (found,) = model.predict([torch.zeros(3, 8, 32, dtype=torch.uint8)])
+    assert len(found) > 0 and found.boxes.isfinite().all()
 
 
 def test_the_published_model_has_none():

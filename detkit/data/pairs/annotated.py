@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from detkit.data.coco_file import load_json
-from detkit.data.pairs.dataset import PairDataset, PairOptions, PairSample, PairSamples, Side
+from detkit.data.pairs.dataset import PairDataset, PairOptions, PairSample, PairSamples, Side, upright_side
 from detkit.data.pairs.pool import ImagePool
 from detkit.data.sampling import SampleKeys
 from detkit.data.views import TrainingView
@@ -83,7 +83,7 @@ class PseudoPairs(PairDataset):
         """Two images of the pool with the machine-made points, x y in pixels of each image."""
         entry, points = self._pairs[pair], _points(self._pairs[pair])
         source, target = (
-            replace(self.pool.sides[entry[name][0]], points=points[:, columns])
+            replace(upright_side(self.pool.sides[entry[name][0]])[0], points=points[:, columns])
             for name, columns in (("source", slice(0, 2)), ("target", slice(2, 4)))
         )
         return source, target

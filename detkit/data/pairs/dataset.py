@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,7 +15,8 @@ from torch import Tensor
 
 from detkit.data.sampling import SampleKeys
 from detkit.data.views import EvaluationView, TrainingView
-from detkit.images import image_size, read_image
+from detkit.images import image_size, read_frame, read_image
+from detkit.ops.orientation import Turn
 from detkit.ops.points import describe_outside, points_inside
 from detkit.registry.ranges import OneOf, OptionsOf, PositiveInt, Seed
 from detkit.structures import ImagePair, LabelMap, PairAnnotations, PairBatch
@@ -52,8 +53,26 @@ class Side:
             raise ValueError(f"{self.file}: a box has 4 numbers, got {self.box.tolist()}")
 
 
+def upright_side(side: Side) -> tuple[Side, str | None]:
+    """A side in pixels of its upright picture, and why that is in doubt, if it is.
+
+    Its points and box are turned where the size in the annotations is that of the pixels as stored.
+    """
+    if not side.file.is_file():  # made by a program, or missing, which `read_side` reports
+        return side, None
+    frame = read_frame(side.file)
+    if side.size is None:
+        without = f"EXIF orientation {frame.orientation}: its annotations are taken for the upright picture"
+        return side, f"{side.file} has {without}" if frame.orientation > 1 else None
+    if not (turn := Turn.of(frame, side.size)):
+        doubt = frame.doubt()
+        return side, f"{side.file}: {doubt}" if doubt else None
+    box = side.box if side.box is None else turn.boxes(side.box[None])[0]
+    return replace(side, points=turn.corners(side.points), box=box, size=turn.size), None
+
+
 def read_side(side: Side) -> Tensor:
-    """The image of a side from its file, uint8 [3, h, w].
+    """The upright image of a side from its file, uint8 [3, h, w].
 
     Raises:
         ValueError: it cannot be read, or has another size than its annotations say.
@@ -68,10 +87,10 @@ def read_side(side: Side) -> Tensor:
 
 
 class PairEvaluationView(EvaluationView):
-    """Pairs by index with both images resized, and with annotations in pixels of the images as stored."""
+    """Pairs by index with both images resized, and with annotations in pixels of the images in full size."""
 
     def resized(self, image: ImagePair, annotations: PairAnnotations) -> PairSample:
-        """Both images resized; the annotations stay in pixels of the images as stored."""
+        """Both images resized; the annotations stay in pixels of the images in full size."""
         return ImagePair(self.resize(image.source), self.resize(image.target)), annotations
 
 
@@ -146,7 +165,7 @@ class PairDataset(PairSamples, ABC):
         if not 0 <= index < len(self):
             raise IndexError(f"pair {index} of {len(self)}")
         pair = self.image_ids[index]
-        sides = self.sides(pair)
+        sides, doubts = zip(*map(upright_side, self.sides(pair)), strict=True)
         if len(sides[0].points) != len(sides[1].points):
             counts = " and ".join(f"{len(side.points)} in {side.file}" for side in sides)
             raise ValueError(f"pair {pair} has different numbers of points, {counts}")
@@ -154,6 +173,7 @@ class PairDataset(PairSamples, ABC):
         sizes = [image_size(image) for image in images]
         cleaned = [clean_side(side, size) for side, size in zip(sides, sizes, strict=True)]
         problems = [problem for _, _, of_side in cleaned for problem in of_side]
+        problems += [doubt for doubt in doubts if doubt]
         if problems and pair not in self._reported:
             self._reported.add(pair)
             logger.warning("pair %d: %s", pair, "; ".join(problems))

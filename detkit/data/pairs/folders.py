@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-from PIL import Image
 
 from detkit.config import missing_data_hint
 from detkit.data.coco_file import load_json
-from detkit.data.pairs.dataset import PairDataset, PairOptions, Side
+from detkit.data.pairs.dataset import PairDataset, PairOptions, Side, upright_side
+from detkit.images import read_frame
 from detkit.registry import register, suggest
 from detkit.registry.ranges import OneOf
 from detkit.structures import LabelMap
@@ -211,11 +211,7 @@ def mirror_side(side: Side) -> Side:
     Raises:
         ValueError: the image, whose width is needed, cannot be read.
     """
-    try:
-        with Image.open(side.file) as image:
-            width = image.width
-    except OSError as error:
-        raise ValueError(f"cannot read image {side.file}: {error}") from error
+    side, width = upright_side(side)[0], read_frame(side.file).size[1]
     points, box = side.points.copy(), side.box
     points[:, 0] = width - points[:, 0]
     if box is not None:

@@ -13,7 +13,7 @@ from torch import Tensor
 from detkit.data.annotations import Problem, list_problems
 from detkit.data.coco import CocoDataset
 from detkit.data.points.file import read_points
-from detkit.images import image_size, read_image
+from detkit.images import image_size, read_photo
 from detkit.ops.points import check_inside
 from detkit.registry import register
 from detkit.structures import Annotations
@@ -68,17 +68,18 @@ class PointDataset(CocoDataset):
         where = f"image id {image_id} ({path}) of {self.annotation_file}"
         objects = slice(self._starts[index], self._starts[index + 1])
         try:
-            image = read_image(path)
+            image, frame = read_photo(path)
             height, width = image_size(image)
-            self._compare_size(index, (height, width))
+            turn = self._turn(index, frame)
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from error
         names = [f"annotation {i}" for i in self.annotation_ids(index)]
-        check_inside(self._points[objects], (height, width), where, names)
+        points, boxes = turn.points(self._points[objects]), turn.boxes(self._boxes[objects])
+        check_inside(points, (height, width), where, names)
         return image, Annotations(
-            boxes=torch.from_numpy(self._boxes[objects].clip(0, (width, height, width, height)).astype(np.float32)),
+            boxes=torch.from_numpy(boxes.clip(0, (width, height, width, height)).astype(np.float32)),
             labels=torch.from_numpy(self._labels[objects]),
-            points=torch.from_numpy(self._points[objects]),
+            points=torch.from_numpy(points),
             image_id=image_id,
             original_size=(height, width),
             file_name=path,

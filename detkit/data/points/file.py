@@ -1,8 +1,9 @@
 """Files of points: one place in an image and a class for each object.
 
 The file is a COCO instances json whose annotations have `point: [x, y]` and a category; box and segmentation may be
-missing. A point is in pixels of the image as stored. As in COCO's key-points the pixel in column 3 and row 5 is the
-point (3, 5); no half pixel is added. x may be 0 to the width and y 0 to the height, both included.
+missing. A point is in pixels of the image with the width and height of the file; for a photo with an EXIF rotation
+these tell whether that is the upright picture or the pixels as stored. As in COCO's key-points the pixel in column 3
+and row 5 is the point (3, 5); no half pixel is added. x may be 0 to the width and y 0 to the height, both included.
 """
 
 from __future__ import annotations
@@ -14,10 +15,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image
 
 from detkit.data.annotations import Judged, Problem, judge_annotations, refuse_only_crowds, short
 from detkit.data.coco_file import read_instances, warn_of_doubles
+from detkit.images import read_frame
 from detkit.ops.points import points_inside
 from detkit.ops.segmentations import all_finite
 
@@ -128,12 +129,14 @@ def _image_problems(images: list[dict], folder: Path) -> list[Problem]:
     for image in images:
         path = folder / image["file_name"]
         try:
-            with Image.open(path) as opened:
-                size = opened.size
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            problems.append(Problem(None, image["id"], f"cannot read {path}: {error}"))
+            frame = read_frame(path)
+        except ValueError as error:
+            problems.append(Problem(None, image["id"], str(error)))
             continue
-        if size != (image["width"], image["height"]):
+        height, width = frame.size
+        if (image["height"], image["width"]) not in (frame.size, frame.stored_size):
             stated = f"the file says {image['width']} x {image['height']}"
-            problems.append(Problem(None, image["id"], f"{path} has {size[0]} x {size[1]} pixels, {stated}"))
+            problems.append(Problem(None, image["id"], f"{path} has {width} x {height} pixels, {stated}"))
+        elif doubt := frame.doubt():
+            problems.append(Problem(None, image["id"], f"{path}: {doubt}"))
     return problems

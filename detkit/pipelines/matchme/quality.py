@@ -55,7 +55,7 @@ def judge(
     Args:
         matcher: which made the annotations.
         found: machine annotations of each pair.
-        known: key-points of each pair, with boxes and sizes, in pixels of the images as stored.
+        known: key-points of each pair, with boxes and sizes, in pixels of the upright images.
         threshold: kind of the reference length, see `detkit.evaluation.pck.reference_length`. It is that of the source,
             because matches point into the source.
         alpha: tolerance of a correct point, relative to the reference length.

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from detkit.data.annotations import Problem, is_crowd, list_problems
-from detkit.data.coco_file import load_json, read_coco_file
+from detkit.data.coco_file import load_json, read_coco_file, read_instances
 from detkit.data.export import export_scenes
 from detkit.data.points.file import read_points
 from detkit.data.points.split import point_of, split_annotations, write_split
+from detkit.data.upright import turn_content
 from detkit.files import write_json
 from detkit.pipelines.training import coco_data
 
@@ -74,17 +75,30 @@ def make_data(section: dict[str, Any], folder: Path) -> None:
 def _given(options: dict[str, Any], folder: Path) -> Sources:
     strong = folder / "strong.json"
     try:
-        content = with_points(read_coco_file(Path(options["strong"])))
+        content = with_points(turn_content(read_coco_file(Path(options["strong"])), options["image_folder"]))
     except ValueError as error:
         raise ValueError(f"data.strong: {options['strong']}: {error}") from error
     write_json(strong, content)
     _warn_of_unseen(content, read_points(options["weak"]).content)
     truth, val, val_folder = (_optional(options[name]) for name in ("truth", "val", "val_image_folder"))
-    return Sources(Path(options["image_folder"]), strong, Path(options["weak"]), truth, val, val_folder)
+    images = Path(options["image_folder"])
+    weak, truth = (_upright_file(path, images, folder) for path in (Path(options["weak"]), truth))
+    assert weak is not None
+    return Sources(images, strong, weak, truth, val, val_folder)
+
+
+def _upright_file(path: Path | None, image_folder: Path, folder: Path) -> Path | None:
+    """The file itself, or a copy in `folder` whose annotations are turned to the upright pictures of photos."""
+    content = None if path is None else read_instances(path)
+    if path is None or content is None or (turned := turn_content(content, image_folder)) is content:
+        return path
+    copy = folder / f"upright_{path.name}"
+    write_json(copy, turned)
+    return copy
 
 
 def _split(options: dict[str, Any], folder: Path) -> Sources:
-    content = read_coco_file(Path(options["annotation_file"]))
+    content = turn_content(read_coco_file(Path(options["annotation_file"])), options["image_folder"])
     drawn = {name: options[name] for name in DRAWN}
     split = split_annotations(content, **drawn, name=options["annotation_file"])
     if split.problems:

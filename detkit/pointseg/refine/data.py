@@ -148,7 +148,7 @@ class RefineCrops(ImageDataset):
             elif area == 0:
                 self.left_out[EMPTY] += 1
             else:
-                self._check_size(entry, self.truth.sizes[number_of[image_id]].tolist())
+                self._check_size(entry, number_of[image_id])
                 kept.append(entry)
         kept.sort(key=lambda entry: number_of[entry["image_id"]])
         self.image_numbers = np.array([number_of[entry["image_id"]] for entry in kept], dtype=np.int64)
@@ -158,8 +158,10 @@ class RefineCrops(ImageDataset):
         self._starts = np.cumsum([0, *map(len, counts)], dtype=np.int64)
         self._run_lengths = np.frombuffer(b"".join(counts), dtype=np.uint8)
 
-    def _check_size(self, entry: dict[str, Any], size: list[int]) -> None:
-        if list(entry["segmentation"]["size"]) != size:
+    def _check_size(self, entry: dict[str, Any], number: int) -> None:
+        """Check the size of a rough mask; rough masks belong to the upright picture."""
+        size, given = self.truth.sizes[number].tolist(), list(entry["segmentation"]["size"])
+        if given != size and given != list(self.truth.upright_size(number)):
             raise ValueError(
                 f"a rough mask of image id {entry['image_id']} has height, width {entry['segmentation']['size']}, the "
                 f"image has {size} in {self.truth.annotation_file}"

@@ -23,8 +23,12 @@ def distillation_loss(student: DistillationFeatures, teacher: DistillationFeatur
 
 
 def mean_distance(student: Tensor, teacher: Tensor) -> Tensor:
-    """The mean Euclidean distance of features `[..., c]`, in float32; the teacher gets no gradient."""
-    return torch.linalg.vector_norm(student.float() - teacher.detach().float(), dim=-1).mean()
+    """The mean Euclidean distance of features `[b, n, c]`, in float32; the teacher gets no gradient.
+
+    For images with few positions a model with proposals has fewer det tokens; then the first ones are compared.
+    """
+    n = min(student.shape[1], teacher.shape[1])
+    return torch.linalg.vector_norm(student[:, :n].float() - teacher[:, :n].detach().float(), dim=-1).mean()
 
 
 def check_teacher(student: nn.Module, teacher: nn.Module) -> None:
