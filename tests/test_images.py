@@ -258,6 +258,7 @@ def test_thin_images_are_refused(size):
 sides = st.integers(1, 9000)
 
 
+@settings(deadline=None)
 @given(sides, sides, st.integers(16, 1400), st.integers(16, 2000), st.sampled_from([1, 8, 16, 32]))
 def test_a_resized_image_keeps_its_aspect_and_never_passes_the_longest_side(height, width, shortest, longest, multiple):
     assume(multiple <= shortest <= longest)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,7 @@ def predict(options: argparse.Namespace) -> None:
         raise ValueError("--prompt says what to use of --points: give them too")
     min_score = 0.3 if options.min_score is None else options.min_score
     summary = predict_files(model, options.images, options.out, min_score=min_score)
-    print(f"{summary.objects} objects in {summary.images} images: {options.out}")
+    print(f"{summary.objects} objects in {summary.images} images{summary.hint(min_score)}: {options.out}")
     _print_broken(summary.broken)
 
 
@@ -64,7 +65,7 @@ def _predict_points(model: Any, options: argparse.Namespace) -> None:
         raise ValueError(f"a detector takes one file of points, --points got {' '.join(options.points)}")
     arguments: dict[str, Any] = dict(prompt=options.prompt or "point", min_score=options.min_score or 0.0)
     summary = predict_points(model, options.images, Path(options.points[0]), options.out, **arguments)
-    print("\n".join(summary.lines()))
+    print("\n".join(summary.lines(arguments["min_score"])))
     _print_broken(summary.broken)
 
 
@@ -90,4 +91,5 @@ def _point(text: str) -> tuple[float, float]:
 
 def _print_broken(files: Sequence[Path]) -> None:
     if files:
-        print(f"{len(files)} files could not be used: {', '.join(map(str, files))}")
+        names = ", ".join(os.fsencode(file).decode(errors="backslashreplace") for file in files)
+        print(f"{len(files)} files could not be used: {names}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from detkit.files import write_json
 from detkit.images import load_image
+from detkit.inference.files import check_outputs, save_drawing
 from detkit.structures import Matches
 
 GRID = 8
@@ -36,12 +38,14 @@ def predict_pair(
         The matches written.
 
     Raises:
-        ValueError: not two image files, a grid of less than 1, or points outside of the source.
+        ValueError: not two image files, a grid of less than 1, points outside of the source, or the outputs would
+            replace an input or an image that is no drawing.
     """
-    if len(paths) != 2 or any(path.is_dir() for path in paths):
+    if len(paths) != 2 or any(os.path.isdir(path) for path in paths):
         raise ValueError(f"a matcher takes two image files, source and target, not {', '.join(map(str, paths))}")
     from detkit.visualize import draw_matches
 
+    check_outputs([out / "matches.jpg"], [out / "warped.png", out / "matches.json"], paths)
     source, target = (load_image(path) for path in paths)
     source_points = grid_points(source, grid) if points is None else torch.tensor(points, dtype=torch.float32)
     matches = model.match(source, target, source_points).cpu()
@@ -49,7 +53,7 @@ def predict_pair(
     source_points, matches = source_points[kept], Matches(matches.points[kept], matches.confidence[kept])
     out.mkdir(parents=True, exist_ok=True)
     drawn = draw_matches(source, target, source_points, matches.points, confidence=matches.confidence)
-    drawn.save(out / "matches.jpg", quality=90)
+    save_drawing(drawn, out / "matches.jpg", quality=90)
     _save_image(model.warp(source, target), out / "warped.png")
     write_json(out / "matches.json", _record(paths, source_points, matches))
     return matches

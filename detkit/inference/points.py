@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from detkit.files import write_json
 from detkit.images import image_size, read_photo
-from detkit.inference.images import ImageResult, Summary, drop_low_scores, find_images, process_files
+from detkit.inference.files import check_outputs, find_images
+from detkit.inference.images import ImageResult, Summary, drop_low_scores, process_files
 from detkit.inference.point_prompts import ImagePoints, first_ten, read_point_prompts
 from detkit.modeling.image_model import ImageModel
 from detkit.modeling.prompted import NEEDED, PromptedModel
@@ -38,9 +38,10 @@ class PointSummary(Summary):
     without_points: list[Path] = field(default_factory=list)
     missing: dict[str, int] = field(default_factory=dict)
 
-    def lines(self) -> list[str]:
+    def lines(self, min_score: float = 0.0) -> list[str]:
         """The summary as lines of text."""
         text = [f"{self.objects} objects for {self.points} points in {self.images} images"]
+        text[0] += self.hint(min_score) if min_score > 0 and self.points else ""
         if self.unanswered:
             text.append(f'{self.unanswered} points have no answer: see "unanswered" in predictions.json')
         if self.without_points:
@@ -83,7 +84,7 @@ def predict_points(
     if prompt not in NEEDED:
         raise ValueError(f"prompt {prompt!r} does not use points: choose from {', '.join(NEEDED)}")
     files = find_images(paths)
-    prompts = read_point_prompts(points_file, files, model.label_map, with_boxes=prompt == "point_with_size")
+    prompts = read_point_prompts(points_file, [*files], model.label_map, with_boxes=prompt == "point_with_size")
     of_file = {file: prompts.of_file.get(file, ImagePoints()) for file in files}
     summary = PointSummary(missing=prompts.missing)
     summary.without_points = [file for file in files if not of_file[file].points]
@@ -97,24 +98,28 @@ def predict_points(
         return image
 
     def predict(file: Path, image: Tensor) -> ImageResult:
-        result = _predict_image(model, image, of_file[file], prompt, min_score)
+        result = _predict_image(model, image, of_file[file], prompt, min_score, summary)
         summary.points += len(of_file[file].points)
         summary.unanswered += len(result.more["unanswered"])
         return result
 
-    write_json(out / "results.json", process_files(files, out, summary, predict, read=read))
+    results_file = out / "results.json"
+    check_outputs([], [results_file, out / "predictions.json"], [points_file])
+    process_files(files, out, summary, predict, read=read, results_file=results_file)
     return summary
 
 
 def _predict_image(
-    model: PromptedModel, image: Tensor, prompts: ImagePoints, prompt: str, min_score: float
+    model: PromptedModel, image: Tensor, prompts: ImagePoints, prompt: str, min_score: float, summary: Summary
 ) -> ImageResult:
     from detkit.visualize import draw_detections, draw_points
 
     if prompts.image_id is None or not prompts.points:
         return ImageResult([], [], draw_points(image, []), dict(image_id=prompts.image_id, unanswered=[]))
     given: dict[str, Any] = {name: getattr(prompts, name) for name in NEEDED[prompt]}
-    found = drop_low_scores(model.predict(image, prompt=prompt, **given)[0], min_score).clipped(*image_size(image))
+    answers = model.predict(image, prompt=prompt, **given)[0]
+    summary.note_scores(answers.scores)
+    found = drop_low_scores(answers, min_score).clipped(*image_size(image))
     assert isinstance(found, PromptedDetections) and found.owners is not None
     owners, by_point = set(found.owners.tolist()), prompt != "class"
     answered = [number in owners or not by_point for number in range(len(prompts.points))]
