@@ -16,6 +16,7 @@ from detkit.visualize import (
     draw_points,
     plot_curves,
 )
+from detkit.visualize.fonts import NO_CHARACTER, font_with
 from detkit.visualize.matches import RIGHT, WRONG
 
 LABELS = LabelMap(("cat", "dog"), (3, 17))
@@ -89,6 +90,20 @@ def test_sources_and_empty_detections(tmp_path):
     tensor = torch.from_numpy(GREY).permute(2, 0, 1)
     for source in (path, Image.fromarray(GREY), GREY, tensor, tensor / 255):
         np.testing.assert_array_equal(np.asarray(draw_detections(source, detections([]))), GREY)
+
+
+@pytest.mark.parametrize("name", ["кот", "γάτα", "chat noir", "\U0010fffe", "a\U0010fffe"])
+def test_names_in_any_script_are_drawn_or_their_ids(name):
+    def draw(name):
+        return np.asarray(draw_detections(GREY, detections([[40, 60, 90, 100]], label_map=LabelMap((name,), (3,)))))
+
+    assert np.array_equal(draw(name), draw("id 3")) == ("\U0010fffe" in name)
+
+
+def test_no_character_of_a_name_is_an_empty_box():
+    font = font_with("犬", 20)
+    assert font is None or bytes(font.getmask("犬")) != bytes(font.getmask(NO_CHARACTER))
+    assert font_with("cat", 20).getname() == font_with("", 20).getname()
 
 
 def test_drawing_does_not_change_the_source():

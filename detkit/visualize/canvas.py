@@ -7,16 +7,15 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from detkit.images import load_image
+from detkit.visualize.fonts import Font, font_with
 
 LEGIBLE_SIDE = 360  # least side in pixels of an image for drawing; smaller images are enlarged
 WIDEST = 3  # largest width of a picture on a sheet, relative to the height of its row
 FINE = 3  # lines and dots are drawn this many times larger and then reduced, which smooths them
 Color = tuple[int, int, int]
-Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
 def class_color(number: int) -> Color:
@@ -30,9 +29,7 @@ def class_color(number: int) -> Color:
 def to_pil(image: Any) -> Image.Image:
     """Whatever `detkit.images.load_image` takes, as a new RGB picture."""
     pixels = load_image(image).detach().cpu()
-    if pixels.is_floating_point():
-        pixels = pixels.round()
-    return Image.fromarray(np.ascontiguousarray(pixels.to(torch.uint8).permute(1, 2, 0).numpy()))
+    return Image.fromarray(np.ascontiguousarray(pixels.permute(1, 2, 0).numpy()))
 
 
 def whole_factor(size: tuple[int, int], side: int) -> int:
@@ -45,9 +42,12 @@ def enlarge(picture: Image.Image, factor: int) -> Image.Image:
     return picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
 
 
-def font_for(size: tuple[int, int]) -> Font:
-    """A font that is legible in a picture of this size."""
-    return ImageFont.load_default(min(48, max(11, round(sum(size) / 85))))
+def font_for(size: tuple[int, int], text: str = "") -> Font:
+    """A font that is legible in a picture of this size, with the characters of `text` where there is one."""
+    points = min(48, max(11, round(sum(size) / 85)))
+    font = font_with(text, points) or font_with("", points)
+    assert font is not None
+    return font
 
 
 def line_height(font: Font) -> int:

@@ -25,6 +25,7 @@ from detkit.visualize.canvas import (
     to_pil,
     whole_factor,
 )
+from detkit.visualize.fonts import font_with
 
 MASK_OPACITY = 0.45
 
@@ -53,6 +54,8 @@ class DrawnObjects(Protocol):
 def draw_detections(image: Any, detections: DrawnObjects) -> Image.Image:
     """Draw boxes, translucent masks and tags such as "cat 0.87", the best detections on top.
 
+    A name that no font of the system can write is drawn as "id" and its category id.
+
     Args:
         image: whatever `detkit.images.load_image` takes.
         detections: boxes and masks in pixels of this image.
@@ -61,7 +64,7 @@ def draw_detections(image: Any, detections: DrawnObjects) -> Image.Image:
         ValueError: the image cannot be read, or the masks have another size.
     """
     found = detections.cpu()
-    texts = [f"{name} {score:.2f}" for name, score in zip(found.names(), found.scores.tolist(), strict=True)]
+    texts = [f"{name} {score:.2f}" for name, score in zip(_legible_names(found), found.scores.tolist(), strict=True)]
     order = found.scores.argsort().tolist()
     return _draw(to_pil(image), found.boxes, found.masks, texts, _colors(found), order)
 
@@ -153,7 +156,7 @@ def draw_comparison(
     factor = whole_factor(picture.size, LEGIBLE_SIDE)
     picture = enlarge(picture, factor)
     detections, truth = _magnify(detections.cpu(), factor), _magnify(truth.cpu(), factor)
-    right = _draw(picture.copy(), truth.boxes, truth.masks, truth.names(), _colors(truth), order)
+    right = _draw(picture.copy(), truth.boxes, truth.masks, _legible_names(truth), _colors(truth), order)
     if points is not None:
         right = _draw_colored_points(right, points * factor, _colors(truth))
     left = draw_detections(picture, detections)
@@ -168,6 +171,11 @@ def _magnify(detections: Any, factor: int) -> Any:
 
 def _repeat(masks: Tensor, factor: int) -> Tensor:
     return masks.repeat_interleave(factor, 1).repeat_interleave(factor, 2)
+
+
+def _legible_names(found: DrawnObjects) -> list[str]:
+    names = zip(found.names(), found.category_ids(), strict=True)
+    return [name if font_with(name, 12) else f"id {category}" for name, category in names]
 
 
 def _colors(found: DrawnObjects) -> list[Color]:
@@ -186,13 +194,13 @@ def _draw(
     if masks is not None:
         picture = _blend_masks(picture, masks, colors, order)
     draw = ImageDraw.Draw(picture)
-    font, line = font_for(picture.size), max(2, round(max(picture.size) / 400))
+    line = max(2, round(max(picture.size) / 400))
     corners = boxes.tolist()
     for i in order:
         x1, y1, x2, y2 = corners[i]
         draw.rectangle((min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2)), outline=colors[i], width=line)
     for i in order:
-        _draw_tag(draw, corners[i], texts[i], colors[i], font, picture.size)
+        _draw_tag(draw, corners[i], texts[i], colors[i], font_for(picture.size, texts[i]), picture.size)
     return picture
 
 
