@@ -307,12 +307,14 @@ def resized_size(size: Sequence[int], shortest: int, longest: int, multiple: int
 def check_shape(size: Sequence[int], longest: int, multiple: int) -> None:
     """Refuse an image (h, w) that `resized_size` would widen beyond recognition, more than four times.
 
+    A rule whose `multiple` is as large as `longest` makes squares of all images and refuses none.
+
     Raises:
         ThinImageError: its shorter side would be less than a quarter of `multiple`.
     """
     height, width = size
     shortest = longest * min(height, width) / max(height, width)
-    if shortest < multiple / 4:
+    if multiple < longest and shortest < multiple / 4:
         raise ThinImageError(
             f"the image of {width} x {height} pixels is too thin: with {longest} pixels for its longer side, "
             f"{shortest:.2g} are left for the shorter one; cut it into pieces"

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from detkit.console import format_seconds
 from detkit.engine.hook import Hook, Run
 from detkit.files import append_line, write_atomically, write_text
+from detkit.images import ThinImageError
 from detkit.registry import ConfigError
 from detkit.runtime.processes import is_main
 from detkit.runtime.random_state import unchanged_random_state
@@ -173,7 +174,10 @@ def draw_samples(model: Any, dataset: Any, number: int, folder: Path, *, min_sco
         except (ValueError, OSError):  # the evaluation has reported it
             continue
         if isinstance(annotations, Annotations):
-            drawn = _draw_image(model, sample, annotations, dataset.label_map, min_score)
+            try:
+                drawn = _draw_image(model, sample, annotations, dataset.label_map, min_score)
+            except ThinImageError:
+                continue
         elif isinstance(annotations, PairAnnotations):
             drawn = _draw_pair(model, sample, annotations)
         else:

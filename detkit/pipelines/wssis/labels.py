@@ -6,6 +6,7 @@ label file is a COCO instances file, in which pseudo labels are marked by "pseud
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
@@ -16,10 +17,13 @@ import torch
 from torch import Tensor
 
 from detkit.console import Console
-from detkit.images import image_size
+from detkit.images import check_shape, image_size
+from detkit.modeling.base import Model
 from detkit.ops.rle import decode_mask, encode_masks, mask_areas
 from detkit.pointseg.geometry import mask_boxes
 from detkit.structures import LabelMap
+
+logger = logging.getLogger(__name__)
 
 Json = dict[str, Any]
 
@@ -33,24 +37,40 @@ def predict_at_points(model: Any, dataset: Any, *, prompt: str, batch_size: int 
         prompt: "point" or "point_with_size".
 
     Raises:
-        ValueError: a class that the model does not know, an image that cannot be read (the message names it), or points
-            without the boxes that the prompt needs.
+        ValueError: a class that the model does not know, or points without the boxes that the prompt needs.
     """
     if prompt == "point_with_size" and not dataset.has_boxes:
         raise ValueError(f"{dataset.annotation_file}: prompt 'point_with_size' needs a bbox with every point")
     label_of = labels_between(dataset.label_map, model.label_map)
     results: list[Json] = []
     for start in _counted(range(0, len(dataset), batch_size), f"{prompt} prompts: batch"):
-        numbers = range(start, min(start + batch_size, len(dataset)))
-        samples = [dataset[i] for i in numbers]
-        images, annotations = [image for image, _ in samples], [a for _, a in samples]
+        samples = usable_samples(model, dataset, range(start, min(start + batch_size, len(dataset))))
+        if not samples:
+            continue
+        numbers, images, annotations = zip(*samples, strict=True)
         given: Json = {"points": [a.points for a in annotations], "labels": [label_of[a.labels] for a in annotations]}
         if prompt == "point_with_size":
             given["boxes"] = [a.boxes for a in annotations]
-        detections = model.predict(images, batch_size, prompt=prompt, **given)
+        detections = model.predict(list(images), batch_size, prompt=prompt, **given)
         for i, one, found in zip(numbers, annotations, detections, strict=True):
             results += found.to_coco(one.image_id, dataset.annotation_ids(i))
     return results
+
+
+def usable_samples(model: Any, dataset: Any, numbers: Iterable[int]) -> list[tuple[int, Tensor, Any]]:
+    """Number, image and annotations of those samples that can be read and resized; the others are reported."""
+    samples = []
+    for number in numbers:
+        try:
+            image, known = dataset[number]
+            if isinstance(model, Model):
+                check_shape(image_size(image), model.input_rule.longest, model.input_rule.multiple)
+        except (ValueError, OSError) as error:
+            message = "image id %s of %s: %s: its points have no answer"
+            logger.warning(message, dataset.image_ids[number], dataset.annotation_file, error)
+            continue
+        samples.append((number, image, known))
+    return samples
 
 
 def refine_predictions(refiner: Any, dataset: Any, predictions: Sequence[Json]) -> list[Json]:
