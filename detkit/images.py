@@ -163,6 +163,8 @@ def _has_xmp(image: Image.Image) -> bool:
 
 def _orientation(image: Image.Image) -> int:
     """The EXIF orientation; 1 where there is none, or none that can be read."""
+    if image.format == "JPEG" and "exif" not in image.info and "xmp" not in image.info:
+        return 1
     try:
         value = image.getexif().get(ORIENTATION, 1)
     except Exception:  # damaged EXIF data: viewers show such a photo as stored
