@@ -100,7 +100,7 @@ def drawing_names(files: Mapping[Path, Path]) -> dict[Path, Path]:
     Args:
         files: as of `find_images`.
     """
-    used: set[str] = set()
+    used = {str(folder).casefold() for place in files.values() for folder in place.parents}
     names = {}
     for file, place in files.items():
         for name in _candidates(place):

@@ -111,6 +111,12 @@ def test_names_of_drawings_differ_whatever_the_names_of_images(places):
     assert all(name.suffix == ".jpg" and name.parent == file.relative_to("root").parent for file, name in names.items())
 
 
+def test_a_folder_may_have_the_name_of_a_drawing():
+    places = [Path("a.png"), Path("a.jpg", "b.png")]
+    names = drawing_names({place: place for place in places})
+    assert [str(name) for name in names.values()] == ["a.png.jpg", "a.jpg/b.jpg"]
+
+
 def test_long_names(tmp_path, checkpoint, capsys):
     for suffix in (".png", ".bmp"):
         Image.new("RGB", (60, 50)).save(tmp_path / ("x" * 251 + suffix))

@@ -315,6 +315,19 @@ def test_matches_of_two_images(folder, capsys):
         assert 0 <= x <= 90 and 0 <= y <= 50 and 0 <= match["confidence"] <= 1
 
 
+@pytest.mark.parametrize("name", ["warped.png", "matches.jpg"])
+def test_outputs_never_replace_an_image_of_the_pair(folder, capsys, name):
+    own = folder / f"pair of {name}"
+    own.mkdir()
+    for file in (own / name, own / "other.png"):
+        Image.new("RGB", (64, 64), "red").save(file)
+    before = (own / name).read_bytes()
+    assert predict(folder, "match", [own / name, own / "other.png"], out=own.name) == 2
+    assert f"{name} would be overwritten" in capsys.readouterr().err and (own / name).read_bytes() == before
+    for _ in range(2):
+        assert predict(folder, "match", [own / "other.png"] * 2, out="again") == 0
+
+
 def test_matches_of_chosen_points_and_of_an_image_with_itself(folder):
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     Image.fromarray(noise).save(folder / "noise.png")
