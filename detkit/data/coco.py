@@ -15,8 +15,7 @@ from torch import Tensor
 from detkit.config import missing_data_hint
 from detkit.data.annotations import refuse_only_crowds
 from detkit.data.base import ImageDataset
-from detkit.data.coco_file import read_coco_file, select_categories
-from detkit.data.upright import turn_content
+from detkit.data.coco_file import read_coco_file, select_categories, turn_content
 from detkit.images import Frame, image_size, read_frame, read_photo
 from detkit.ops.orientation import Turn
 from detkit.ops.rle import decode_mask
@@ -152,7 +151,7 @@ class CocoDataset(ImageDataset):
     def coco(self) -> dict[str, Any]:
         """The ground truth for evaluation, read from the file again: this dataset's images, crowds included.
 
-        It is in pixels of the upright pictures, as the samples are, see `detkit.data.upright`.
+        It is in pixels of the upright pictures, as the samples are, see `detkit.data.coco_file.turn_content`.
 
         Ids are those of the file, except that annotation ids count from 1 where the file counts from 0 (COCO's
         evaluation takes id 0 for "no object").

@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from detkit.data.annotations import Problem, is_crowd, list_problems
-from detkit.data.coco_file import load_json, read_coco_file, read_instances
+from detkit.data.coco_file import load_json, read_coco_file, read_instances, turn_content
 from detkit.data.export import export_scenes
 from detkit.data.points.file import read_points
 from detkit.data.points.split import point_of, split_annotations, write_split
-from detkit.data.upright import turn_content
 from detkit.files import write_json
 from detkit.pipelines.training import coco_data
 
