@@ -100,7 +100,8 @@ def _unwritable(path: Path, error: Exception) -> Exception:
     """An error that names `path` and says why; PyTorch and safetensors do not say which file, nor always why."""
     code, reason = getattr(error, "errno", None), str(error).splitlines()[0]
     of_file = any(part in str(error) for part in ("PytorchStreamWriter", "inline_container"))
-    if isinstance(error, RuntimeError) and not of_file:
+    of_network = isinstance(error, (ConnectionError, TimeoutError)) or (isinstance(error, OSError) and code is None)
+    if of_network or (isinstance(error, RuntimeError) and not of_file):
         return error  # nothing to do with the file
     if code is None and ("os error 28" in reason or shutil.disk_usage(path.parent).free < 2**20):
         code = errno.ENOSPC

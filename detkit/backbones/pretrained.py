@@ -149,7 +149,7 @@ def create_timm_model(name: str, **arguments: Any) -> nn.Module:
         return timm.create_model(name, **arguments)
     except Exception as error:
         if not arguments.get("pretrained") or isinstance(error, TypeError):
-            if isinstance(error, (RuntimeError, ArithmeticError, LookupError, AttributeError)):
+            if isinstance(error, (RuntimeError, ArithmeticError, KeyError, AttributeError)):
                 raise ValueError(f"timm cannot build {name} with {arguments}: {error}") from error
             raise
         raise ValueError(f"timm could not fetch the weights of {name}: {error}") from error

@@ -69,7 +69,7 @@ def test_nothing_is_left_over_for_distributed_training(body, scenes, tmp_path):
 
 @pytest.mark.parametrize("body", [SWIN, VIT, BODIES["timm"]])
 def test_a_body_without_tokens_is_refused(body, scenes):
-    with pytest.raises(ConfigError, match=r"num_tokens.* must be at least 1"):
+    with pytest.raises(ConfigError, match=r"num_tokens: must be a whole number from 1 to"):
         build(body | dict(num_tokens=0), scenes)
 
 

@@ -202,9 +202,9 @@ def test_wrong_prompts_are_named():
 def test_wrong_configs_are_named():
     config = dict(type="SOLOv2", backbone=dict(type="TinyPyramid"), num_classes=3)
     for arguments, message in (
-        (dict(num_grids=(3, 2)), "num_grids must be 5 numbers"),
-        (dict(scale_ranges=[[1, 2]]), "5 grids but 1 ranges"),
-        (dict(postprocess=dict(type="SoloPostprocess", nms="soft")), "nms must be matrix or mask"),
+        (dict(num_grids=(3, 2)), "num_grids: must be a list of 5"),
+        (dict(scale_ranges=[[1, 2]]), "scale_ranges: must be a list of 5"),
+        (dict(postprocess=dict(type="SoloPostprocess", nms="soft")), "nms: must be "),
     ):
         with pytest.raises(ConfigError, match=message):
             build(config | arguments)
