@@ -38,7 +38,14 @@ def describe(error: BaseException) -> str | None:
     text = _meaning(error)
     if text is None and isinstance(error, (ValueError, OSError, ArithmeticError)):
         text = _without_traceback(str(error))
-    return None if text is None else "; ".join([text, *getattr(error, "__notes__", ())])
+    return None if text is None else "; ".join([text, *_notes(error)])
+
+
+def _notes(error: BaseException | None) -> list[str]:
+    """Those of the error, or of the one during whose handling it arose: a dying worker may be reported twice."""
+    while error is not None and not getattr(error, "__notes__", ()):
+        error = error.__context__
+    return [] if error is None else error.__notes__
 
 
 def _meaning(error: BaseException) -> str | None:
