@@ -19,8 +19,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Ctrl-C and SIGTERM end it with exit code 130. Errors of detkit itself keep their traceback.
     """
-    # Threads that wait for each other sleep: on a machine that others use too, spinning makes steps many times slower.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if "OMP_WAIT_POLICY" not in os.environ:
+        # Threads that wait for each other spin for a moment only, then sleep. The default of 300,000 turns makes steps
+        # many times slower where other programs want the processors too.
+        os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     words = sys.argv[1:] if arguments is None else list(arguments)
     parser, commands = make_parser(COMMANDS)
     offer_completions(parser)
