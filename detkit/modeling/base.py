@@ -103,7 +103,7 @@ class Model(nn.Module, ABC):
     def synchronize_norms(self) -> None:
         """Make batch norms use the statistics of all processes; called before training on several GPUs.
 
-        Does nothing by default: a model whose norms are frozen or no batch norms needs nothing.
+        Does nothing by default: a model without batch norms, or with frozen ones, needs nothing.
         """
 
     def normalize(self, images: ImageBatch) -> ImageBatch:

@@ -2,6 +2,7 @@ import copy
 
 import pytest
 import torch
+from small_vidt import small_config
 
 from detkit.checkpoints.weights import read_header, read_weights
 from detkit.engine.hooks import kept_weights
@@ -16,17 +17,7 @@ def no_slow_extras(monkeypatch):
 
 
 SECTION = dict(
-    model=dict(
-        type="ViDT",
-        backbone=dict(
-            type="Swin", embed_dim=16, depths=(1, 1, 1, 1), num_heads=(2, 2, 4, 4), window=4, num_tokens=4, pos_dim=32
-        ),
-        hidden_dim=32,
-        decoder_layers=1,
-        heads=4,
-        ffn_dim=64,
-        input_rule=dict(shortest=64, longest=64, multiple=1),
-    ),
+    model=small_config(decoder_layers=1),
     data=dict(batch_size=2, workers=0),
     train=dict(max_steps=5, keep_steps=(2, 3), device="cpu", tensorboard=False),
 )

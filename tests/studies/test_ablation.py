@@ -2,22 +2,13 @@ import copy
 import json
 
 import pytest
+from small_vidt import small_config
 
 from detkit.registry import ConfigError
 from detkit.studies.ablation import LADDER, LAYER_DROP, ladder_configs, run_ladder
 
 CONFIG = dict(
-    model=dict(
-        type="ViDT",
-        backbone=dict(
-            type="Swin", embed_dim=16, depths=(1, 1, 1, 1), num_heads=(2, 2, 4, 4), window=4, num_tokens=4, pos_dim=32
-        ),
-        hidden_dim=32,
-        decoder_layers=2,
-        heads=4,
-        ffn_dim=64,
-        input_rule=dict(shortest=64, longest=64, multiple=1),
-    ),
+    model=small_config(decoder_layers=2),
     data=dict(
         train=dict(type="SyntheticScenes", length=4, size=64),
         val=dict(type="SyntheticScenes", length=2, seed=1, size=64),
