@@ -5,13 +5,11 @@ from __future__ import annotations
 import importlib
 import inspect
 import logging
-import re
 from collections.abc import Sequence
 from typing import Any
 
 from torch.utils.data import DataLoader
 
-from detkit.backbones.pretrained import FILE_ARGUMENTS
 from detkit.data.loading import train_loader
 from detkit.modeling.base import InputRule, Model
 from detkit.registry import ConfigError, build, check_all, check_value, lookup
@@ -19,6 +17,7 @@ from detkit.registry.ranges import Component
 from detkit.runtime.imports import import_named
 from detkit.runtime.processes import rank, world_size
 from detkit.runtime.signals import shielded
+from detkit.runtime.stored_parts import without_files
 from detkit.structures import LabelMap
 from detkit.structures.protocols import Dataset, Evaluator
 
@@ -60,10 +59,6 @@ MODULES = (
     "detkit.evaluation.pck",
     "detkit.evaluation.refined_masks",
 )
-
-
-# Packages whose components may be parts of a stored model.
-PARTS = ("detkit.backbones.", "detkit.vidt.", "detkit.pointseg.", "detkit.correspondence.")
 
 # The arguments that the program gives to the component of a section.
 ADDED = {
@@ -154,7 +149,7 @@ def build_model(
         raise ConfigError(f"model.num_classes: is {stated}, but the data has {len(label_map)} classes; leave it out")
     arguments = {key: value for key, value in config.items() if key != "num_classes"}
     if not pretrained:
-        arguments = _without_files(arguments, "model")
+        arguments = without_files(arguments, "model")
     model = build(arguments, path="model", num_classes=len(label_map))
     if not isinstance(model, Model):
         raise ConfigError(f"model: a {type(model).__name__} is no model; derive it from detkit.modeling.base.Model")
@@ -280,49 +275,3 @@ def build_loader(config: dict[str, Any], dataset: Dataset, *, seed: int) -> Data
     except ValueError as error:
         raise ConfigError(f"data: {error}") from error
     return shielded(loader)
-
-
-def _without_files(value: Any, path: str) -> Any:
-    """The config of a model without arguments that name files; its parts are those that models consist of.
-
-    Raises:
-        ConfigError: a part of another kind, or an argument for timm that is neither a number nor a word.
-    """
-    if isinstance(value, (list, tuple)):
-        return [_without_files(item, f"{path}.{i}") for i, item in enumerate(value)]
-    if not isinstance(value, dict):
-        return value
-    if isinstance(value.get("type"), str):
-        _check_part(value["type"], path)
-    kept = {key: _without_files(item, f"{path}.{key}") for key, item in value.items() if key not in FILE_ARGUMENTS}
-    for name, item in (kept.get("model_args") or {}).items() if isinstance(kept.get("model_args"), dict) else ():
-        if not _is_plain(item):
-            raise ConfigError(f"{path}.model_args.{name}: must be numbers or words in a stored model, got {item!r:.80}")
-    return kept
-
-
-def _check_part(name: str, path: str) -> None:
-    """Check that a component may be part of a stored model: one of a system of detkit, or somebody's own."""
-    component = lookup(name, path)
-    if _reads_files(component):
-        raise ConfigError(f"{path}: a {name} reads files and cannot be part of a stored model")
-    if component.__module__.startswith("detkit.") and not component.__module__.startswith(PARTS):
-        raise ConfigError(f"{path}: a {name} cannot be part of a model")
-
-
-def _is_plain(value: Any) -> bool:
-    """Numbers, truth values, None, words that are no paths, and lists of them."""
-    if isinstance(value, (list, tuple)):
-        return all(map(_is_plain, value))
-    return value is None or isinstance(value, (bool, int, float)) or _is_word(value)
-
-
-def _is_word(value: Any) -> bool:
-    return isinstance(value, str) and re.fullmatch(r"\w{0,40}", value) is not None
-
-
-def _reads_files(component: Any) -> bool:
-    """Whether this is a dataset or checkpoint of detkit: their arguments include a `Path`."""
-    if not component.__module__.startswith("detkit."):
-        return False
-    return any("Path" in str(argument.annotation) for argument in inspect.signature(component).parameters.values())
