@@ -2,7 +2,8 @@
 
 Runs each program below once undisturbed. Then NUMBER times, in turn: starts one anew, kills it by SIGKILL at a moment
 drawn uniformly over its whole life (start-up, first checkpoint, evaluation, drawing and end included), and repeats the
-same command until it is done; every third time it kills the repetition too. The weights must then be bit-equal to
+same command until it is done; every third time it kills the repetition too. Lives are measured in CPU time of the
+program's main process, so that a busy machine does not move the moments. The weights must then be bit-equal to
 those of the undisturbed program, and its rows and figures equal but for speed and memory. Prints what each kill hit;
 exit code 1 if anything differs.
 
@@ -16,6 +17,7 @@ import argparse
 import csv
 import importlib
 import json
+import math
 import os
 import random
 import signal
@@ -223,6 +225,21 @@ def kill(process: int) -> int:
     return wait_for([process])[0]
 
 
+def cpu_seconds(process: int) -> float | None:
+    """The CPU time of a process so far; None when it has ended."""
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return None if fields[0] == "Z" else (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def watch(process: int, limit: float = math.inf) -> float:
+    """Wait until a process has used `limit` seconds of CPU time, or has ended; returns what it has used."""
+    used = 0.0
+    while used < limit and (now := cpu_seconds(process)) is not None:
+        used = now
+        time.sleep(0.002)
+    return used
+
+
 class Programs:
     """The programs, and what they give when nothing disturbs them."""
 
@@ -230,11 +247,11 @@ class Programs:
         self.folder, self.whole, self.seconds = folder, {}, {}
         for name in names:
             self.config(name).write_text(format_config(PROGRAMS[name][1]()))
-            begin = time.monotonic()
-            (code,) = wait_for([start(name, self.config(name), folder / name)], 600)
+            process = start(name, self.config(name), folder / name)
+            self.seconds[name] = watch(process)
+            (code,) = wait_for([process], 600)
             if code:
                 raise RuntimeError(f"{name} fails undisturbed: {(folder / name).with_suffix('.log').read_text()}")
-            self.seconds[name] = time.monotonic() - begin
             self.whole[name] = results(folder / name)
 
     def config(self, name: str) -> Path:
@@ -250,7 +267,7 @@ class Programs:
         hit = []
         for moment in moments:
             process = start(name, self.config(name), out)
-            time.sleep(moment * self.seconds[name])
+            watch(process, moment * self.seconds[name])
             hit.append(state_of(out) if kill(process) < 0 else "after the end")
         (code,) = wait_for([start(name, self.config(name), out)], 600)
         if code:
