@@ -1,18 +1,16 @@
 """`python -m detkit`, and the command `detkit`."""
 
-import signal
 import sys
 
-from detkit.runtime.stopping import exit_at_once_on_ctrl_c
+from detkit.runtime.stopping import exit_at_once_on_signals
 
 
-def run() -> int:
-    """Run a subcommand, see `detkit.cli.main`."""
-    exit_at_once_on_ctrl_c()
+def run(*words: str) -> int:
+    """Run a subcommand with the arguments `words` and those of the command line, see `detkit.cli.main`."""
+    exit_at_once_on_signals()
     from detkit.cli import main
 
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    return main()
+    return main([*words, *sys.argv[1:]])
 
 
 if __name__ == "__main__":

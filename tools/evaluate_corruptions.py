@@ -2,7 +2,7 @@
 
 import sys
 
-from detkit.cli import main
+from detkit.__main__ import run
 
 if __name__ == "__main__":
-    sys.exit(main(["evaluate-corruptions", *sys.argv[1:]]))
+    sys.exit(run("evaluate-corruptions"))

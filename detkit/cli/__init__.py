@@ -19,22 +19,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Ctrl-C and SIGTERM end it with exit code 130. Errors of detkit itself keep their traceback.
     """
-    if "OMP_WAIT_POLICY" not in os.environ:
-        # Threads that wait for each other spin for a moment only, then sleep. The default of 300,000 turns makes steps
-        # many times slower where other programs want the processors too.
-        os.environ.setdefault("GOMP_SPINCOUNT", "10000")
-    words = sys.argv[1:] if arguments is None else list(arguments)
-    parser, commands = make_parser(COMMANDS)
-    offer_completions(parser)
-    if problem := misspelling(words, parser, commands):
-        print(f"error: {problem}", file=sys.stderr)
-        return 2
-    options = parser.parse_args(words)
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", force=True)
     try:
         with sigterm_as_ctrl_c():
-            allow_imports(options)
-            return options.function(options) or 0
+            return _run(sys.argv[1:] if arguments is None else list(arguments))
     except BrokenPipeError:  # the reader of our output, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -44,9 +31,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"error: {text}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
+    except KeyboardInterrupt as error:
+        print(f"stopped {error}".rstrip(), file=sys.stderr)
         return 130
+
+
+def _run(words: list[str]) -> int:
+    if "OMP_WAIT_POLICY" not in os.environ:
+        # Threads that wait for each other spin for a moment only, then sleep. The default of 300,000 turns makes steps
+        # many times slower where other programs want the processors too.
+        os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    parser, commands = make_parser(COMMANDS)
+    offer_completions(parser)
+    if problem := misspelling(words, parser, commands):
+        print(f"error: {problem}", file=sys.stderr)
+        return 2
+    options = parser.parse_args(words)
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", force=True)
+    allow_imports(options)
+    return options.function(options) or 0
 
 
 COMMANDS: dict[str, Command] = {

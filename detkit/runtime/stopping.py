@@ -7,34 +7,50 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
+from types import FrameType
 from typing import Any
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 @contextlib.contextmanager
 def sigterm_as_ctrl_c() -> Iterator[None]:
-    """Let SIGTERM raise a KeyboardInterrupt, so that what holds a file or a lock can let go of it."""
+    """Let SIGTERM raise a KeyboardInterrupt as Ctrl-C does, so that what holds a file or a lock can let go of it.
+
+    While a module is imported either ends the process at once: an interrupted import may fail in any way.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     process = os.getpid()
 
-    def handle(number: int, frame: Any) -> None:
-        if os.getpid() != process:  # a data worker that inherited this
+    def handle(number: int, frame: FrameType | None) -> None:
+        if os.getpid() != process and number == signal.SIGTERM:  # a data worker that inherited this
             os._exit(128 + number)
+        if os.getpid() == process and _is_import(frame):
+            _exit_at_once(number, frame)
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, handle)
+    before = {number: signal.signal(number, handle) for number in SIGNALS}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
-def exit_at_once_on_ctrl_c() -> None:
-    """While modules are imported there is nothing to tidy up, and an interrupted import may fail in any way."""
+def exit_at_once_on_signals() -> None:
+    """Let Ctrl-C and SIGTERM end the process with one line, while there is nothing to tidy up."""
+    for number in SIGNALS:
+        signal.signal(number, _exit_at_once)
 
-    def handle(number: int, frame: Any) -> None:
-        os.write(2, b"stopped\n")
-        os._exit(130)
 
-    signal.signal(signal.SIGINT, handle)
+def _exit_at_once(number: int, frame: Any) -> None:
+    os.write(2, b"stopped\n")
+    os._exit(130)
+
+
+def _is_import(frame: FrameType | None) -> bool:
+    while frame is not None and not frame.f_code.co_filename.startswith("<frozen importlib"):
+        frame = frame.f_back
+    return frame is not None

@@ -1,0 +1,43 @@
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+from paths import ROOT, TOOLS
+from processes import run_process, wait_for
+
+from detkit.runtime.stopping import sigterm_as_ctrl_c
+
+KILLING_FINDER = """
+import os, signal, sys
+class Kill:
+    def find_spec(self, name, path=None, target=None):
+        if name == {name!r}:
+            sys.meta_path.remove(self)
+            try:
+                os.kill(os.getpid(), signal.{number})
+            except KeyboardInterrupt:
+                raise ImportError("as C code may make of it")
+sys.meta_path.insert(0, Kill())
+"""
+
+
+@pytest.mark.parametrize("number", ["SIGINT", "SIGTERM"])
+@pytest.mark.parametrize("name", ["detkit.cli.parser", "torch"])
+def test_a_signal_while_modules_are_imported(tmp_path, number, name):
+    (tmp_path / "sitecustomize.py").write_text(KILLING_FINDER.format(name=name, number=number))
+    command = [sys.executable, str(TOOLS / "evaluate.py"), str(tmp_path / "absent.safetensors")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stderr, ended.stdout) == (130, "stopped\n", "")
+
+
+def test_elsewhere_a_signal_is_an_exception_that_tidies_up(tmp_path):
+    def stopped():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            with pytest.raises(KeyboardInterrupt), sigterm_as_ctrl_c():
+                os.kill(os.getpid(), number)
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+    assert wait_for([run_process(stopped, tmp_path / "log")]) == [0], (tmp_path / "log").read_text()
