@@ -1,4 +1,4 @@
-"""Faults on purpose: `python tools/faults.py kills|data|options|checkpoints`, each a file in tools/faults."""
+"""Faults on purpose: `python tools/faults.py kills|ranks|data|options|checkpoints`, each a file in tools/faults."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from detkit.modeling.base import Model
 from detkit.registry import ConfigError
 from detkit.runtime.components import build_evaluator
 from detkit.runtime.evaluate import EvaluationStopped, evaluate, evaluate_one
-from detkit.runtime.processes import is_main, world_size
+from detkit.runtime.processes import is_main, share_buffers, world_size
 from detkit.runtime.random_state import unchanged_random_state
 from detkit.structures.protocols import Dataset, Evaluator
 
@@ -44,6 +44,7 @@ class Evaluate(Hook):
         start, data = time.perf_counter(), runner.config["data"]
         options = {"batch_size": data["eval_batch_size"], "workers": data["workers"]}
         options |= {"precision": runner.options["precision"], "skip_broken": data["skip_broken"]}
+        share_buffers(runner.trained_model)  # those that the checkpoint has
         try:
             with unchanged_random_state():
                 stopped = partial(_may_stop, runner)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 
 MEMORY = "lower data.batch_size (train.accumulate keeps the size of a step), data.workers or the size of the images"
+CONNECTION = ("Connection closed by peer", "gloo/transport", "NCCL communicator was aborted", "Timed out waiting")
 # Parts of the messages of PyTorch, whose exceptions are all RuntimeErrors, and what they mean.
 MEANINGS = (
     (("CUDA out of memory", "CUBLAS_STATUS_ALLOC_FAILED"), f"the GPU has not enough memory: {MEMORY}"),
@@ -22,10 +23,7 @@ MEANINGS = (
         "a process that loads data was ended from outside, most likely for want of memory: lower data.workers or "
         "data.batch_size",
     ),
-    (
-        ("Connection closed by peer", "Connection reset by peer", "NCCL communicator was aborted", "Timed out waiting"),
-        "another process of this run has ended or does not answer; its own message says why",
-    ),
+    (CONNECTION, "another process of this run has ended or does not answer; its own message says why"),
 )
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -39,6 +37,11 @@ def describe(error: BaseException) -> str | None:
     if text is None and isinstance(error, (ValueError, OSError, ArithmeticError)):
         text = _without_traceback(str(error))
     return None if text is None else "; ".join([text, *_notes(error)])
+
+
+def is_of_connection(error: BaseException) -> bool:
+    """Whether the connection to another process of the run has broken, or did not answer."""
+    return isinstance(error, RuntimeError) and any(part in str(error) for part in CONNECTION)
 
 
 def _notes(error: BaseException | None) -> list[str]:

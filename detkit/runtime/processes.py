@@ -6,6 +6,7 @@ Tensors on the CPU travel over gloo, also in GPU runs, so that counts can be exc
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -13,9 +14,13 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from detkit.modeling.base import Model
+from detkit.runtime.alive import Alive
+
+_JOINED = itertools.count()  # how often this process has joined others: each time with names of its own in the store
 
 
 def choose_device(name: str = "auto") -> torch.device:
@@ -42,27 +47,43 @@ def choose_device(name: str = "auto") -> torch.device:
     return torch.device("cuda", index)
 
 
-def init_distributed(device: torch.device) -> None:
-    """Join the other processes if torchrun started this one (it sets RANK and WORLD_SIZE)."""
-    if int(os.environ.get("WORLD_SIZE", 1)) == 1 or dist.is_initialized():
-        return
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
-
-
 @contextlib.contextmanager
 def distributed(device: str = "auto") -> Iterator[torch.device]:
-    """Choose the device, join the other processes, and leave them together at the end."""
+    """Choose the device, join the other processes that torchrun started, and leave them together at the end.
+
+    Raises:
+        ConnectionError: another process has died, does not answer or has not started; the message says which.
+    """
     chosen = choose_device(device)
-    joined_before = dist.is_initialized()
-    init_distributed(chosen)
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1 or dist.is_initialized():
+        yield chosen
+        barrier()
+        return
+    alive = _join(chosen)
     try:
         yield chosen
         barrier()
+        alive.leave("done")
+    except BaseException as error:
+        alive.explain(error)
+        raise
     finally:
-        if dist.is_initialized() and not joined_before:
-            dist.destroy_process_group()
+        alive.leave("stopped")
+        dist.destroy_process_group()
+
+
+def _join(device: torch.device) -> Alive:
+    """Join the other processes, by the variables that torchrun has set, once all have started."""
+    store, rank, size = next(rendezvous("env://"))
+    restart = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    store = dist.PrefixStore(f"detkit {restart} {next(_JOINED)}", store)
+    alive = Alive(dist.PrefixStore("alive", store), rank, size)
+    alive.start()
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size)
+    return alive
 
 
 def replicate(model: Model, device: torch.device) -> nn.Module:
@@ -76,6 +97,16 @@ def replicate(model: Model, device: torch.device) -> nn.Module:
         model.synchronize_norms()
     devices = [device] if device.type == "cuda" else None
     return DistributedDataParallel(model, device_ids=devices, gradient_as_bucket_view=True)
+
+
+def share_buffers(model: nn.Module) -> None:
+    """Give all processes the buffers of the main one, such as the running means of batch norms.
+
+    In training they are shared at the beginning of each step; an evaluation must not see what came after.
+    """
+    if world_size() > 1:
+        for buffer in model.buffers():
+            dist.broadcast(buffer, src=0)
 
 
 def rank() -> int:

@@ -2,12 +2,12 @@
 
 import os
 import signal
-import socket
 import sys
 import time
 import traceback
 
 import torch
+import torch.distributed as dist
 
 
 def run_process(function, log, **environment):
@@ -34,9 +34,12 @@ def run_process(function, log, **environment):
         os._exit(code)  # nothing of the test session runs here
 
 
-def wait_for(processes, seconds=120.0):
-    """The exit codes of processes, negative for signals; all are killed when the time is over."""
-    codes, deadline = {}, time.monotonic() + seconds
+def wait_for(processes, seconds=120.0, patience=None):
+    """The exit codes of processes, negative for signals; all are killed when the time is over.
+
+    With `patience` the failure of one ends the others, see `run_ranks`.
+    """
+    codes, deadline, told = {}, time.monotonic() + seconds, patience is None
     while len(codes) < len(processes):
         for process in processes:
             if process not in codes:
@@ -45,20 +48,26 @@ def wait_for(processes, seconds=120.0):
                     codes[process] = os.waitstatus_to_exitcode(status)
                 elif time.monotonic() > deadline:
                     os.kill(process, signal.SIGKILL)
+        if any(codes.values()) and not told:
+            told, deadline = True, time.monotonic() + patience
+            for process in set(processes) - set(codes):
+                os.kill(process, signal.SIGTERM)
         time.sleep(0.005)
     return [codes[process] for process in processes]
 
 
-def run_ranks(function, log, ranks=2):
-    """Run `function` in each of some processes with the environment that torchrun gives.
+def run_ranks(function, log, ranks=2, patience=30.0):
+    """Run `function` in each of some processes as torchrun does, with the environment and the store that it gives.
+
+    Args:
+        patience: when one fails the others get a SIGTERM, and after so many seconds a SIGKILL.
 
     Returns:
         Their exit codes, and what they wrote.
     """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    shared = {"WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    shared = {"WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port)}
+    shared["TORCHELASTIC_USE_AGENT_STORE"] = "True"
     processes = [run_process(function, log, RANK=str(i), LOCAL_RANK=str(i), **shared) for i in range(ranks)]
-    codes = wait_for(processes)
+    codes = wait_for(processes, patience=patience)
     return codes, log.read_text()

@@ -146,7 +146,7 @@ def train_killed(config, out, *, kill_at=None, resume=False):
     train(config, out, resume=resume)
 
 
-def run_two(config, out, **options):
-    """Train on two ranks; their exit codes and what they wrote. `options` are those of `train_killed`."""
+def run_two(config, out, *, patience=30.0, run=train_killed, **options):
+    """Train on two ranks; their exit codes and what they wrote. `options` are those of `run`."""
     log = out.with_suffix(f".{len(list(out.parent.glob('*.log')))}.log")
-    return run_ranks(lambda: train_killed(config, out, **options), log)
+    return run_ranks(lambda: run(config, out, **options), log, patience=patience)
