@@ -12,11 +12,10 @@ from toy_run import ToyEvaluator, run_two, step_before, toy_config
 import detkit.cli
 from detkit.checkpoints.weights import read_weights
 from detkit.config import format_config
-from detkit.engine.runner import Runner
+from detkit.engine.runner import Runner, train
 from detkit.engine.writers import Curves, read_metrics
 from detkit.registry import ConfigError
 from detkit.runtime import alive, processes
-from detkit.runtime.components import import_components
 from detkit.runtime.stopping import sigterm_as_ctrl_c
 
 SPEED = ("seconds_per_step", "images_per_second", "data_wait", "memory_gib", "seconds_left", "seconds")
@@ -38,7 +37,7 @@ def results(out):
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
-    import_components()
+    train(toy_config(train__max_steps=1), tmp_path_factory.mktemp("imports") / "run")  # the forked ones have them then
     out = tmp_path_factory.mktemp("whole") / "run"
     codes, output = run_two(CONFIG, out)
     assert codes == [0, 0], output
@@ -95,7 +94,7 @@ def command(config, out, *, rank, number, place):
 )
 def test_the_other_rank_says_which_is_lost_and_the_run_goes_on(tmp_path, undisturbed, rank, number, place, why):
     start, fault = time.monotonic(), dict(rank=rank, number=number, place=place)
-    codes, output = run_two(CONFIG, tmp_path / "run", patience=3, run=command, **fault)
+    codes, output = run_two(CONFIG, tmp_path / "run", patience=3 if number == signal.SIGKILL else 0.3, run=command, **fault)
     assert codes == ([-signal.SIGKILL, 2] if rank == 0 else [2, -signal.SIGKILL]), output
     (line,) = [line for line in output.splitlines() if line.startswith("error")]
     assert f"rank {rank} (process " in line and why in line and "--resume" in line
