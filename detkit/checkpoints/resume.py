@@ -12,6 +12,7 @@ import hashlib
 import json
 import logging
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -74,10 +75,13 @@ def save_evaluation(folder: str | Path, step: int, known: dict[str, Any]) -> Non
         write_json(_beside(path, EVALUATION_SUFFIX), {"pair": pair, "known": known})
 
 
-def latest_checkpoint(folder: str | Path) -> Checkpoint | None:
+def latest_checkpoint(folder: str | Path, check: Callable[[Checkpoint], None] | None = None) -> Checkpoint | None:
     """Read the newest complete pair; None where there is none. Broken pairs are reported.
 
     A weight file without a trainer's state was left by a process that died while it was writing its first checkpoint.
+
+    Args:
+        check: raises a `CheckpointError` for a pair that cannot be used; the one before is read then.
 
     Raises:
         CheckpointError: there are checkpoints, but all are damaged.
@@ -85,7 +89,10 @@ def latest_checkpoint(folder: str | Path) -> Checkpoint | None:
     paths = sorted(Path(folder).glob("step_*.safetensors"), reverse=True)
     for path in paths:
         try:
-            return read_checkpoint(path)
+            checkpoint = read_checkpoint(path)
+            if check is not None:
+                check(checkpoint)
+            return checkpoint
         except CheckpointError as error:
             logger.warning("checkpoint passed over: %s", error)
     if damaged := [path for path in paths if _is_pair(path)]:

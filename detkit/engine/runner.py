@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from detkit.engine.optim import Ema, build_optimizer, set_learning_rate
 from detkit.engine.resumable import check_resumable, evaluates_alike
 from detkit.engine.run_folder import check_run_folder, stored_config, write_config
 from detkit.engine.schedules import build_schedule
+from detkit.engine.trainer_state import check_state
 from detkit.modeling.base import Model
 from detkit.runtime.components import (
     build_datasets,
@@ -292,7 +294,7 @@ class Runner:
 
     def resume(self) -> bool:
         """Continue from the latest checkpoint in the run's folder; False if there is none yet."""
-        checkpoint = latest_checkpoint(self.out / "checkpoints")
+        checkpoint = latest_checkpoint(self.out / "checkpoints", partial(check_state, optimizer=self.optimizer))
         if checkpoint is None:
             self.console.line("no checkpoint yet: starting from the beginning")
             return False

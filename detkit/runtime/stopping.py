@@ -11,6 +11,10 @@ from types import FrameType
 from typing import Any
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+BY_TORCHRUN = (
+    b" by torchrun at its start: if a rank was lost, torchrun's report names it; repeat the command, with --resume if "
+    b"it trains"
+)
 
 
 @contextlib.contextmanager
@@ -46,7 +50,8 @@ def exit_at_once_on_signals() -> None:
 
 
 def _exit_at_once(number: int, frame: Any) -> None:
-    os.write(2, b"stopped\n")
+    by_torchrun = number == signal.SIGTERM and "TORCHELASTIC_RUN_ID" in os.environ
+    os.write(2, b"stopped" + BY_TORCHRUN * by_torchrun + b"\n")
     os._exit(130)
 
 

@@ -1,7 +1,9 @@
 """Runs that died, at whatever moment, and what may have changed when they go on."""
 
+import hashlib
 import json
 import os
+import shutil
 import signal
 
 import pytest
@@ -10,7 +12,7 @@ from processes import run_process, wait_for
 from toy_run import ToyEvaluator, toy_config
 
 from detkit.checkpoints.resume import latest_checkpoint
-from detkit.checkpoints.weights import CheckpointError, read_header, read_weights
+from detkit.checkpoints.weights import CheckpointError, read_header, read_weights, save_weights
 from detkit.engine.guard import NonFiniteError
 from detkit.engine.runner import Runner, train
 from detkit.engine.writers import Curves, DrawSamples, read_metrics
@@ -206,3 +208,48 @@ def test_a_damaged_config_is_named(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps([1]))
     with pytest.raises(ConfigError, match=r"config.json: is damaged"):
         train(toy_config(train__max_steps=2), tmp_path, resume=True)
+
+
+WRONG = {
+    "step": "five",
+    "epoch": -1,
+    "position": 99,
+    "metrics": {"AP": "high"},
+    "best": {"value": 1.0},
+    "optimizer": {"state": {}, "param_groups": []},
+    "optimizer.state.0": {"exp_avg": torch.zeros(7)},
+    "random_states": [{"torch": 3}],
+    "intervals": [{"sums": {"loss": 1}, "steps": 0}],
+}
+
+
+def spoil_state(path, name):
+    """Give a pair a state with wrong content and the checksum of that."""
+    state_path = path.with_name(path.name.replace(".safetensors", ".trainer.pt"))
+    trainer = torch.load(state_path, weights_only=True)
+    *parents, last = name.split(".")
+    section = trainer
+    for key in parents:
+        section = section[key]
+    section[int(last) if last.isdecimal() else last] = WRONG[name]
+    torch.save(trainer, state_path)
+    path.with_name(path.name.replace(".safetensors", ".evaluation.json")).unlink(missing_ok=True)
+    weights, header = read_weights(path)
+    save_weights(path, weights, {**header, "trainer_sha256": hashlib.sha256(state_path.read_bytes()).hexdigest()})
+
+
+def test_a_state_of_wrong_content_is_passed_over(tmp_path, caplog):
+    train(toy_config(train__epochs=2), tmp_path / "whole")
+    for name in WRONG:
+        out = tmp_path / name
+        shutil.copytree(tmp_path / "whole", out)
+        older, newest = sorted((out / "checkpoints").glob("*.safetensors"))
+        spoil_state(newest, name)
+        caplog.clear()
+        train(toy_config(train__epochs=2), out, resume=True)
+        assert f"step_00000012.safetensors: the trainer's state beside it has wrong content: {name}" in caplog.text
+        assert_same(tmp_path / "whole", out)
+    spoil_state(older, "step")
+    spoil_state(newest, "epoch")
+    with pytest.raises(CheckpointError, match=r"none of the 2 checkpoints in .* is complete and readable"):
+        train(toy_config(train__epochs=2), out, resume=True)

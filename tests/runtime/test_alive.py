@@ -94,7 +94,9 @@ def command(config, out, *, rank, number, place):
 )
 def test_the_other_rank_says_which_is_lost_and_the_run_goes_on(tmp_path, undisturbed, rank, number, place, why):
     start, fault = time.monotonic(), dict(rank=rank, number=number, place=place)
-    codes, output = run_two(CONFIG, tmp_path / "run", patience=3 if number == signal.SIGKILL else 0.3, run=command, **fault)
+    codes, output = run_two(
+        CONFIG, tmp_path / "run", patience=3 if number == signal.SIGKILL else 0.3, run=command, **fault
+    )
     assert codes == ([-signal.SIGKILL, 2] if rank == 0 else [2, -signal.SIGKILL]), output
     (line,) = [line for line in output.splitlines() if line.startswith("error")]
     assert f"rank {rank} (process " in line and why in line and "--resume" in line

@@ -7,7 +7,7 @@ import pytest
 from paths import ROOT, TOOLS
 from processes import run_process, wait_for
 
-from detkit.runtime.stopping import sigterm_as_ctrl_c
+from detkit.runtime.stopping import exit_at_once_on_signals, sigterm_as_ctrl_c
 
 KILLING_FINDER = """
 import os, signal, sys
@@ -31,6 +31,18 @@ def test_a_signal_while_modules_are_imported(tmp_path, number, name):
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
     ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert (ended.returncode, ended.stderr, ended.stdout) == (130, "stopped\n", "")
+
+
+def test_a_rank_that_torchrun_ends_while_it_starts(tmp_path):
+    def started():
+        exit_at_once_on_signals()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    log = tmp_path / "log"
+    assert wait_for([run_process(started, log, TORCHELASTIC_RUN_ID="none")]) == [130]
+    assert log.read_text().startswith(
+        "stopped by torchrun at its start: if a rank was lost, torchrun's report names it"
+    )
 
 
 def test_elsewhere_a_signal_is_an_exception_that_tidies_up(tmp_path):
