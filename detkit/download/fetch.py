@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import http.client
 import os
 import re
+import sys
 import urllib.error
 import urllib.parse
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 
 from detkit.download.kinds import HEAD_BYTES, damage, no_weights, why_no_weights
@@ -52,7 +56,7 @@ def local_file(source: str | Path, *, sha256: str | None = None) -> Path:
 
 
 def fetch(url: str, *, sha256: str | None = None, cache: str | Path | None = None) -> Path:
-    """Download a file of weights, unless it was downloaded before.
+    """Download a file of weights, unless it was downloaded before; of several processes of a machine one does it.
 
     The file appears in the cache only when it is complete: its size is compared with what the server and the file
     itself say. A cached file with another checksum than `sha256`, or a damaged one, is downloaded again.
@@ -75,7 +79,9 @@ def fetch(url: str, *, sha256: str | None = None, cache: str | Path | None = Non
         return path
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, lambda temporary: _download(url, temporary, expected))
+        with _alone(path, url):
+            if not (path.is_file() and _is_intact(path, expected)):
+                write_atomically(path, lambda temporary: _download(url, temporary, expected))
     except urllib.error.HTTPError as error:
         raise DownloadError(f"cannot download {url}: HTTP status {error.code} {error.reason}") from error
     except urllib.error.URLError as error:
@@ -83,6 +89,26 @@ def fetch(url: str, *, sha256: str | None = None, cache: str | Path | None = Non
     except (OSError, http.client.HTTPException, UnicodeError) as error:
         raise DownloadError(f"cannot download {url}: {type(error).__name__}: {error}") from error
     return path
+
+
+@contextlib.contextmanager
+def _alone(path: Path, url: str) -> Iterator[None]:
+    """Let one process of this machine at a time download a file; the system frees the lock of one that dies."""
+    lock = path.with_name(f".{path.name}.lock")
+    descriptor = os.open(lock, os.O_RDONLY | os.O_CREAT, 0o666)  # another user may have left it
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"waiting for another process that downloads {url}", file=sys.stderr, flush=True)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        except OSError:  # a file system without locks: each process downloads it, and the last one stays
+            pass
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            lock.unlink()
+        os.close(descriptor)
 
 
 def largest_download() -> int:

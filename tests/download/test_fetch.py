@@ -4,10 +4,12 @@ import io
 import os
 import socket
 import threading
+import time
 from pathlib import Path
 
 import pytest
 import torch
+from processes import run_process, wait_for
 from safetensors.torch import save
 
 from detkit.backbones.pretrained import read_state_dict
@@ -24,6 +26,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.send_response(302)
             self.send_header("Location", "/weights.pth")
             self.end_headers()
+        elif self.path == "/slow.pth":
+            self.server.slow.wait(60)
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(CONTENT)))
+            self.end_headers()
+            self.wfile.write(CONTENT)
         elif self.path.startswith(("/weights.pth", "/unknown_length", "/short.pth")):
             self.send_response(200)
             if not self.path.startswith("/unknown_length"):
@@ -64,6 +72,21 @@ def test_a_file_is_downloaded_once(server, tmp_path, capsys, path):
     before = len(server.requested)
     assert fetch(server.url + path, sha256=SHA256, cache=tmp_path / "new" / "cache") == found
     assert len(server.requested) == before and capsys.readouterr().err == ""
+
+
+def test_one_of_several_processes_downloads(server, tmp_path):
+    server.slow = threading.Event()
+    logs = [tmp_path / f"{number}.log" for number in range(3)]
+    cache = tmp_path / "cache"
+    ranks = [run_process(lambda: print(fetch(f"{server.url}/slow.pth", cache=cache)), log) for log in logs]
+    deadline = time.monotonic() + 60
+    while sum("waiting for another" in log.read_text() for log in logs if log.exists()) < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    server.slow.set()
+    assert wait_for(ranks) == [0, 0, 0]
+    assert server.requested == ["/slow.pth"] and files(cache) == [cached_name(f"{server.url}/slow.pth")]
+    assert sum("downloading" in log.read_text() for log in logs) == 1
 
 
 def test_the_cache_is_chosen_by_the_environment(server, tmp_path, monkeypatch):
