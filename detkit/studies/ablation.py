@@ -20,6 +20,7 @@ from detkit.files import write_atomically, write_text
 from detkit.registry import ConfigError
 from detkit.runtime.components import build_evaluation
 from detkit.runtime.evaluate import evaluate
+from detkit.runtime.lock import locked
 from detkit.studies.benchmark import benchmark_forward
 
 Config = dict[str, Any]
@@ -92,9 +93,18 @@ def run_ladder(config: Config, out: Path, *, say: Callable[[str], None] = print)
 
     Returns:
         One dict for each row: `name`, figures of the evaluator, `parameters`, `GFLOPs`, `images_per_second`.
+
+    Raises:
+        ConfigError: see `ladder_configs`; or another process works in `out`.
     """
+    rows = ladder_configs(config)
+    with locked(out):
+        return _run_rows(rows, out, say)
+
+
+def _run_rows(rows: list[tuple[str, Config]], out: Path, say: Callable[[str], None]) -> list[dict[str, Any]]:
     results = []
-    for number, (name, row) in enumerate(ladder_configs(config), 1):
+    for number, (name, row) in enumerate(rows, 1):
         folder = out / f"{number}_{_slug(name)}"
         say(f"== {number}/{len(LADDER) + 1} {name}: {folder}")
         runner = train(row, folder, resume=folder.exists())

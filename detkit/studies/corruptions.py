@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import hashlib
 import io
@@ -19,7 +20,8 @@ from detkit.files import write_atomically, write_text
 from detkit.modeling.base import Model
 from detkit.runtime.components import build_evaluation
 from detkit.runtime.evaluate import evaluate
-from detkit.runtime.processes import is_main
+from detkit.runtime.lock import locked
+from detkit.runtime.processes import is_main, on_main
 
 CLEAN = "clean"
 Cell = tuple[str, int]
@@ -46,7 +48,8 @@ def evaluate_corruptions(
         weights: the file that the model is from; figures of other weights or data in `out` are refused.
 
     Raises:
-        ValueError: an unknown corruption or severity; data that is not of pairs; or `out` holds other figures.
+        ValueError: an unknown corruption or severity; data that is not of pairs; or `out` holds other figures, or
+            another process works in it.
     """
     for corruption in corruptions:
         for severity in severities:
@@ -54,23 +57,25 @@ def evaluate_corruptions(
     dataset, evaluator = build_evaluation(dict(config), model.label_map)
     if not isinstance(dataset, PairDataset) or not isinstance(model, Matcher):
         raise ValueError("data.val: corruptions are for matchers and their datasets of image pairs")
-    done = _open_folder(out, _settings(config, weights))
-    options = {name: config["data"][name] for name in ("workers", "skip_broken")}
-    options |= dict(batch_size=config["data"]["eval_batch_size"], precision=config["train"]["precision"])
     wanted = [(CLEAN, 0), *((corruption, severity) for corruption in corruptions for severity in severities)]
-    for corruption, severity in wanted:
-        if (corruption, severity) in done:
-            continue
-        data = dataset if corruption == CLEAN else CorruptedPairs(dataset, corruption, severity)
-        done[corruption, severity] = evaluate(model, data, evaluator, **options)
-        name, value = next(iter(done[corruption, severity].items()))
+    with contextlib.ExitStack() as until_the_end:
+        on_main(lambda: until_the_end.enter_context(locked(out)))
+        done = _open_folder(out, _settings(config, weights))
+        options = {name: config["data"][name] for name in ("workers", "skip_broken")}
+        options |= dict(batch_size=config["data"]["eval_batch_size"], precision=config["train"]["precision"])
+        for corruption, severity in wanted:
+            if (corruption, severity) in done:
+                continue
+            data = dataset if corruption == CLEAN else CorruptedPairs(dataset, corruption, severity)
+            done[corruption, severity] = evaluate(model, data, evaluator, **options)
+            name, value = next(iter(done[corruption, severity].items()))
+            if is_main():
+                say(f"{corruption} {severity or ''}: {name} {100 * value:.1f}")
+                _write_cells(out, done)
+        cells = {cell: done[cell] for cell in wanted}
         if is_main():
-            say(f"{corruption} {severity or ''}: {name} {100 * value:.1f}")
-            _write_cells(out, done)
-    cells = {cell: done[cell] for cell in wanted}
-    if is_main():
-        write_tables(cells, out)
-    return cells
+            write_tables(cells, out)
+        return cells
 
 
 def _settings(config: Mapping[str, Any], weights: Path) -> dict[str, Any]:

@@ -4,11 +4,16 @@ import time
 
 import pytest
 from processes import run_process, wait_for
+from small_vidt import small_config
+from tiny_matchers import tiny_cats
 
 from detkit.cli import main
 from detkit.config import format_config
 from detkit.registry import ConfigError
 from detkit.runtime.lock import locked
+from detkit.structures import LabelMap
+from detkit.studies.ablation import run_ladder
+from detkit.studies.corruptions import evaluate_corruptions
 
 
 def hold(folder, ready, child=False):
@@ -28,6 +33,19 @@ def held_by(folder, ready, **options):
     return process
 
 
+def ladder(out):
+    config = dict(model=small_config(decoder_layers=1), data=dict(train=dict(type="SyntheticScenes", length=2)))
+    run_ladder(config, out)
+
+
+def corruptions(out):
+    pairs = dict(type="SyntheticPairs", length=2, size=48, images=8)
+    config = dict(data=dict(train=pairs, val=pairs), evaluator=dict(type="PCKEvaluator", alphas=[0.1]), imports=[])
+    model = tiny_cats()
+    model.label_map = LabelMap(("beast", "wagon", "glider", "figure"), (1, 2, 3, 4))
+    evaluate_corruptions(model, config, out, weights=out / "absent.safetensors")
+
+
 def test_a_folder_in_use_is_refused_until_its_holder_is_dead(tmp_path, capsys):
     process = held_by(tmp_path / "run", tmp_path / "ready", child=True)
     try:
@@ -45,6 +63,9 @@ def test_a_folder_in_use_is_refused_until_its_holder_is_dead(tmp_path, capsys):
         for command in ("match", "wssis"):
             assert main([command, f"{command}_quickstart", "--out", str(tmp_path / "run")]) == 2
             assert f"is in use by process {process}" in capsys.readouterr().err
+        for study in (ladder, corruptions):
+            with pytest.raises(ConfigError, match=rf"is in use by process {process} on"):
+                study(tmp_path / "run")
     finally:
         os.kill(process, signal.SIGKILL)
         wait_for([process])
