@@ -45,7 +45,7 @@ def write_atomically(path: str | Path, write: Callable[[Path], Any]) -> None:
         _sync(temporary, os.O_RDWR)
         os.replace(temporary, path)
     except (OSError, RuntimeError, SafetensorError) as error:
-        if (explained := _unwritable(path, error)) is error:
+        if (explained := unwritable(path, error)) is error:
             raise
         raise explained from error
     finally:
@@ -93,11 +93,14 @@ def append_line(path: Path, line: str) -> None:
                 data = data[file.write(data) :]
         except OSError as error:
             file.truncate(size)
-            raise _unwritable(path, error) from error
+            raise unwritable(path, error) from error
 
 
-def _unwritable(path: Path, error: Exception) -> Exception:
-    """An error that names `path` and says why; PyTorch and safetensors do not say which file, nor always why."""
+def unwritable(path: Path, error: Exception) -> Exception:
+    """What was raised while `path` was written, as an error that names it and says why.
+
+    PyTorch and safetensors do not say which file, nor always why.
+    """
     code, reason = getattr(error, "errno", None), str(error).splitlines()[0]
     of_file = any(part in str(error) for part in ("PytorchStreamWriter", "inline_container"))
     of_network = isinstance(error, (ConnectionError, TimeoutError)) or (isinstance(error, OSError) and code is None)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from detkit.cli import checkpoints, configs, files, listing, measuring, predicting, training
 from detkit.cli.common import allow_imports
 from detkit.cli.parser import Command, make_parser, misspelling, offer_completions
-from detkit.runtime.failures import describe
+from detkit.runtime.failures import describe, threads_without_traceback
 from detkit.runtime.stopping import sigterm_as_ctrl_c
 
 
@@ -20,7 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Ctrl-C and SIGTERM end it with exit code 130. Errors of detkit itself keep their traceback.
     """
     try:
-        with sigterm_as_ctrl_c():
+        with sigterm_as_ctrl_c(), threads_without_traceback():
             return _run(sys.argv[1:] if arguments is None else list(arguments))
     except BrokenPipeError:  # the reader of our output, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -101,6 +101,7 @@ def benchmark(options: argparse.Namespace) -> None:
     """Measure images/s, memory, parameters and FLOPs of the model of a checkpoint or, with random weights, a config."""
     from detkit.checkpoints.files import is_run
     from detkit.checkpoints.weights import load_model
+    from detkit.files import write_text
     from detkit.runtime.processes import choose_device
     from detkit.studies.benchmark import benchmark_model, build_for_benchmark, count_parameters
 
@@ -125,4 +126,4 @@ def benchmark(options: argparse.Namespace) -> None:
     for name, value in figures.items():
         print(f"{name:32} {value:,.2f}" if isinstance(value, float) else f"{name:32} {value:,}")
     if options.json:
-        options.json.write_text(json.dumps(figures, indent=2))
+        write_text(options.json, json.dumps(figures, indent=2))

@@ -15,6 +15,7 @@ from detkit.runtime.processes import on_main
 
 # What an unfinished start leaves in the folder, beside temporary files and the lock.
 UNFINISHED = {"config.py", "config.json", "checkpoints"}
+FOLDERS = ("checkpoints", "kept", "samples", "tensorboard")
 
 
 def stored_config(out: str | Path) -> dict[str, Any]:
@@ -57,7 +58,9 @@ def write_config(config: dict[str, Any], out: Path) -> None:
     Temporary files of a run that died in it are removed: nobody else writes there.
     """
     out.mkdir(parents=True, exist_ok=True)
-    for folder in (out, out / "checkpoints", out / "kept"):
+    for folder in (out, *(out / name for name in FOLDERS)):
+        if folder.exists() and not folder.is_dir():
+            raise ConfigError(f"{folder} is a file where the run needs a folder: move it away")
         remove_leftovers(folder)
     write_text(out / "config.py", format_config(config))
     write_text(out / "config.json", to_json(config))

@@ -252,7 +252,11 @@ class Runner:
 
     def way_on(self) -> str:
         """How to go on after a failure."""
-        return f"the run in {self.out} ended after step {self.step}; the same command with --resume continues it"
+        where = f"the run in {self.out}"
+        if not self.out.is_dir():
+            return f"{where} was removed while it ran; the same command starts it from the beginning"
+        goes_on = "continues it" if any(self.out.glob("checkpoints/*.safetensors")) else "starts it from the beginning"
+        return f"{where} ended after step {self.step}; the same command with --resume {goes_on}"
 
     def call(self, event: str, *arguments: Any) -> None:
         """Call the method `event` of every hook, in order."""

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import importlib.util
 import io
 import json
 import logging
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from detkit.console import format_seconds
 from detkit.engine.hook import Hook, Run
-from detkit.files import append_line, write_atomically, write_text
+from detkit.files import append_line, unwritable, write_atomically, write_text
 from detkit.images import ThinImageError
 from detkit.registry import ConfigError
 from detkit.runtime.processes import is_main
@@ -118,17 +120,29 @@ class TensorBoard(Hook):
         """Open the writer; scalars of steps that a resumed run does again are dropped."""
         from torch.utils.tensorboard import SummaryWriter
 
-        self._writer = SummaryWriter(str(runner.out / "tensorboard"), purge_step=runner.step + 1)
+        self._folder = runner.out / "tensorboard"
+        with self._naming_the_folder():
+            self._writer = SummaryWriter(str(self._folder), purge_step=runner.step + 1)
 
     def on_row(self, runner: Run, row: dict[str, Any]) -> None:
         """Write the values of the row as scalars `train/NAME` or `val/NAME`."""
-        for name, value in row.items():
-            if name not in ("kind", "step"):
-                self._writer.add_scalar(f"{row['kind']}/{name}", value, row["step"])
+        with self._naming_the_folder():
+            for name, value in row.items():
+                if name not in ("kind", "step"):
+                    self._writer.add_scalar(f"{row['kind']}/{name}", value, row["step"])
 
     def after_train(self, runner: Run) -> None:
         """Close the writer."""
-        self._writer.close()
+        with self._naming_the_folder():
+            self._writer.close()
+
+    @contextlib.contextmanager
+    def _naming_the_folder(self) -> Iterator[None]:
+        """TensorBoard writes in a thread, and raises what fails there at the next row, without a name."""
+        try:
+            yield
+        except OSError as error:
+            raise unwritable(self._folder, error) from error
 
 
 class Curves(Hook):

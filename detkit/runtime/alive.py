@@ -20,7 +20,7 @@ from detkit.runtime.failures import describe, is_of_connection
 BEAT = 1.0  # seconds between two signs of life
 DEAD = 3  # beats without a sign of a rank whose process is gone from this machine
 GRACE = 10  # beats that this process gets to notice by itself and to end in order
-START = 300  # seconds within which all ranks must have started
+START = 5  # times as long as a rank may be silent, all may take to start
 UNTIL_TOLD = 8  # seconds that an error of a connection waits for its cause
 REPEAT = "repeat the command, with --resume if it trains"
 
@@ -64,15 +64,18 @@ class Alive:
         """Wait until all ranks have started, and watch them from then on.
 
         Raises:
-            ConnectionError: some have not within `START` seconds.
+            ConnectionError: some have not within `START` times the seconds of `silent_seconds`, or torchrun has ended.
         """
-        self._beat()
-        deadline, missing = time.monotonic() + START, self.others
+        seconds, missing = START * self._limit, self.others
+        deadline = time.monotonic() + seconds
         try:
+            self._beat()
             while missing := [other for other in missing if not self._store.check([str(other)])]:
                 if time.monotonic() > deadline:
-                    raise ConnectionError(f"{_ranks(missing)} did not start within {START} seconds; {REPEAT}")
+                    raise ConnectionError(f"{_ranks(missing)} did not start within {seconds} seconds; {REPEAT}")
                 time.sleep(0.05)
+        except RuntimeError as error:
+            raise ConnectionError(f"torchrun has ended; {REPEAT} ({str(error).splitlines()[0]})") from error
         except KeyboardInterrupt:  # torchrun ends all when one has died
             raise KeyboardInterrupt(f"while it waited for {_ranks(missing)} to start; {REPEAT}") from None
         self._thread.start()

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import logging
+import threading
+from collections.abc import Iterator
+
+logger = logging.getLogger(__name__)
 
 MEMORY = "lower data.batch_size (train.accumulate keeps the size of a step), data.workers or the size of the images"
 CONNECTION = ("Connection closed by peer", "gloo/transport", "NCCL communicator was aborted", "Timed out waiting")
@@ -17,6 +23,11 @@ MEANINGS = (
     (
         ("Too many open files", "received 0 items of ancdata"),
         "too many open files: raise the limit (ulimit -n 4096), or lower data.workers",
+    ),
+    (
+        ("can't start new thread", "Resource temporarily unavailable"),
+        "the system starts no further thread or process: free some memory, raise the limit (ulimit -u), or lower "
+        "data.workers",
     ),
     (
         ("DataLoader worker (pid",),
@@ -37,6 +48,25 @@ def describe(error: BaseException) -> str | None:
     if text is None and isinstance(error, (ValueError, OSError, ArithmeticError)):
         text = _without_traceback(str(error))
     return None if text is None else "; ".join([text, *_notes(error)])
+
+
+@contextlib.contextmanager
+def threads_without_traceback() -> Iterator[None]:
+    """Let what a user can do something about be a warning where it ends a thread; whoever waits for that fails too."""
+    before = threading.excepthook
+
+    def hook(raised: threading.ExceptHookArgs) -> None:
+        text = None if raised.exc_value is None else describe(raised.exc_value)
+        if text is None:
+            before(raised)
+        else:
+            logger.warning("%s", text)
+
+    threading.excepthook = hook
+    try:
+        yield
+    finally:
+        threading.excepthook = before
 
 
 def is_of_connection(error: BaseException) -> bool:

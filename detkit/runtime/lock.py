@@ -33,27 +33,35 @@ def locked(folder: str | Path) -> Iterator[None]:
 
     Raises:
         ConfigError: another process has it, or another thread of this one; the message says which. Or `folder` is a
-            file.
+            file, or cannot be written.
     """
     folder = Path(os.path.realpath(folder))
-    if folder.exists() and not folder.is_dir():
-        raise ConfigError(f"{folder} is a file; name a folder")
-    missing = [path for path in (folder, *folder.parents) if not path.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / LOCK
+    path, missing = folder / LOCK, [folder, *folder.parents]
     try:
-        descriptor = _take(path)
+        try:
+            missing = [path for path in missing if not path.exists()]
+            folder.mkdir(parents=True, exist_ok=True)
+            descriptor = _take(path)
+        except OSError as error:
+            raise ConfigError(f"{_why_unusable(folder, error)}; name another folder (--out)") from error
         _held[path] = os.getpid()
         try:
             yield
         finally:
             del _held[path]
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # it is gone already, or cannot be written any more
+                path.unlink()
             os.close(descriptor)
     finally:
         with contextlib.suppress(OSError):  # it is not empty
             for made in missing:
                 made.rmdir()
+
+
+def _why_unusable(folder: Path, error: OSError) -> str:
+    if files := [path for path in (folder, *folder.parents) if os.path.isfile(path)]:
+        return f"{files[0]} is a file"
+    return f"{str(folder)[:200]} cannot be written: {error.strerror}"
 
 
 def _take(path: Path) -> int:
@@ -73,9 +81,10 @@ def _take(path: Path) -> int:
         except OSError as error:
             logger.warning("%s: the file system has no locks (%s); start nothing else in this folder", path, error)
         if _is_still(path, descriptor):
-            os.truncate(descriptor, 0)
             since = time.strftime("%Y-%m-%d %H:%M:%S")
-            os.pwrite(descriptor, f"process {os.getpid()} on {platform.node()} since {since}".encode(), 0)
+            with contextlib.suppress(OSError):  # on a full disk the lock is empty, but holds
+                os.truncate(descriptor, 0)
+                os.pwrite(descriptor, f"process {os.getpid()} on {platform.node()} since {since}".encode(), 0)
             return descriptor
         os.close(descriptor)  # its holder has removed it meanwhile
 

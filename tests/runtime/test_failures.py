@@ -1,19 +1,21 @@
 """What ends a command is said in one line, with what to do."""
 
+import itertools
 import json
 import os
 import resource
+import shutil
 import signal
 import sys
 
 import pytest
 import torch
 from processes import run_process, wait_for
-from toy_run import ToyScenes, toy_config
+from toy_run import ToyScenes, step_before, toy_config
 
 import detkit.cli
 from detkit.config import format_config
-from detkit.engine.runner import Runner
+from detkit.engine.runner import Runner, train
 from detkit.engine.writers import Curves, read_metrics
 from detkit.files import append_line, write_atomically
 from detkit.runtime.failures import describe
@@ -23,6 +25,12 @@ from detkit.runtime.failures import describe
 def no_slow_extras(monkeypatch):
     monkeypatch.setattr(Curves, "after_train", lambda hook, runner: None)
     monkeypatch.delenv("DETKIT_TRACEBACK", raising=False)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def imported(tmp_path_factory):
+    """The forked processes have the modules then."""
+    train(toy_config(train__max_steps=1, train__tensorboard=True), tmp_path_factory.mktemp("imports") / "run")
 
 
 def ended(tmp_path, spoil, **changes):
@@ -62,10 +70,47 @@ def test_a_full_disk_names_the_file_and_leaves_nothing_half_written(tmp_path):
 
     code, line = ended(tmp_path, small)
     assert code == 2 and "checkpoints/step_00000006" in line and "cannot be written" in line
-    assert "ended after step 6; the same command with --resume continues it" in line
+    assert "ended after step 6; the same command with --resume starts it from the beginning" in line
     assert not [path for path in (tmp_path / "run").rglob("*") if path.name.startswith(".")]
     assert ended(tmp_path, lambda: None)[0] == 0
     assert [r["step"] for r in read_metrics(tmp_path / "run" / "metrics.jsonl") if r["kind"] == "val"] == [6, 12, 18]
+
+
+def test_a_full_disk_under_tensorboard(tmp_path):
+    """It writes in a thread, whose failure must have no traceback."""
+    from tensorboard.summary.writer.record_writer import RecordWriter
+
+    original, written = RecordWriter.write, itertools.count()
+
+    def spoil():
+        def write(writer, data):
+            if next(written) > 20:
+                raise OSError(28, "No space left on device")
+            original(writer, data)
+
+        RecordWriter.write = write
+
+    code, line = ended(tmp_path, spoil, train__tensorboard=True, train__log_every=1)
+    assert code == 2 and line.startswith("error: the disk is full") and str(tmp_path / "run" / "tensorboard") in line
+    assert ended(tmp_path, lambda: None, train__tensorboard=True, train__log_every=1)[0] == 0
+    train(toy_config(train__log_every=1), tmp_path / "whole")
+    rows, whole = (read_metrics(tmp_path / name / "metrics.jsonl") for name in ("run", "whole"))
+    assert [(row["step"], row.get("loss")) for row in rows] == [(row["step"], row.get("loss")) for row in whole]
+
+
+def test_a_folder_that_is_removed_meanwhile(tmp_path):
+    def spoil():
+        Runner.train_step = step_before(lambda: shutil.rmtree(tmp_path / "run"), 3)
+
+    code, line = ended(tmp_path, spoil)
+    assert code == 2 and line.endswith("run was removed while it ran; the same command starts it from the beginning")
+
+
+def test_a_file_in_the_place_of_a_folder(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "checkpoints").touch()
+    code, line = ended(tmp_path, lambda: None)
+    assert code == 2 and line.endswith("run/checkpoints is a file where the run needs a folder: move it away")
 
 
 def test_a_killed_data_worker_is_named(tmp_path):
@@ -117,6 +162,7 @@ def test_a_signal_while_the_run_starts(tmp_path, number):
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to"), ("not enough memory",)),
         (RuntimeError("Unexpected bus error encountered in worker."), ("/dev/shm", "data.workers")),
         (OSError(28, "No space left on device", "x.json"), ("the disk is full", "x.json")),
+        (RuntimeError("can't start new thread"), ("no further thread", "ulimit -u")),
         (OSError(24, "Too many open files"), ("ulimit -n",)),
         (RuntimeError("[gloo/pair.cc:534] Connection closed by peer [127.0.0.1]"), ("another process of this run",)),
         (ValueError("data.val: is missing"), ("data.val: is missing",)),

@@ -91,3 +91,14 @@ def test_nothing_is_left_behind(tmp_path):
     assert [path.name for path in (tmp_path / "a" / "b").iterdir()] == ["kept.txt"]
     with pytest.raises(ConfigError, match="is a file"), locked(tmp_path / "a" / "b" / "kept.txt"):
         pass
+
+
+def test_where_no_folder_can_be(tmp_path):
+    (tmp_path / "file").touch()
+    for folder, message in (
+        (tmp_path / "file" / "run", r"/file is a file; name another folder \(--out\)"),
+        ("/dev/null/run", r"/dev/null/run cannot be written: Not a directory; name another folder"),
+        (tmp_path / ("n" * 300), r"cannot be written: File name too long; name another folder"),
+    ):
+        with pytest.raises(ConfigError, match=message), locked(folder):
+            pass

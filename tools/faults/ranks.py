@@ -123,12 +123,15 @@ class Ranks:
         log, hit = out.with_suffix(".log"), state_of(out)
         before = log.stat().st_size
         os.kill(processes[rank], number)
-        limit = KILLED_SECONDS + silent() * (number == signal.SIGSTOP)
+        waits = 5 if hit == "nothing written" else 1  # it may not have started
+        limit = KILLED_SECONDS + silent() * waits * (number == signal.SIGSTOP)
         ended = wait_until_over([processes[1 - rank]], limit)
+        if ended is not None and number == signal.SIGSTOP and not _errors(log, before):
+            os.kill(processes[rank], signal.SIGCONT)  # the run was over
         over = wait_until_over([launcher], TORCHRUN_SECONDS)
         (code,) = wait_for([launcher], 0 if over is None else 60)
         left = processes_of(out) if wait_until_over(processes_of(out), 10) is None else []
-        said = [line for line in log.read_text()[before:].splitlines() if line.startswith(("error", "stopped"))]
+        said = _errors(log, before)
         wrong = [] if code == 0 or len(said) == 1 else [f"{len(said)} lines of an error: {log.read_text()[before:]}"]
         wrong += [f"the other rank ran on for {limit} seconds"] if ended is None else []
         wrong += ["torchrun did not end"] if over is None else []
@@ -142,6 +145,11 @@ class Ranks:
         if wait_for([start(self.file, out)], 600) != [0]:
             return [f"cannot be resumed: {out.with_suffix('.log').read_text()[-2000:]}"]
         return [f"{name} differs" for name in differences(self.whole, results(out))]
+
+
+def _errors(log: Path, before: int) -> list[str]:
+    """The lines of errors after the first bytes."""
+    return [line for line in log.read_text()[before:].splitlines() if line.startswith(("error", "stopped"))]
 
 
 def silent() -> int:
