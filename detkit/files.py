@@ -110,6 +110,8 @@ def unwritable(path: Path, error: Exception) -> Exception:
         code = errno.ENOSPC
     if code in (errno.ENOSPC, errno.EDQUOT):
         return OSError(code, "no space left to write it", str(path))
+    if isinstance(error, OSError) and error.errno and LEFTOVER.search(str(error.filename)):
+        return OSError(error.errno, error.strerror, str(path))
     return error if isinstance(error, OSError) and error.filename else OSError(f"{path} cannot be written: {reason}")
 
 

@@ -38,3 +38,11 @@ def test_leftovers_of_dead_processes_are_removed_alone(tmp_path):
         os.utime(tmp_path / name, (0, 0))
     remove_leftovers(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {names[2], ".a.tmp", "b"}
+
+
+def test_what_cannot_be_written_is_named_as_the_user_did(tmp_path):
+    with pytest.raises(OSError, match=r"No such file or directory: '[^']*/absent/a\.txt'"):
+        write_text(tmp_path / "absent" / "a.txt", "text")
+    (tmp_path / "a.txt").mkdir()
+    with pytest.raises(OSError, match=r"Is a directory: '[^']*/a\.txt'"):
+        write_text(tmp_path / "a.txt", "text")

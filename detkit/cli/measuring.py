@@ -32,6 +32,8 @@ def evaluate(options: argparse.Namespace) -> None:
     from detkit.runtime.processes import distributed, is_main
 
     checkpoint, config = evaluated_checkpoint(options)
+    if options.out and not options.out.absolute().parent.is_dir():
+        raise ValueError(f"--out {options.out}: {options.out.parent} is no folder")
     with distributed(options.device) as device:
         model = load_model(checkpoint, device)
         with explaining_imports(checkpoint, config):

@@ -12,6 +12,7 @@ and what the other rank said; exit code 1 if anything is not as wanted.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import random
 import signal
@@ -122,22 +123,24 @@ class Ranks:
         time.sleep(moment * self.seconds)
         log, hit = out.with_suffix(".log"), state_of(out)
         before = log.stat().st_size
-        os.kill(processes[rank], number)
+        with contextlib.suppress(ProcessLookupError):  # it has ended already
+            os.kill(processes[rank], number)
         waits = 5 if hit == "nothing written" else 1  # it may not have started
         limit = KILLED_SECONDS + silent() * waits * (number == signal.SIGSTOP)
         ended = wait_until_over([processes[1 - rank]], limit)
         if ended is not None and number == signal.SIGSTOP and not _errors(log, before):
-            os.kill(processes[rank], signal.SIGCONT)  # the run was over
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(processes[rank], signal.SIGCONT)  # the run was over
         over = wait_until_over([launcher], TORCHRUN_SECONDS)
         (code,) = wait_for([launcher], 0 if over is None else 60)
         left = processes_of(out) if wait_until_over(processes_of(out), 10) is None else []
         said = _errors(log, before)
+        if not said and not differences(self.whole, results(out)):  # both ranks had left the run
+            said, hit, code = ["after the end"], "after the end", 0
         wrong = [] if code == 0 or len(said) == 1 else [f"{len(said)} lines of an error: {log.read_text()[before:]}"]
         wrong += [f"the other rank ran on for {limit} seconds"] if ended is None else []
         wrong += ["torchrun did not end"] if over is None else []
         wrong += [f"processes {left} are left"] if left else []
-        if code == 0:
-            said, hit = ["after the end"], "after the end"
         total = None if ended is None or over is None else ended + over
         return Outcome(hit, ended, total, said, wrong + self._repeat(out))
 
