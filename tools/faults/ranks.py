@@ -1,7 +1,7 @@
 """Lost ranks: `python tools/faults.py ranks [--number 8] [--seed 0] [--silent 60]`, on Linux.
 
 Trains with torchrun on two CPU ranks, once undisturbed. Then NUMBER times, in turn: kills rank 0, kills rank 1, stops
-rank 0, stops rank 1 (SIGSTOP), at a moment drawn uniformly over the whole life of the ranks, and when all is over
+rank 0, stops rank 1 (SIGSTOP), at a moment drawn uniformly over its whole life (in CPU time), and when all is over
 repeats the same command. Wanted: the other rank ends within the stated time with one line that tells why, torchrun
 ends, no process is left, and the repetition gives bit-equal weights and equal rows. Prints how long each end took
 and what the other rank said; exit code 1 if anything is not as wanted.
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import math
 import os
 import random
 import signal
@@ -26,7 +27,7 @@ from typing import Any, NamedTuple
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "helpers"), str(Path(__file__).parent)]
 
-from kills import differences, results, state_of, vidt  # noqa: E402
+from kills import cpu_seconds, differences, results, state_of, vidt  # noqa: E402
 from processes import run_process, wait_for  # noqa: E402
 
 from detkit.config import format_config  # noqa: E402
@@ -91,6 +92,16 @@ def wait_until_over(processes: Sequence[int], seconds: float) -> float | None:
     return time.monotonic() - begin
 
 
+def use(process: int, limit: float = math.inf) -> float:
+    """Wait until a process has used `limit` seconds of CPU time, or has ended; returns what it has used."""
+    used = 0.0
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        while used < limit and (now := cpu_seconds(process)) is not None:
+            used = now
+            time.sleep(0.005)
+    return used
+
+
 class Outcome(NamedTuple):
     """What came of a fault: when the other rank and torchrun had ended, what was said, what is not as wanted."""
 
@@ -109,10 +120,10 @@ class Ranks:
         self.file.write_text(format_config(config(workers)))
         out = folder / f"{workers}_workers"
         launcher = start(self.file, out)
-        processes, begin = ranks_of(launcher), time.monotonic()
+        processes = ranks_of(launcher)
+        self.seconds = use(processes[0])
         if wait_for([launcher], 600) != [0]:
             raise RuntimeError(f"fails undisturbed: {out.with_suffix('.log').read_text()}")
-        self.seconds = time.monotonic() - begin
         self.whole = results(out)
         assert not any(map(is_running, processes))
 
@@ -120,7 +131,7 @@ class Ranks:
         """Send a signal to one rank at this part of its life, wait for the end, repeat the command and compare."""
         launcher = start(self.file, out)
         processes = ranks_of(launcher)
-        time.sleep(moment * self.seconds)
+        use(processes[rank], moment * self.seconds)
         log, hit = out.with_suffix(".log"), state_of(out)
         before = log.stat().st_size
         with contextlib.suppress(ProcessLookupError):  # it has ended already
@@ -134,6 +145,8 @@ class Ranks:
         over = wait_until_over([launcher], TORCHRUN_SECONDS)
         (code,) = wait_for([launcher], 0 if over is None else 60)
         left = processes_of(out) if wait_until_over(processes_of(out), 10) is None else []
+        for process in left:
+            os.kill(process, signal.SIGKILL)
         said = _errors(log, before)
         if not said and not differences(self.whole, results(out)):  # both ranks had left the run
             said, hit, code = ["after the end"], "after the end", 0
