@@ -1,4 +1,4 @@
-"""Atomic writing: an interruption never leaves a half-written file."""
+"""Atomic writing: an interruption never leaves a half-written file. And paths that are none, but URLs."""
 
 from __future__ import annotations
 
@@ -137,3 +137,21 @@ def refuse_to_overwrite(paths: Iterable[Path]) -> None:
     """Raise a ValueError that names those of `paths` that exist already."""
     if present := [str(path) for path in paths if path.exists()]:
         raise ValueError(f"{', '.join(present)} exist already: choose another folder, or replace them with --force")
+
+
+def as_url(path: Any) -> str | None:
+    """The URL that a path stands for, which turns // into /; None if it is none."""
+    match = re.match(r"([a-zA-Z][a-zA-Z0-9+.-]+):/+", str(path))
+    if match is None or "://" in str(path):
+        return None if match is None else str(path)
+    return f"{match[1]}://{str(path)[match.end() :]}"
+
+
+def refuse_url(path: Any, kind: str = "file") -> None:
+    """Raise a ValueError where a local path is wanted and a URL is given.
+
+    Args:
+        kind: what the path is to be: "file", "image", "folder".
+    """
+    if url := as_url(path):
+        raise ValueError(f"{url} is a URL: download the {kind} and give its path")

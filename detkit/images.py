@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,6 +29,8 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
+
+from detkit.files import refuse_url
 
 logger = logging.getLogger(__name__)
 
@@ -123,8 +124,7 @@ def read_frame(path: str | Path) -> Frame:
 @contextmanager
 def opened(path: str | Path) -> Iterator[Image.Image]:
     """An image file opened by Pillow; any error inside of the block becomes a ValueError that names the file."""
-    if url := as_url(path):
-        raise ValueError(f"cannot read image {url}: it is a URL; download the image and give the file")
+    refuse_url(path, "image")
     limit, standard = _pixel_limit(), Image.MAX_IMAGE_PIXELS
     try:
         if limit is not None:
@@ -140,12 +140,6 @@ def opened(path: str | Path) -> Iterator[Image.Image]:
         raise ValueError(f"cannot read image {path}: {str(error) or type(error).__name__}") from error
     finally:
         Image.MAX_IMAGE_PIXELS = standard
-
-
-def as_url(path: Any) -> str | None:
-    """The URL that a path stands for, which turns // into /; None if it is none."""
-    match = re.match(r"([a-zA-Z][a-zA-Z0-9+.-]+):/+", str(path))
-    return None if match is None else f"{match[1]}://{str(path)[match.end() :]}"
 
 
 def _pixel_limit() -> int | None:
@@ -304,6 +298,20 @@ def resized_size(size: Sequence[int], shortest: int, longest: int, multiple: int
         other = int(shortest * long / short)
     height, width = (other, shortest) if width < height else (shortest, other)
     return max(multiple, height // multiple * multiple), max(multiple, width // multiple * multiple)
+
+
+def check_multiple(shortest: int, longest: int, multiple: int, path: str = "") -> None:
+    """Refuse arguments of `resized_size` that would make images larger than they ask for.
+
+    Args:
+        path: of the three in a config, with a dot at its end, for the message.
+
+    Raises:
+        ValueError: `multiple` is above `shortest` or `longest`.
+    """
+    for name, side in (("shortest", shortest), ("longest", longest)):
+        if multiple > side:
+            raise ValueError(f"{path}multiple must not be above {path}{name}, got {multiple} and {side}")
 
 
 def check_shape(size: Sequence[int], longest: int, multiple: int) -> None:

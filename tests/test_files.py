@@ -1,11 +1,12 @@
 import os
 import stat
+from pathlib import Path
 
 import pytest
 from safetensors.torch import save_file
 from torch import zeros
 
-from detkit.files import remove_leftovers, write_atomically, write_text
+from detkit.files import as_url, remove_leftovers, write_atomically, write_text
 
 
 @pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o002, 0o664), (0o077, 0o600)])
@@ -46,3 +47,19 @@ def test_what_cannot_be_written_is_named_as_the_user_did(tmp_path):
     (tmp_path / "a.txt").mkdir()
     with pytest.raises(OSError, match=r"Is a directory: '[^']*/a\.txt'"):
         write_text(tmp_path / "a.txt", "text")
+
+
+@pytest.mark.parametrize(
+    ("path", "url"),
+    [
+        ("https://host/a.jpg", "https://host/a.jpg"),
+        (Path("https://host/a.jpg"), "https://host/a.jpg"),
+        (Path("s3://bucket/b"), "s3://bucket/b"),
+        ("file:///a.jpg", "file:///a.jpg"),
+        ("a/b:/c.jpg", None),
+        ("C:/photos", None),
+        ("photos/12:30.jpg", None),
+    ],
+)
+def test_urls_are_known_also_as_paths(path, url):
+    assert as_url(path) == url

@@ -205,7 +205,7 @@ def test_unreadable_files_are_named(read, tmp_path):
         (np.full((4, 6, 3), 1000, dtype=np.int32), "0..255"),
         (np.full((4, 6, 3), "a"), "numbers"),
         (torch.zeros(3, 4, 6, dtype=torch.complex64), "real numbers"),
-        ("https://example.com/a.jpg", "it is a URL"),
+        ("https://example.com/a.jpg", "is a URL: download the image"),
         (np.full((4, 6), -1), "0..255"),
         (None, "NoneType"),
         (b"bytes", "bytes"),

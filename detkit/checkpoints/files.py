@@ -11,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 
 from detkit.checkpoints.header import CheckpointError
 from detkit.download.kinds import PICKLE, TAR, ZIP, kind_of_file, why_no_weights
+from detkit.files import refuse_url
 
 WEIGHTS = ("best.safetensors", "last.safetensors")  # of a run, by preference
 
@@ -20,7 +21,9 @@ def find_weights(path: str | Path) -> Path:
 
     Raises:
         CheckpointError: there is none.
+        ValueError: the path is a URL.
     """
+    refuse_url(path)
     path = Path(path)
     if not path.is_dir():
         return path

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
-from detkit.cli.common import add_import
+from detkit.cli.common import add_import, local_path
 
 
 def convert_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `detkit convert`."""
     parser.add_argument("source", metavar="SRC", help="an official checkpoint: file or http(s) URL")
-    parser.add_argument("destination", metavar="DST", type=Path, help="the .safetensors checkpoint to write")
+    parser.add_argument("destination", metavar="DST", type=local_path, help="the .safetensors checkpoint to write")
     parser.add_argument(
         "--cross-stages", type=int, nargs="+", help="ViDT: stages with [DET] x [PATCH] attention (default 3)"
     )

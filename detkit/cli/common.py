@@ -7,6 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from detkit.config import apply_overrides, config_names, load_config, resolve_config
+from detkit.files import as_url
+
+
+def local_path(text: str) -> Path:
+    """A path on the command line, which must be no URL."""
+    if as_url(text):
+        raise argparse.ArgumentTypeError(f"{text} is a URL: give a path on this machine")
+    return Path(text)
 
 
 def add_config(parser: argparse.ArgumentParser) -> None:
@@ -16,7 +24,6 @@ def add_config(parser: argparse.ArgumentParser) -> None:
 
 
 def add_config_name(parser: argparse.ArgumentParser) -> None:
-    """Add the positional argument `config`: a file, or the name of a config that comes with detkit."""
     """Add the positional argument `config`: a file, or the name of a config that comes with detkit."""
     config = parser.add_argument("config", help="config file, or the name of one of `detkit configs`")
     config.completer = complete_config  # type: ignore[attr-defined]
@@ -38,12 +45,10 @@ def add_set(parser: argparse.ArgumentParser) -> None:
 
 def add_print_config(parser: argparse.ArgumentParser) -> None:
     """Add the flag `--print-config`."""
-    """Add the flag `--print-config`."""
     parser.add_argument("--print-config", action="store_true", help="print the resolved config and stop")
 
 
 def add_import(parser: argparse.ArgumentParser) -> None:
-    """Add `--import MODULE_OR_FILE`, whose values are the list `imports`; `allow_imports` imports them."""
     """Add `--import MODULE_OR_FILE`, whose values are the list `imports`; `allow_imports` imports them."""
     parser.add_argument(
         "--import",

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
+
+from detkit.cli.common import local_path
 
 
 def split_points_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `detkit split-points`."""
     parser.add_argument(
-        "annotations", type=Path, help="a COCO instances json, with masks for --points centre and random"
+        "annotations", type=local_path, help="a COCO instances json, with masks for --points centre and random"
     )
     parser.add_argument("--percent", type=float, required=True, help="part of the images that stays fully annotated")
     parser.add_argument("--seed", type=int, default=0, help="of the draw and of random points (default 0)")
     parser.add_argument("--points", default="centre", choices=["centre", "random", "given"], help="(default centre)")
     parser.add_argument("--boxes", action="store_true", help="let weak annotations keep their boxes")
-    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="for the three json files")
+    parser.add_argument("--out", type=local_path, required=True, metavar="FOLDER", help="for the three json files")
     parser.add_argument("--force", action="store_true", help="replace files that are there")
 
 
@@ -38,9 +39,9 @@ def split_points(options: argparse.Namespace) -> None:
 def check_points_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `detkit check-points`."""
     parser.add_argument(
-        "annotations", type=Path, metavar="POINTS_JSON", help="a COCO json whose annotations have points"
+        "annotations", type=local_path, metavar="POINTS_JSON", help="a COCO json whose annotations have points"
     )
-    parser.add_argument("--images", type=Path, metavar="FOLDER", help="also open the images and compare their sizes")
+    parser.add_argument("--images", type=local_path, metavar="FOLDER", help="also open the images and compare sizes")
 
 
 def check_points(options: argparse.Namespace) -> int:
@@ -54,7 +55,7 @@ def check_points(options: argparse.Namespace) -> int:
 
 def export_scenes_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `detkit export-scenes`."""
-    parser.add_argument("out", type=Path, metavar="OUT", help="folder for train.json, val.json and images")
+    parser.add_argument("out", type=local_path, metavar="OUT", help="folder for train.json, val.json and images")
     parser.add_argument("--train", type=int, required=True, help="number of training scenes")
     parser.add_argument("--val", type=int, default=0, help="number of validation scenes (default 0)")
     parser.add_argument("--seed", type=int, default=0, help="of the training scenes; validation has the next")

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from detkit.cli.common import add_config, add_import, add_set, evaluated_checkpoint
+from detkit.cli.common import add_config, add_import, add_set, evaluated_checkpoint, local_path
 from detkit.config import apply_overrides, load_config
 
 
@@ -18,8 +18,8 @@ def evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_set(parser)
     add_import(parser)
-    parser.add_argument("--run", type=Path, help="with a config: folder of its run (default: runs/CONFIG_NAME)")
-    parser.add_argument("--out", type=Path, help="write the results here, as json (of detectors: COCO results)")
+    parser.add_argument("--run", type=local_path, help="with a config: folder of its run (default: runs/CONFIG_NAME)")
+    parser.add_argument("--out", type=local_path, help="write the results here, as json (of detectors: COCO results)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
 
 
@@ -61,10 +61,10 @@ def evaluate_corruptions_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", help="a .safetensors checkpoint of a matcher, or a config whose run is in --run")
     add_set(parser)
     add_import(parser)
-    parser.add_argument("--run", type=Path, help="with a config: folder of its run (default: runs/CONFIG_NAME)")
+    parser.add_argument("--run", type=local_path, help="with a config: folder of its run (default: runs/CONFIG_NAME)")
     parser.add_argument("--corruptions", nargs="+", metavar="NAME", help="which (default: the 15 of ImageNet-C)")
     parser.add_argument("--severities", nargs="+", type=int, default=[1, 2, 3, 4, 5], help="1 to 5 (default: all)")
-    parser.add_argument("--out", type=Path, required=True, help="folder for the tables and the plot")
+    parser.add_argument("--out", type=local_path, required=True, help="folder for the tables and the plot")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
 
 
@@ -96,7 +96,7 @@ def benchmark_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--repeats", type=int, default=10, help="timed repetitions; the median is printed")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
     parser.add_argument("--precision", default="auto", choices=["auto", "bf16", "fp32"])
-    parser.add_argument("--json", type=Path, help="write the figures here as well")
+    parser.add_argument("--json", type=local_path, help="write the figures here as well")
 
 
 def benchmark(options: argparse.Namespace) -> None:

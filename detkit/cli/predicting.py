@@ -8,14 +8,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from detkit.cli.common import add_import
+from detkit.cli.common import add_import, local_path
 
 
 def predict_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `detkit predict`."""
     parser.add_argument("checkpoint", help="a .safetensors checkpoint, or the folder of a run")
     parser.add_argument("images", nargs="+", type=Path, help="image files or folders; of a matcher: source and target")
-    parser.add_argument("--out", type=Path, required=True, help="folder for the drawn images and the json files")
+    parser.add_argument("--out", type=local_path, required=True, help="folder for the drawn images and the json files")
     parser.add_argument(
         "--points",
         nargs="+",

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
-from detkit.cli.common import add_config, add_import, add_print_config, default_out
+from detkit.cli.common import add_config, add_import, add_print_config, default_out, local_path
 from detkit.config import apply_overrides, format_config, load_config, resolve_config
 
 
 def train_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `detkit train`."""
     add_config(parser)
-    parser.add_argument("--out", type=Path, help="folder of the run (default: runs/CONFIG_NAME)")
+    parser.add_argument("--out", type=local_path, help="folder of the run (default: runs/CONFIG_NAME)")
     parser.add_argument("--resume", action="store_true", help="continue the run in --out where it stopped")
     add_print_config(parser)
 
@@ -62,7 +61,7 @@ def replay(options: argparse.Namespace) -> int:
 def ablate_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `detkit ablate`."""
     add_config(parser)
-    parser.add_argument("--out", type=Path, help="folder of the ladder (default: runs/CONFIG_NAME)")
+    parser.add_argument("--out", type=local_path, help="folder of the ladder (default: runs/CONFIG_NAME)")
 
 
 def ablate(options: argparse.Namespace) -> None:
@@ -77,7 +76,7 @@ def ablate(options: argparse.Namespace) -> None:
 def program_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments that `detkit wssis` and `detkit match` share."""
     add_config(parser)
-    parser.add_argument("--out", type=Path, help="folder of all stages (default: runs/CONFIG_NAME)")
+    parser.add_argument("--out", type=local_path, help="folder of all stages (default: runs/CONFIG_NAME)")
     parser.add_argument("--processes", type=int, default=1, help="of each training, one for each GPU (default 1)")
     add_print_config(parser)
 

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+from detkit.files import refuse_url
 from detkit.registry import ConfigError
 
 # The configs that come with detkit: inside the installed package, in a clone beside it.
@@ -30,6 +31,7 @@ def find_config(source: str | Path) -> Path:
     Raises:
         ConfigError: there is neither; the message has the nearest files and names.
     """
+    refuse_url(source)
     path, name = Path(source), str(source)
     if path.suffix == ".py" and path.is_file():
         return path.resolve()

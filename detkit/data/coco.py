@@ -16,6 +16,7 @@ from detkit.config import missing_data_hint
 from detkit.data.annotations import refuse_only_crowds
 from detkit.data.base import ImageDataset
 from detkit.data.coco_file import read_coco_file, select_categories, turn_content
+from detkit.files import as_url, refuse_url
 from detkit.images import Frame, image_size, read_frame, read_photo
 from detkit.ops.orientation import Turn
 from detkit.ops.rle import decode_mask
@@ -236,12 +237,16 @@ class CocoDataset(ImageDataset):
         return os.path.join(self.image_folder, os.fsdecode(self._file_names[index]))
 
     def _check_image_files(self) -> None:
+        refuse_url(self.image_folder, "folder")
         if not self.image_folder.is_dir():
             raise ValueError(f"image folder {self.image_folder} does not exist{missing_data_hint(self.image_folder)}")
         present = set(os.listdir(self.image_folder))
         names = [os.fsdecode(name) for name in self._file_names]
         missing = [n for n in names if n not in present and not os.path.isfile(os.path.join(self.image_folder, n))]
         if missing:
+            if url := as_url(missing[0]):
+                hint = "download the images, and let file_name begin at image_folder"
+                raise ValueError(f"{self.annotation_file}: the file_name {url[:100]} is a URL: {hint}")
             lost = f"{len(missing)} of {len(self)} images are not in {self.image_folder}"
             raise ValueError(f"{self.annotation_file}: {lost}: {', '.join(name[:100] for name in missing[:10])}")
 

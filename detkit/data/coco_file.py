@@ -12,6 +12,7 @@ from typing import Any
 
 from detkit.config import missing_data_hint
 from detkit.data.annotations import id_problem, judge_annotations, short
+from detkit.files import refuse_url
 from detkit.images import read_frame
 from detkit.ops.orientation import Turn
 from detkit.ops.segmentations import MOST_PIXELS
@@ -132,8 +133,9 @@ def load_json(path: Path) -> Any:
     """The content of a json file in UTF-8 (or UTF-16 or UTF-32), with or without byte order mark.
 
     Raises:
-        ValueError: the file cannot be read or is not json (with the line).
+        ValueError: the path is a URL, or the file cannot be read or is not json (with the line).
     """
+    refuse_url(path)
     try:
         text = _decode(Path(path).read_bytes())
         return json.loads(text)

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from detkit.images import IMAGE_SUFFIXES, as_url
+from detkit.files import refuse_url
+from detkit.images import IMAGE_SUFFIXES
 
 logger = logging.getLogger(__name__)
 
@@ -51,8 +52,7 @@ def find_images(paths: Sequence[Path]) -> dict[Path, Path]:
 
 
 def _check_exists(path: Path) -> None:
-    if url := as_url(path):
-        raise ValueError(f"{url} is a URL: download the image and give the file")
+    refuse_url(path, "image")
     if any(len(os.fsencode(part)) > LONGEST_NAME for part in path.parts):
         raise ValueError(f"{path} cannot exist: its name has more than {LONGEST_NAME} bytes")
     if not path.exists():

@@ -12,7 +12,7 @@ from typing import Any
 
 from detkit.config import differing_paths, format_config, missing_data_hint, to_json
 from detkit.console import format_seconds
-from detkit.files import remove_leftovers, write_text
+from detkit.files import refuse_url, remove_leftovers, write_text
 from detkit.registry import ConfigError
 from detkit.runtime.lock import is_transient
 
@@ -122,6 +122,7 @@ def fingerprint(value: Any, name: str) -> Any:
         return [fingerprint(item, name) for item in value]
     if not isinstance(value, Path):
         return value
+    refuse_url(value)
     if value.is_dir():
         return f"folder {value}"
     if not value.is_file():

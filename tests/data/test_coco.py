@@ -268,3 +268,23 @@ def test_real_data(name, split, images):
 def test_files_that_are_not_given_yet():
     with pytest.raises(ValueError, match=r"annotation_file .* and image_folder are not given yet"):
         CocoDataset(None, None)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (dict(annotation_file="https://host/c.json"), "^https://host/c.json is a URL: download the file"),
+        (dict(image_folder="s3://bucket/images"), "^s3://bucket/images is a URL: download the folder"),
+    ],
+)
+def test_urls_in_the_place_of_paths(coco_folder, change, message):
+    path, folder = coco_folder([[(1, *BOX)]])
+    with pytest.raises(ValueError, match=message):
+        CocoDataset(**{"annotation_file": path, "image_folder": folder, **change})
+
+
+def test_urls_as_file_names(coco_folder, edit_coco):
+    path, folder = coco_folder([[(1, *BOX)]])
+    edit_coco(path, lambda c: c["images"][0].update(file_name="https://host/000.png"))
+    with pytest.raises(ValueError, match=r"the file_name https://host/000.png is a URL: download the images"):
+        CocoDataset(path, folder)

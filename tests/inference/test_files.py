@@ -167,7 +167,30 @@ def test_nothing_found_tells_the_best_score_and_the_flag(checkpoint, photos, tmp
 @pytest.mark.parametrize("url", ["https://example.com/a.jpg", "s3://bucket/a.jpg"])
 def test_urls_are_refused_as_urls(checkpoint, tmp_path, capsys, url):
     assert predict(checkpoint, url, out=tmp_path / "out") == 2
-    assert f"{url} is a URL: download the image" in capsys.readouterr().err
+    assert f"{url} is a URL: download the image and give its path" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "predict URL photo.jpg --out drawn",
+        "predict model.safetensors photo.jpg --out URL",
+        "evaluate URL",
+        "train URL",
+        "check-points URL",
+        "check-points points.json --images URL",
+        "split-points URL --percent 50 --out split",
+        "wssis wssis_custom --set split=none data.strong=URL data.weak=URL data.image_folder=images",
+    ],
+)
+def test_no_command_takes_a_url_for_a_path(tmp_path, monkeypatch, capsys, command):
+    monkeypatch.chdir(tmp_path)
+    try:
+        assert main(command.replace("URL", "https://example.com/x.y").split()) == 2
+    except SystemExit as end:  # of the parser
+        assert end.code == 2
+    assert "https://example.com/x.y is a URL: " in capsys.readouterr().err
+    assert not (tmp_path / "https:").exists()
 
 
 def test_every_common_format_is_read_and_other_files_are_mentioned(tmp_path, caplog):

@@ -13,6 +13,7 @@ import numpy as np
 from detkit.config import missing_data_hint
 from detkit.data.coco_file import load_json
 from detkit.data.pairs.dataset import PairDataset, PairOptions, Side, upright_side
+from detkit.files import refuse_url
 from detkit.images import read_frame
 from detkit.registry import register, suggest
 from detkit.registry.ranges import OneOf
@@ -40,6 +41,7 @@ def _check_split(split: str) -> None:
 
 def _read_rows(path: Path) -> list[dict[str, str]]:
     """The rows of a csv file with a header."""
+    refuse_url(path)
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
             rows = list(csv.DictReader(file))
@@ -104,6 +106,7 @@ class SPair71k(PairDataset):
     ):
         _check_split(split)
         self.root, self.folder = Path(root), Path(root) / "PairAnnotation" / split
+        refuse_url(root, "folder")
         layout = self.root / "Layout" / size / f"{split}.txt"
         try:
             self._lines = layout.read_text(encoding="utf-8").split()

@@ -18,6 +18,7 @@ import numpy as np
 
 from detkit.data.annotations import Judged, Problem, judge_annotations, refuse_only_crowds, short
 from detkit.data.coco_file import read_instances, warn_of_doubles
+from detkit.files import refuse_url
 from detkit.images import read_frame
 from detkit.ops.points import points_inside
 from detkit.ops.segmentations import all_finite
@@ -123,6 +124,7 @@ def check_points(annotation_file: str | Path, image_folder: str | Path | None = 
 
 
 def _image_problems(images: list[dict], folder: Path) -> list[Problem]:
+    refuse_url(folder, "folder")
     if not folder.is_dir():
         raise ValueError(f"image folder {folder} does not exist")
     problems = []

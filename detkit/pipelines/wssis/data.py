@@ -14,7 +14,7 @@ from detkit.data.coco_file import load_json, read_coco_file, read_instances, tur
 from detkit.data.export import export_scenes
 from detkit.data.points.file import read_points
 from detkit.data.points.split import point_of, split_annotations, write_split
-from detkit.files import write_json
+from detkit.files import refuse_url, write_json
 from detkit.pipelines.training import coco_data
 
 logger = logging.getLogger(__name__)
@@ -180,6 +180,7 @@ def _check_images(strong: dict[str, Any], weak: dict[str, Any], folder: Path) ->
         twice = [str(value) for value, count in Counter(values).items() if count > 1]
         if twice:
             raise ValueError(f"{len(twice)} {what} are both strong and weak: {', '.join(twice[:10])}")
+    refuse_url(folder, "folder")
     if not folder.is_dir():
         raise ValueError(f"image folder {folder} does not exist")
     missing = [name for name in names if not (folder / name).is_file()]
