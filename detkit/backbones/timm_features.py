@@ -71,6 +71,8 @@ class TimmFeatures(nn.Module):
         super().__init__()
         arguments = checked_model_args(model_args)
         out_indices = indices_of_strides(model, arguments) if out_indices is None else out_indices
+        if list(out_indices) != sorted(set(out_indices)):
+            raise ValueError(f"out_indices must ascend, got {list(out_indices)}")
         self.body = create_features(model, out_indices=tuple(out_indices), pretrained=pretrained is True, **arguments)
         if isinstance(pretrained, str):
             load_pretrained(
@@ -133,9 +135,12 @@ class TimmFeatures(nn.Module):
 def create_features(model: str, **arguments: Any) -> nn.Module:
     """A timm model that returns feature maps; for images of any size, if the model has such an option."""
     try:
-        return create_timm_model(model, features_only=True, strict_img_size=False, **arguments)
-    except TypeError:
-        return create_timm_model(model, features_only=True, **arguments)
+        try:
+            return create_timm_model(model, features_only=True, strict_img_size=False, **arguments)
+        except TypeError:
+            return create_timm_model(model, features_only=True, **arguments)
+    except IndexError as error:
+        raise ValueError(f"timm model {model!r} has no maps of out_indices {list(arguments['out_indices'])}") from error
 
 
 def indices_of_strides(model: str, arguments: Mapping[str, Any]) -> list[int]:

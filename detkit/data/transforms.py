@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from annotated_types import MinLen
 from torch import Tensor
 
-from detkit.images import check_shape, image_size, resize_image, resized_size
+from detkit.images import check_multiple, check_shape, image_size, resize_image, resized_size
 from detkit.registry import register
 from detkit.registry.ranges import Pixels, Share
 from detkit.structures import Annotations
@@ -61,9 +61,13 @@ class Resize:
         shortest: pixels of the shortest side, or fewer where the longest side would pass `longest`.
         longest: the most pixels of the longest side.
         multiple: both sides are rounded down to a multiple of it.
+
+    Raises:
+        ValueError: `multiple` is above `shortest` or `longest`.
     """
 
     def __init__(self, shortest: Pixels = 800, longest: Pixels = 1333, multiple: Pixels = 16):
+        check_multiple(shortest, longest, multiple)
         self.shortest, self.longest, self.multiple = shortest, longest, multiple
 
     def __call__(self, image: Tensor, annotations: Annotations, rng: np.random.Generator) -> Sample:
@@ -114,6 +118,7 @@ class DetrAugment:
     ):
         if not shortest or not crop_resize or min(*shortest, *crop_resize) < multiple:
             raise ValueError(f"shortest and crop_resize must hold sizes of at least multiple={multiple} pixels")
+        check_multiple(min(shortest), longest, multiple)
         if len(crop_size) != 2 or not 1 <= crop_size[0] <= crop_size[1]:
             raise ValueError(f"crop_size must be two ascending numbers of pixels, got {crop_size}")
         self.crop_probability = check_probability("crop_probability", crop_probability)

@@ -6,6 +6,7 @@ A config names one as `schedule=dict(type="cosine", min_lr=1e-7)`; the runner ad
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any
@@ -14,6 +15,8 @@ from annotated_types import Ge, Le
 
 from detkit.registry import build, register
 from detkit.registry.ranges import NonNegativeFloat, NonNegativeInt, PositiveInt, PositiveShare
+
+logger = logging.getLogger(__name__)
 
 Schedule = Callable[[int], float]
 
@@ -61,7 +64,7 @@ def cosine(
         progress = step / last_step if per_step else max(epoch - official, 0) / epochs
         return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
 
-    return _with_warmup(factor, steps_per_epoch, warmup_steps, warmup_epochs)
+    return _with_warmup(factor, (epochs, steps_per_epoch), warmup_steps, warmup_epochs)
 
 
 @register
@@ -79,7 +82,7 @@ def constant(
         warmup_steps: optimizer steps over which the rate rises from about 0; 0 for no warm-up.
         warmup_epochs: the same in epochs; give one of the two.
     """
-    return _with_warmup(lambda step: 1.0, steps_per_epoch, warmup_steps, warmup_epochs)
+    return _with_warmup(lambda step: 1.0, (epochs, steps_per_epoch), warmup_steps, warmup_epochs)
 
 
 @register
@@ -110,13 +113,21 @@ def step(
     def drops(step: int) -> float:
         return factor ** sum(step // steps_per_epoch >= epoch for epoch in drop_epochs)
 
-    return _with_warmup(drops, steps_per_epoch, warmup_steps, warmup_epochs)
+    return _with_warmup(drops, (epochs, steps_per_epoch), warmup_steps, warmup_epochs)
 
 
-def _with_warmup(schedule: Schedule, steps_per_epoch: int, steps: int, epochs: float) -> Schedule:
+def _with_warmup(schedule: Schedule, run: tuple[int, int], steps: int, epochs: float) -> Schedule:
+    """The schedule of a run of so many epochs, each of so many steps, with a warm-up."""
     if steps and epochs:
         raise ValueError("give warmup_steps or warmup_epochs, not both")
     if steps < 0 or epochs < 0:
         raise ValueError("warmup_steps and warmup_epochs must not be negative")
-    steps = steps or round(epochs * steps_per_epoch)
+    steps = steps or round(epochs * run[1])
+    if steps >= run[0] * run[1] > 0:
+        logger.warning(
+            "schedule: the warm-up of %d steps is not shorter than the run of %d: optimizer.lr is never reached. Lower "
+            "warmup_steps or train longer",
+            steps,
+            run[0] * run[1],
+        )
     return lambda step: schedule(step) * min(1.0, (step + 1) / steps) if steps else schedule(step)

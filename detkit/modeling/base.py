@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from detkit.images import check_shape, image_size, resize_image, resized_size
+from detkit.images import check_multiple, check_shape, image_size, resize_image, resized_size
 from detkit.modeling.weight_decay import undecayed_in_backbone
 from detkit.registry.ranges import Deviation, Pixel, Pixels
 from detkit.structures import ImageBatch, LabelMap
@@ -25,6 +25,15 @@ class InputRule:
 
     Resized so that the shortest side is `shortest` pixels, or less where the longest would pass `longest`, both
     rounded down to a multiple of `multiple`; then `(pixel / 255 - mean) / std` for the channels R, G, B.
+
+    Attributes:
+        shortest: pixels of the shortest side.
+        longest: the most pixels of the longest side.
+        multiple: both sides are multiples of it; not above `shortest` or `longest`.
+        mean, std: of the pixel values of each channel, divided by 255.
+
+    Raises:
+        ValueError: `multiple` is above `shortest` or `longest`.
     """
 
     shortest: Pixels = 800
@@ -32,6 +41,9 @@ class InputRule:
     multiple: Pixels = 16
     mean: tuple[Pixel, Pixel, Pixel] = IMAGENET_MEAN
     std: tuple[Deviation, Deviation, Deviation] = IMAGENET_STD
+
+    def __post_init__(self) -> None:
+        check_multiple(self.shortest, self.longest, self.multiple, "input_rule.")
 
     def resize(self, image: Tensor) -> Tensor:
         """Resize `[3, h, w]` (0..255, any dtype) by the rule, keeping its dtype.

@@ -22,6 +22,7 @@ from detkit.runtime.evaluate import autocast
 from detkit.runtime.processes import choose_device
 from detkit.structures import LabelMap
 
+MANY_STEPS = 1_000_000  # of an epoch of a run whose data is not there yet
 # The part of MAY_CHANGE that decides what comes out of a run: its weights or its figures.
 RESULT = EVALUATION | {"train.epochs", "train.max_steps", "train.early_stop"}
 
@@ -77,7 +78,7 @@ def check_run(config: dict[str, Any], name: str, label_map: LabelMap) -> None:
         check(config["data"]["train"], "data.train")
         for number, transform in enumerate(config["data"]["transforms"]):
             build(transform, path=f"data.transforms.{number}")
-        build_schedule(config, steps_per_epoch=1)
+        build_schedule(config, steps_per_epoch=config["train"]["max_steps"] or MANY_STEPS)
         check(config["evaluator"], "evaluator", ["dataset"])
         model = build_model(config["model"], label_map)
         if config["data"]["val"] is not None:

@@ -44,6 +44,14 @@ class GridLevels:
             raise ValueError(f"{len(self.sides)} grids but {len(self.ranges)} ranges of object sizes")
         if min(self.sides) < 1 or not all(low < high for low, high in self.ranges):
             raise ValueError(f"not grids and ranges of sizes: {self.sides}, {self.ranges}")
+        if gaps := [(high, low) for high, low in self._borders() if low > high]:
+            raise ValueError(f"scale_ranges: no grid has the objects of sizes from {gaps[0][0]:g} to {gaps[0][1]:g}")
+
+    def _borders(self) -> list[tuple[float, float]]:
+        """Where the ranges of smaller objects end, and where the next one begins."""
+        ranges = sorted(self.ranges)
+        ends = [max(high for _, high in ranges[:i]) for i in range(1, len(ranges))]
+        return [(end, low) for end, (low, _) in zip(ends, ranges[1:], strict=True)]
 
     @classmethod
     def of(cls, sides: Sequence[int] | str, ranges: Sequence[Sequence[float]] | str, sigma: float) -> GridLevels:

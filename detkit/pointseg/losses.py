@@ -60,6 +60,9 @@ class SoloCriterion:
     Args:
         mask_weight, class_weight: weights of the terms.
         alpha, gamma: of the focal loss.
+
+    Raises:
+        ValueError: both weights are 0.
     """
 
     def __init__(
@@ -70,6 +73,8 @@ class SoloCriterion:
         alpha: Share = 0.25,
         gamma: Annotated[float, Ge(0), Le(100)] = 2.0,
     ):
+        if not mask_weight + class_weight > 0:
+            raise ValueError("mask_weight and class_weight are both 0: nothing would be learned")
         self.mask_weight, self.class_weight = mask_weight, class_weight
         self.alpha, self.gamma = alpha, gamma
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Sequence
 
 from detkit.registry import register
 from detkit.registry.ranges import NonNegativeInt, PositiveInt, PositiveShare, Share
+
+logger = logging.getLogger(__name__)
 
 Schedule = Callable[[int], float]
 
@@ -65,6 +68,9 @@ def solo_steps(
     """
     if list(drop_steps) != sorted(set(drop_steps)):
         raise ValueError(f"drop_steps must ascend, got {drop_steps!r}")
+    if warmup_steps >= epochs * steps_per_epoch:
+        message = "schedule: the warm-up of %d steps is not shorter than the run of %d: optimizer.lr is never reached"
+        logger.warning(message, warmup_steps, epochs * steps_per_epoch)
 
     def rate(step: int) -> float:
         warm = min(1.0, step / warmup_steps) if warmup_steps else 1.0

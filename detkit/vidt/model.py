@@ -33,10 +33,13 @@ from detkit.vidt.proposals import DensePredictions, ProposalHead
 
 def input_projection(conv: type[nn.Module], channels: int, hidden_dim: int) -> nn.Sequential:
     """A 1 x 1 convolution and a group norm."""
+    groups = min(32, hidden_dim // 8)
+    if not groups or hidden_dim % groups:
+        raise ValueError(f"hidden_dim must be a multiple of 8, and of 32 where it is larger than 256, got {hidden_dim}")
     layer = conv(channels, hidden_dim, 1)
     nn.init.xavier_uniform_(layer.weight)
     nn.init.zeros_(layer.bias)
-    return nn.Sequential(layer, nn.GroupNorm(min(32, hidden_dim // 8), hidden_dim))
+    return nn.Sequential(layer, nn.GroupNorm(groups, hidden_dim))
 
 
 def apply_heads(heads: nn.ModuleList, det_of_stage: Sequence[Tensor]) -> Tensor:

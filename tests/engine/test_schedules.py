@@ -3,6 +3,7 @@ import json
 import pytest
 from paths import GOLDEN as GOLDEN_FILES
 
+import detkit.pointseg.schedules  # noqa: F401 (registers solo_steps)
 from detkit.engine.schedules import cosine
 from detkit.registry import ConfigError, build
 
@@ -53,3 +54,22 @@ def test_constant_and_drops():
 def test_bad_options(options, message):
     with pytest.raises(ConfigError, match=message):
         make(**options)
+
+
+@pytest.mark.parametrize(
+    ("options", "steps"),
+    [
+        (dict(type="cosine", warmup_steps=40), 40),
+        (dict(type="constant", warmup_epochs=12.5), 50),
+        (dict(type="solo_steps", drop_steps=[20]), 1000),
+    ],
+)
+def test_a_warm_up_as_long_as_the_run_is_reported(caplog, options, steps):
+    make(**options)
+    assert f"warm-up of {steps} steps is not shorter than the run of 40: optimizer.lr is never reached" in caplog.text
+
+
+def test_a_shorter_warm_up_is_not_reported(caplog):
+    make(type="cosine", warmup_steps=39)
+    make(type="solo_steps", drop_steps=[20], warmup_steps=39)
+    assert caplog.text == ""

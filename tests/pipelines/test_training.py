@@ -6,8 +6,9 @@ from small_vidt import small_config
 
 from detkit.checkpoints.weights import read_header, read_weights
 from detkit.engine.hooks import kept_weights
-from detkit.pipelines.training import run_config, stable_part, train_in, with_epochs
+from detkit.pipelines.training import check_run, run_config, stable_part, train_in, with_epochs
 from detkit.registry import ConfigError
+from detkit.structures import LabelMap
 
 
 @pytest.fixture(autouse=True)
@@ -91,3 +92,12 @@ def test_checkpoints_of_some_epochs_only(tmp_path, monkeypatch):
     monkeypatch.setattr("detkit.engine.runner.Runner.save", lambda runner: saved.append(runner.step))
     train_in(tmp_path / "run", config(max_steps=8, checkpoint_epochs=3, keep_steps=()))
     assert saved == [6, 8]  # two steps an epoch
+
+
+def test_the_warm_up_of_a_later_stage_is_compared_with_its_steps():
+    """Its epochs follow from `max_steps` and data that is not there yet."""
+    section = {**SECTION, "schedule": dict(type="refine_cosine", warmup_steps=3)}
+    check_run(run_config(section, SCENES, None), "refine", LabelMap(("disk",), (1,)))
+    section["schedule"]["warmup_steps"] = 500
+    with pytest.raises(ConfigError, match=r"^refine.schedule .*: warmup_steps must be below the 5 steps of the run"):
+        check_run(run_config(section, SCENES, None), "refine", LabelMap(("disk",), (1,)))

@@ -164,3 +164,9 @@ def test_published_grids_have_names():
     assert GridLevels.of("student", [[1, 9]] * 5, 0.2).ranges == ((1, 9),) * 5
     with pytest.raises(ValueError, match="unknown grids 'pupil': choose from student, teacher"):
         GridLevels.of("pupil", "student", 0.2)
+
+
+def test_ranges_leave_no_size_out():
+    GridLevels((3, 2), ((48, 192), (1, 96)))
+    with pytest.raises(ValueError, match="scale_ranges: no grid has the objects of sizes from 60 to 96"):
+        GridLevels((3, 2, 1), ((1, 60), (20, 40), (96, 300)))

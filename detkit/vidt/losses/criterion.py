@@ -99,6 +99,9 @@ class SetCriterion:
             0 is a class like any other.
         positives: with proposals, positions of the dense predictions that are assigned to each object. The terms of
             dense predictions end in `_dense` and are divided by `positives` too.
+
+    Raises:
+        ValueError: the weights of classes and boxes are all 0.
     """
 
     def __init__(
@@ -113,6 +116,8 @@ class SetCriterion:
         official: bool = False,
         positives: Objects = 8,
     ):
+        if not class_weight + box_weight + giou_weight > 0:
+            raise ValueError("class_weight, box_weight and giou_weight are all 0: nothing would be learned")
         self.class_weight, self.box_weight, self.giou_weight = class_weight, box_weight, giou_weight
         self.iou_weight, self.vector_weight, self.token_weight = iou_weight, vector_weight, token_weight
         self.official = official
