@@ -7,7 +7,7 @@ import importlib
 import inspect
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,12 @@ import detkit
 from detkit.cli.common import add_import
 from detkit.cli.configs import docstring
 from detkit.config import config_names, find_config
-from detkit.registry import ConfigError, lookup, names, nearest
+from detkit.registry import ConfigError, accepted_arguments, lookup, names, nearest
+from detkit.registry.values import described
 
 KINDS = ("models", "backbones", "datasets", "transforms", "evaluators", "schedules", "hooks", "parts", "configs")
+# Arguments that the running program gives; a config does not state them.
+GIVEN = {"num_classes", "dataset", "lr", "epochs", "steps_per_epoch"}
 Row = tuple[str, str, str]  # kind, name, first line of the docstring
 
 
@@ -28,7 +31,10 @@ def list_arguments(parser: argparse.ArgumentParser) -> None:
         "kind", nargs="?", metavar="KIND", help=f"{', '.join(KINDS)} (default: all; parts are losses and the like)"
     ).completer = lambda **_: KINDS  # type: ignore[attr-defined]
     parser.add_argument(
-        "pattern", nargs="?", metavar="PATTERN", help="part of a name, or a whole name with the wildcards * and ?"
+        "pattern",
+        nargs="?",
+        metavar="PATTERN",
+        help="part of a name, perhaps with * and ?; a whole name also shows its arguments",
     ).completer = lambda **_: written_names()  # type: ignore[attr-defined]
     add_import(parser)
 
@@ -49,6 +55,17 @@ def list_components(options: argparse.Namespace) -> None:
     width = max((len(row[1]) for row in rows), default=0)
     for row_kind, name, line in rows:
         print(f"{name:{width}}  {line}" if kind else f"{row_kind:10}  {name:{width}}  {line}")
+        if name == pattern and row_kind != "configs":
+            print(*argument_lines(lookup(name)), sep="\n")
+
+
+def argument_lines(component: Callable[..., Any]) -> Iterator[str]:
+    """What a config can state of a component, a line each: name, type and range, default."""
+    known = {name: p for name, p in accepted_arguments(component).items() if name not in GIVEN}
+    width = max(map(len, known), default=0)
+    for name, parameter in known.items():
+        default = "required" if parameter.default is parameter.empty else f"default {parameter.default!r}"
+        yield f"    {name:{width}}  " + "; ".join(filter(None, (described(parameter.annotation), default)))
 
 
 def all_rows(kind: str | None = None) -> list[Row]:

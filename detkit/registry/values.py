@@ -95,6 +95,11 @@ def describe(wanted: Any) -> str:
     return f"a component, dict(type=...), that is a {getattr(plain, '__name__', plain)}"
 
 
+def described(wanted: Any) -> str:
+    """`describe` for tables; "" where anything goes."""
+    return "" if wanted in (None, Any) else describe(wanted)
+
+
 def shown(value: Any) -> str:
     """A value for a message: on one line, not too long."""
     try:
@@ -208,6 +213,8 @@ def _describe_range(plain: Any, rules: tuple[Any, ...]) -> str:
     for rule in rules:
         if isinstance(rule, ComponentDict):
             words = 'a component, that is a dict with a registered name as "type"'
+        elif isinstance(rule, OptionsOf):
+            words = f"{words}, options of {rule.target.__name__}"
         elif isinstance(rule, OneOf):
             words = "one of " + ", ".join(map(repr, rule.values))
         elif isinstance(rule, Pattern):

@@ -6,33 +6,47 @@ import io
 import itertools
 import re
 import tokenize
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import is_dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from griffe import Docstring
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
-from detkit.cli.listing import KINDS, component_rows
-from detkit.registry import is_registered, lookup
+from detkit.cli.listing import GIVEN, KINDS, component_rows
+from detkit.config import OPTIMIZERS
+from detkit.config import types as run_types
+from detkit.correspondence.annotate import Rules
+from detkit.modeling.base import InputRule
+from detkit.pipelines.matchme import config as matchme
+from detkit.pipelines.wssis import config as wssis
+from detkit.registry import accepted_arguments, is_registered, lookup
+from detkit.registry.values import described
 
 PACKAGE = Path(__file__).parents[2] / "detkit"
-# The tables of options: heading, file and variable.
-TABLES = (
-    ("Sections of every run", "config/__init__.py", "SECTIONS"),
-    ("Options of the optimizers", "config/__init__.py", "OPTIMIZERS"),
-    ("Sections of `detkit wssis`", "pipelines/wssis/config.py", "SECTIONS"),
-    ("The section `rounds` of `detkit match`", "pipelines/matchme/config.py", "ROUNDS"),
+# The tables of options: heading, file, variable, and the types of the options by section.
+TABLES: tuple[tuple[str, str, str, dict[str, Any]], ...] = (
+    ("Sections of every run", "config/__init__.py", "SECTIONS", run_types.TYPES),
+    (
+        "Options of the optimizers",
+        "config/__init__.py",
+        "OPTIMIZERS",
+        dict.fromkeys(OPTIMIZERS, run_types.TYPES["optimizer"]),
+    ),
+    ("Sections of `detkit wssis`", "pipelines/wssis/config.py", "SECTIONS", wssis.TYPES),
+    ("The section `rounds` of `detkit match`", "pipelines/matchme/config.py", "ROUNDS", {"ROUNDS": matchme.TYPES}),
 )
-# Arguments that the running program gives; a config does not state them.
-GIVEN = {"num_classes", "dataset", "lr", "epochs", "steps_per_epoch"}
+# Options that are dicts of the arguments of a class: heading and class.
+CLASSES = (("Options of `input_rule`", InputRule), ("Options of `rounds.annotate`", Rules))
 
 
 class Option(NamedTuple):
     """One row of a table."""
 
     name: str
+    wanted: str
     default: str
     meaning: str
 
@@ -45,12 +59,14 @@ def on_files(files: Files, config: MkDocsConfig) -> None:
 def page() -> str:
     """The whole page as Markdown."""
     lines = (Path(__file__).parent / "config_head.md").read_text(encoding="utf-8").splitlines()
-    for heading, file, variable in TABLES:
+    for heading, file, variable, types in TABLES:
         lines += ["", f"## {heading}"]
-        for name, about, options in option_tables(PACKAGE / file, variable):
+        for name, about, options in option_tables(PACKAGE / file, variable, types):
             lines += ["", f"### {name}", ""] if name != variable else [""]
             lines += [about, ""] if about else []
             lines += table(options)
+    for heading, holder in CLASSES:
+        lines += ["", f"## {heading}", "", summary(holder), "", *table(arguments(holder))]
     for kind, components in itertools.groupby(own_components(), key=lambda row: row[0]):
         lines += ["", f"## {kind.capitalize()}"]
         for _, name, component in components:
@@ -67,12 +83,21 @@ def own_components() -> list[tuple[str, str, Callable]]:
 
 def table(options: Iterable[Option]) -> list[str]:
     """Rows of a Markdown table; nothing without options."""
-    rows = [f"| `{o.name}` | {o.default} | {o.meaning.replace('|', chr(92) + '|')} |" for o in options]
-    return ["| option | default | meaning |", "|---|---|---|", *rows] if rows else []
+    rows = [f"| `{o.name}` | {o.wanted} | {o.default} | {o.meaning} |" for o in map(_escaped, options)]
+    return ["| option | type and range | default | meaning |", "|---|---|---|---|", *rows] if rows else []
 
 
-def option_tables(path: Path, variable: str) -> Iterator[tuple[str, str, list[Option]]]:
+def _escaped(option: Option) -> Option:
+    return Option(*(text.replace("|", r"\|") for text in option))
+
+
+def option_tables(path: Path, variable: str, types: Mapping[str, Any]) -> Iterator[tuple[str, str, list[Option]]]:
     """The options that `variable = dict(...)` in a file lists, with the comments behind them.
+
+    Args:
+        path: of the file.
+        variable: its name.
+        types: of the options, by the names of the sections.
 
     Yields:
         Name, comment above and options of each section; a variable without sections is one under its own name.
@@ -86,7 +111,8 @@ def option_tables(path: Path, variable: str) -> Iterator[tuple[str, str, list[Op
         while line in alone:
             above.insert(0, comments[line])
             line -= 1
-        options = [Option(key, _default(item), comments.get(item.end_lineno or 0, "")) for key, item in _items(node)]
+        rows = [(key, _default(item), comments.get(item.end_lineno or 0, "")) for key, item in _items(node)]
+        options = [Option(key, described(types[name].get(key)), *rest) for key, *rest in rows]
         yield name, " ".join(above), options
 
 
@@ -123,6 +149,7 @@ def arguments(component: Callable) -> list[Option]:
     arguments of `Name`.
     """
     parameters, documented = dict(inspect.signature(component).parameters), _documented(component)
+    accepted = accepted_arguments(component)
     rows: dict[str, Option] = {}
     for name in dict.fromkeys([*parameters, *documented]):
         parameter, meaning = parameters.get(name), documented.get(name, "")
@@ -132,12 +159,13 @@ def arguments(component: Callable) -> list[Option]:
             if other is not None:
                 rows |= {option.name: option for option in arguments(other) if option.name not in rows}
             elif meaning:
-                rows[name] = Option(f"**{name}", "", meaning)
+                rows[name] = Option(f"**{name}", "", "", meaning)
             continue
         if other is not None and reference is not None and reference[1] != "of":
             parameter = parameter or inspect.signature(other).parameters.get(name)
             meaning = _documented(other)[name].rstrip(".") + meaning[reference.end() :]
-        rows[name] = Option(name, _default_of(parameter), meaning)
+        wanted = accepted[name].annotation if name in accepted else None
+        rows[name] = Option(name, described(wanted), _default_of(parameter), meaning)
     return [option for name, option in rows.items() if name not in GIVEN]
 
 
@@ -148,8 +176,10 @@ def _named(name: str, component: Callable) -> Callable | None:
 
 
 def _documented(component: Callable) -> dict[str, str]:
-    """The text of each argument under "Args:"."""
-    sections = Docstring(inspect.getdoc(component) or "").parse("google", warnings=False)
+    """The text of each argument under "Args:", of a dataclass under "Attributes:"."""
+    text = inspect.getdoc(component) or ""
+    text = text.replace("\nAttributes:", "\nArgs:") if is_dataclass(component) else text
+    sections = Docstring(text).parse("google", warnings=False)
     entries = [entry for section in sections if section.kind.value == "parameters" for entry in section.value]
     return {name.strip(): entry.description.replace("\n", " ") for entry in entries for name in entry.name.split(",")}
 
