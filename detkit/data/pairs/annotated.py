@@ -17,11 +17,13 @@ from detkit.data.pairs.pool import ImagePool
 from detkit.data.sampling import SampleKeys
 from detkit.data.views import TrainingView
 from detkit.files import write_text
+from detkit.ops.segmentations import all_finite
 from detkit.registry import register
 from detkit.registry.ranges import NonNegativeInt, PositiveShare
 from detkit.structures import PairAnnotations
 
 MAX_MACHINE_WEIGHT = 0.9999  # a weight of 1 marks a labelled point; losses treat weights below 1 differently (`trim`)
+_POINT = "source x, source y, target x, target y, confidence (0 to 1), all finite numbers"
 _KEYS = {"pseudo": ("source", "target", "points"), "densified": ("pair", "points")}
 
 
@@ -41,12 +43,25 @@ def write_points(path: str | Path, pairs: Sequence[dict[str, Any]], *, info: dic
 
 def _read_points(path: Path, kind: str) -> list[dict[str, Any]]:
     content = load_json(path)
-    pairs = content.get("pairs") if isinstance(content, dict) else None
-    if not isinstance(pairs, list) or any(key not in pair for pair in pairs for key in _KEYS[kind]):
+    pairs: Any = content.get("pairs") if isinstance(content, dict) else None
+    if not isinstance(pairs, list) or not all(isinstance(p, dict) and p.keys() >= set(_KEYS[kind]) for p in pairs):
         raise ValueError(f'{path}: is no file of {kind} pairs: "pairs" must be a list of {", ".join(_KEYS[kind])}')
-    if any(len(point) != 5 for pair in pairs for point in pair["points"]):
-        raise ValueError(f"{path}: a point must be source x, source y, target x, target y, confidence")
+    for number, pair in enumerate(pairs):
+        if wrong := [name for name in ("source", "target") if name in _KEYS[kind] and not _is_named(pair[name])]:
+            raise ValueError(f"{path}: {wrong[0]} of pair {number} must be [number in the pool, file name]")
+        if not isinstance(pair["points"], list) or not all(map(_is_match, pair["points"])):
+            raise ValueError(f"{path}: pair {number}: a point must be {_POINT}")
     return pairs
+
+
+def _is_named(value: Any) -> bool:
+    return isinstance(value, list) and [type(item) for item in value] == [int, str] and value[0] >= 0
+
+
+def _is_match(point: Any) -> bool:
+    return (
+        isinstance(point, list) and len(point) == 5 and all_finite(point) and 0 <= point[4] < 1.001
+    )  # a sum of rounded shares
 
 
 def _points(pair: dict[str, Any]) -> np.ndarray:

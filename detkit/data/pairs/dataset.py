@@ -119,7 +119,7 @@ class PairDataset(PairSamples, ABC):
 
     Args:
         label_map: the classes of the pairs.
-        labels: class of each pair, contiguous from 0.
+        labels: class of each pair, contiguous from 0; None for a pair to leave out.
         direction: "source_to_target", the standard, or "target_to_source", which exchanges the images: so the CATs
             family is evaluated.
         limit: number of pairs to keep, drawn at random, in their order; None keeps all.
@@ -129,7 +129,7 @@ class PairDataset(PairSamples, ABC):
     def __init__(
         self,
         label_map: LabelMap,
-        labels: Sequence[int],
+        labels: Sequence[int | None],
         *,
         direction: Annotated[str, OneOf(DIRECTIONS)] = "source_to_target",
         limit: PositiveInt | None = None,
@@ -137,12 +137,13 @@ class PairDataset(PairSamples, ABC):
     ):
         if direction not in DIRECTIONS:
             raise ValueError(f"direction must be one of {', '.join(DIRECTIONS)}, got {direction!r}")
-        if limit is not None and not 1 <= limit <= len(labels):
-            raise ValueError(f"limit must lie in 1..{len(labels)}, the number of pairs, got {limit}")
-        kept = np.random.default_rng(seed).permutation(len(labels))[:limit]
+        known = {number: label for number, label in enumerate(labels) if label is not None}
+        if limit is not None and not 1 <= limit <= len(known):
+            raise ValueError(f"limit must lie in 1..{len(known)}, the number of pairs, got {limit}")
+        kept = np.random.default_rng(seed).permutation(len(known))[:limit]
         self.label_map, self.direction = label_map, direction
-        self.image_ids: list[int] = np.sort(kept).tolist()
-        self.labels = [int(labels[i]) for i in self.image_ids]
+        self.image_ids: list[int] = np.array([*known])[np.sort(kept)].tolist()
+        self.labels = [int(known[i]) for i in self.image_ids]
         self._reported: set[int] = set()
 
     def __len__(self) -> int:

@@ -11,8 +11,10 @@ from typing import Annotated, Any
 import numpy as np
 
 from detkit.config import missing_data_hint
+from detkit.data.annotations import short
 from detkit.data.coco_file import load_json
 from detkit.data.pairs.dataset import PairDataset, PairOptions, Side, upright_side
+from detkit.data.pairs.judging import point_array, usable
 from detkit.files import refuse_url
 from detkit.images import read_frame
 from detkit.registry import register, suggest
@@ -52,31 +54,31 @@ def _read_rows(path: Path) -> list[dict[str, str]]:
     return rows
 
 
-def _cell(row: dict[str, str], column: str, path: Path) -> str:
+def _cell(row: dict[str, str], column: str, name: str) -> str:
     if column not in row:
-        raise ValueError(f"{path}: no column {column!r}{suggest(column, (name for name in row if name))}")
+        raise ValueError(f"{name}: no column {column!r}{suggest(column, (known for known in row if known))}")
     if row[column] is None:
-        raise ValueError(f"{path}: the row {next(iter(row.values()))!r},... ends before column {column!r}")
+        raise ValueError(f"{name}: the row {next(iter(row.values()))!r},... ends before column {column!r}")
     return row[column]
 
 
-def _number(row: dict[str, str], column: str, path: Path) -> float:
+def _number(row: dict[str, str], column: str, name: str) -> float:
     """A cell that holds a finite number."""
-    cell = _cell(row, column, path)
+    cell = _cell(row, column, name)
     try:
         number = float(cell)
     except ValueError:
         number = math.nan
     if not math.isfinite(number):
-        raise ValueError(f"{path}: column {column!r} must hold numbers, got {cell!r}")
+        raise ValueError(f"{name}: column {column!r} must hold numbers, got {cell!r}")
     return number
 
 
-def _flag(row: dict[str, str], column: str, path: Path) -> bool:
+def _flag(row: dict[str, str], column: str, name: str) -> bool:
     """A cell that holds 0 or 1."""
-    number = _number(row, column, path)
+    number = _number(row, column, name)
     if number not in (0, 1):
-        raise ValueError(f"{path}: column {column!r} must hold 0 or 1, got {row[column]!r}")
+        raise ValueError(f"{name}: column {column!r} must hold 0 or 1, got {row[column]!r}")
     return number == 1
 
 
@@ -110,16 +112,20 @@ class SPair71k(PairDataset):
         layout = self.root / "Layout" / size / f"{split}.txt"
         try:
             self._lines = layout.read_text(encoding="utf-8").split()
-        except OSError as error:
+        except (OSError, UnicodeDecodeError) as error:
             raise ValueError(f"cannot read list of pairs {layout}: {error}{missing_data_hint(layout)}") from error
         if not self._lines:
             raise ValueError(f"{layout}: no pairs")
         names = sorted(path.name for path in (self.root / "JPEGImages").glob("*") if path.is_dir())
         numbers = {name: i for i, name in enumerate(names)}
-        classes = [line.rpartition(":")[2] for line in self._lines]
-        if unknown := sorted(set(classes) - numbers.keys()):
-            raise ValueError(f"{layout}: classes {unknown} have no folder in {self.root / 'JPEGImages'}")
-        super().__init__(_label_map(names), [numbers[name] for name in classes], **options)
+
+        def label(number: int, line: str) -> int:
+            name = line.rpartition(":")[2]
+            if name not in numbers:
+                raise ValueError(f"pair {line}: class {name} has no folder in {self.root / 'JPEGImages'}")
+            return numbers[name]
+
+        super().__init__(_label_map(names), usable(layout, "pairs", self._lines, label), **options)
 
     def sides(self, pair: int) -> tuple[Side, Side]:
         """Source and target of the pair's json, with its key-points and the boxes of the objects in pixels.
@@ -134,14 +140,16 @@ class SPair71k(PairDataset):
         annotation = load_json(path)
         try:
             source, target = (self._side(annotation, name) for name in ("src", "trg"))
-        except (KeyError, ValueError, TypeError) as error:
+        except (KeyError, ValueError, TypeError, OverflowError) as error:
             raise ValueError(f"{path}: is not a pair of SPair-71k: {type(error).__name__} {error}") from error
         return source, target
 
     def _side(self, annotation: dict[str, Any], name: str) -> Side:
         file = self.root / "JPEGImages" / annotation["category"] / annotation[f"{name}_imname"]
-        points = np.array(annotation[f"{name}_kps"], np.float64).reshape(-1, 2)
+        points = point_array(annotation[f"{name}_kps"])
         width, height = annotation[f"{name}_imsize"][:2]
+        if type(width) is not int or type(height) is not int:
+            raise ValueError(f"{name}_imsize is {short(annotation[f'{name}_imsize'])}, not width, height, channels")
         return Side(file, points, np.array(annotation[f"{name}_bndbox"], np.float64), (height, width))
 
 
@@ -165,13 +173,20 @@ class PFPascal(PairDataset):
         _check_split(split)
         self.root, self.path = Path(root), Path(root) / f"{split}_pairs.csv"
         self._rows = _read_rows(self.path)
-        numbers = [_number(row, "class", self.path) for row in self._rows]
-        if unknown := set(numbers) - set(range(1, len(VOC_CLASSES) + 1)):
-            raise ValueError(f"{self.path}: classes must lie in 1..{len(VOC_CLASSES)}, got {min(unknown):g}")
-        labels = [int(number) - 1 for number in numbers]
-        self._mirrored = [bool(row.get("flip")) and _flag(row, "flip", self.path) for row in self._rows]
-        self._classes = [VOC_CLASSES[label] for label in labels]
-        super().__init__(_label_map(VOC_CLASSES), labels, **options)
+        found = usable(self.path, "pairs", self._rows, self._read_row)
+        self._mirrored = [row is not None and row[1] for row in found]
+        super().__init__(_label_map(VOC_CLASSES), [None if row is None else row[0] for row in found], **options)
+
+    @staticmethod
+    def _read_row(number: int, row: dict[str, str]) -> tuple[int, bool]:
+        """The label of a pair, and whether it is mirrored."""
+        name = f"pair {number}"
+        label = _number(row, "class", name)
+        if label not in range(1, len(VOC_CLASSES) + 1):
+            raise ValueError(f"{name}: classes must lie in 1..{len(VOC_CLASSES)}, got {label:g}")
+        for column in ("source_image", "target_image"):
+            _cell(row, column, name)
+        return int(label) - 1, bool(row.get("flip")) and _flag(row, "flip", name)
 
     def sides(self, pair: int) -> tuple[Side, Side]:
         """Source and target with the key-points that are known in both .mat files, mirrored where `flip` is 1.
@@ -179,13 +194,13 @@ class PFPascal(PairDataset):
         Raises:
             ValueError: a file cannot be read, or the two have different numbers of key-points.
         """
-        row, name = self._rows[pair], self._classes[pair]
-        files = [Path(_cell(row, f"{which}_image", self.path)).name for which in ("source", "target")]
+        row, name = self._rows[pair], VOC_CLASSES[int(float(self._rows[pair]["class"])) - 1]
+        files = [Path(row[f"{which}_image"]).name for which in ("source", "target")]
         found = [read_pascal_points(self.root / "Annotations" / name / f"{Path(file).stem}.mat") for file in files]
         counts = [len(points) for points, _ in found]
         if counts[0] != counts[1]:
             raise ValueError(f"{self.path}: {' and '.join(files)} have {counts[0]} and {counts[1]} points")
-        common = ~(np.isnan(found[0][0]).any(axis=1) | np.isnan(found[1][0]).any(axis=1))
+        common = np.isfinite(found[0][0]).all(axis=1) & np.isfinite(found[1][0]).all(axis=1)
         parts = zip(files, found, strict=True)
         sides = [Side(self.root / "JPEGImages" / file, points[common], box) for file, (points, box) in parts]
         if self._mirrored[pair]:
@@ -203,7 +218,10 @@ def read_pascal_points(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
     try:
         content = loadmat(path, appendmat=False)
-        return content["kps"].astype(np.float64).reshape(-1, 2), content["bbox"].astype(np.float64).reshape(4)
+        points, box = content["kps"].astype(np.float64), content["bbox"].astype(np.float64).reshape(4)
+        if points.ndim != 2 or points.shape[1] != 2:
+            raise ValueError(f"kps has shape {points.shape}, expected [n, 2]")
+        return points, box
     except Exception as error:  # scipy raises all kinds of errors for damaged or foreign files
         raise ValueError(f"cannot read key-points from {path}: {type(error).__name__} {error}") from error
 
@@ -239,30 +257,27 @@ class PFWillow(PairDataset):
 
     def __init__(self, root: str | Path, **options: PairOptions):
         self.root, path = Path(root), Path(root) / "test_pairs.csv"
-        rows = _read_rows(path)
-        self._files = [[_cell(row, f"image{which}", path) for which in "AB"] for row in rows]
-        self._points = [[self._read_points(row, which, path) for which in "AB"] for row in rows]
-        classes = [Path(source).parts[1:2] for source, _ in self._files]
-        unknown = sorted(
-            {
-                str(source)
-                for (source, _), c in zip(self._files, classes, strict=True)
-                if not c or c[0] not in WILLOW_CLASSES
-            }
-        )
-        if unknown:
-            raise ValueError(f"{path}: these paths do not hold a class in second place: {', '.join(unknown[:5])}")
-        super().__init__(_label_map(WILLOW_CLASSES), [WILLOW_CLASSES.index(c[0]) for c in classes], **options)
+        self._rows = usable(path, "pairs", _read_rows(path), self._read_row)
+        labels = [None if row is None else row[0] for row in self._rows]
+        super().__init__(_label_map(WILLOW_CLASSES), labels, **options)
 
     @staticmethod
-    def _read_points(row: dict[str, str], which: str, path: Path) -> np.ndarray:
-        columns = [[f"{axis}{which}{i}" for axis in "XY"] for i in range(1, 11)]
-        return np.array([[_number(row, name, path) for name in names] for names in columns])
+    def _read_row(number: int, row: dict[str, str]) -> tuple[int, list[tuple[Path, np.ndarray]]]:
+        """The label of a pair, and the file and the points [10, 2] of both images."""
+        name = f"pair {number}"
+        files = [Path(_cell(row, f"image{which}", name)) for which in "AB"]
+        if files[0].parts[1:2] == () or files[0].parts[1] not in WILLOW_CLASSES:
+            raise ValueError(f"{name}: the path {files[0]} does not hold a class in second place")
+        columns = [[[f"{axis}{which}{i}" for axis in "XY"] for i in range(1, 11)] for which in "AB"]
+        points = [np.array([[_number(row, cell, name) for cell in cells] for cells in of_one]) for of_one in columns]
+        return WILLOW_CLASSES.index(files[0].parts[1]), list(zip(files, points, strict=True))
 
     def sides(self, pair: int) -> tuple[Side, Side]:
         """Source and target of a row of the csv file, with their ten key-points and the boxes around these."""
+        row = self._rows[pair]
+        assert row is not None
         source, target = (
-            Side(self.root.joinpath(*Path(file).parts[1:]), points, np.concatenate([points.min(0), points.max(0)]))
-            for file, points in zip(self._files[pair], self._points[pair], strict=True)
+            Side(self.root.joinpath(*file.parts[1:]), points, np.concatenate([points.min(0), points.max(0)]))
+            for file, points in row[1]
         )
         return source, target

@@ -10,8 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from detkit.data.coco_file import load_json
+from detkit.data.annotations import short
+from detkit.data.coco_file import check_size, load_json
 from detkit.data.pairs.dataset import PairDataset, PairOptions, Side
+from detkit.data.pairs.judging import VISIBLE, box_corners, keypoint_problem, report, usable
 from detkit.registry import register
 from detkit.structures import LabelMap
 
@@ -25,7 +27,6 @@ IMAGE_KEYS: dict[str, Any] = {
     "height": _LENGTH,
     "category_id": int,
 }
-_PAIR_KEYS: dict[str, Any] = {"src": _ID, "trg": _ID}
 
 
 @register
@@ -37,6 +38,8 @@ class KeypointPairs(PairDataset):
     names); the second "pairs" (`src`, `trg`: image ids, and `kps`: the numbers of the common key-points). A pair
     without `kps` has all key-points that are visible in both images. Other keys are ignored.
 
+    Key-points, boxes and pairs that cannot be used are left out and reported; a pair keeps its number in the file.
+
     Args:
         annotations: file of the images.
         pairs: file of the pairs.
@@ -44,8 +47,8 @@ class KeypointPairs(PairDataset):
         direction, limit, seed: see `PairDataset`.
 
     Raises:
-        ValueError: a file cannot be read, lacks a key, or refers to an unknown image, category or key-point; the
-            message names the file and the entry.
+        ValueError: a file cannot be read, has no list of categories, images or pairs, or none of its pairs can be used;
+            the message names the file and the entry.
     """
 
     def __init__(
@@ -56,47 +59,76 @@ class KeypointPairs(PairDataset):
         content = load_json(self.path)
         categories = read_categories(content, self.path, keypoints=list)
         items = section(content, "images", IMAGE_KEYS | {"keypoints": list}, self.path)
-        self._images = {image["id"]: image for image in items}
-        self._check_images({c["id"]: len(c["keypoints"]) for c in categories})
-        self._pairs = section(load_json(Path(pairs)), "pairs", _PAIR_KEYS, Path(pairs))
-        self._check_pairs(Path(pairs))
-        numbers = {category["id"]: i for i, category in enumerate(categories)}
-        label_map = LabelMap(tuple(c["name"] for c in categories), tuple(numbers))
-        labels = [numbers[self._images[pair["src"]]["category_id"]] for pair in self._pairs]
-        super().__init__(label_map, labels, **options)
+        self._images, self._boxes = {image["id"]: image for image in items}, read_boxes(items, self.path)
+        self._unusable = self._judge_images({c["id"]: len(c["keypoints"]) for c in categories})
+        path, numbers = Path(pairs), {category["id"]: i for i, category in enumerate(categories)}
+        self._pairs = items_of(load_json(path), "pairs", path)
+        labels = usable(path, "pairs", self._pairs, lambda number, pair: numbers[self._read_pair(number, pair)])
+        self._report_pairs(path, [pair for pair, label in zip(self._pairs, labels, strict=True) if label is not None])
+        super().__init__(LabelMap(tuple(c["name"] for c in categories), tuple(numbers)), labels, **options)
 
-    def _check_images(self, lengths: dict[int, int]) -> None:
+    def _judge_images(self, lengths: dict[int, int]) -> dict[Any, str]:
+        """Why images cannot be used, by id. Key-points that cannot be used become invisible, and are reported."""
+        unusable, problems = {}, []
         for image_id, image in self._images.items():
             if lengths.get(image["category_id"]) != len(image["keypoints"]):
                 expected = lengths.get(image["category_id"], "no")
-                raise ValueError(
-                    f"{self.path}: image {image_id} has {len(image['keypoints'])} key-points, its category "
-                    f"{image['category_id']} has {expected}"
+                unusable[image_id] = (
+                    f"image {image_id} has {len(image['keypoints'])} key-points, its category {image['category_id']} "
+                    f"has {expected}"
                 )
-            if wrong := [k for k in image["keypoints"] if not _is_keypoint(k)]:
-                raise ValueError(f"{self.path}: image {image_id} has key-point {wrong[0]!r}, not [x, y, visible]")
-            box_corners(image, self.path)
+                continue
+            wrong = {k: why for k, value in enumerate(image["keypoints"]) if (why := keypoint_problem(value))}
+            problems += [f"key-point {k} of image {image_id} {why}" for k, why in wrong.items()]
+            image["keypoints"] = [[0, 0, 0] if k in wrong else value for k, value in enumerate(image["keypoints"])]
+        report(self.path, f"left out {len(problems)} key-points that cannot be used", problems)
+        report(self.path, f"{len(unusable)} images cannot be used", list(unusable.values()))
+        return unusable
 
-    def _check_pairs(self, path: Path) -> None:
-        problems: Counter[str] = Counter()
-        for number, pair in enumerate(self._pairs):
-            for key in _PAIR_KEYS:
-                if pair[key] not in self._images:
-                    raise ValueError(f"{path}: pair {number} has {key} {pair[key]}, which is no image of {self.path}")
-            source, target = (self._images[pair[key]] for key in _PAIR_KEYS)
-            if source["category_id"] != target["category_id"]:
-                raise ValueError(f"{path}: pair {number} joins images {pair['src']} and {pair['trg']} of two classes")
-            _check_numbers(pair.get("kps", []), len(source["keypoints"]), f"{path}: pair {number}")
-            common = self._common(pair)
-            problems["name key-points that are not visible in both images"] += len(common) < len(pair.get("kps", ()))
-            problems["have no common key-points"] += not common
-        for problem, count in problems.items():
+    def _read_pair(self, number: int, pair: Any) -> int:
+        """The category of a pair.
+
+        Raises:
+            ValueError: it cannot be used.
+        """
+        if missing := [key for key in ("src", "trg") if not isinstance(pair, dict) or key not in pair]:
+            raise ValueError(f"pair {number} lacks {missing[0]!r}")
+        for key in ("src", "trg"):
+            if not isinstance(pair[key], (int, str)) or pair[key] not in self._images:
+                raise ValueError(f"pair {number} has {key} {short(pair[key])}, which is no image of {self.path}")
+            if pair[key] in self._unusable:
+                raise ValueError(f"pair {number}: {self._unusable[pair[key]]}")
+        source, target = (self._images[pair[key]] for key in ("src", "trg"))
+        if source["category_id"] != target["category_id"]:
+            raise ValueError(f"pair {number} joins images {pair['src']} and {pair['trg']} of two classes")
+        _check_numbers(pair.get("kps", []), len(source["keypoints"]), f"pair {number}")
+        return source["category_id"]
+
+    def _report_pairs(self, path: Path, pairs: list[dict[str, Any]]) -> None:
+        """Warn of usable pairs that are odd.
+
+        Raises:
+            ValueError: none has a common key-point.
+        """
+        common = [len(self._common(pair)) for pair in pairs]
+        if not any(common):
+            raise ValueError(f"{path}: none of its {len(pairs)} usable pairs has common key-points")
+        found = [(pair["src"], pair["trg"], str(pair.get("kps"))) for pair in pairs]
+        counts = {
+            "name key-points that are not visible in both images": sum(
+                count < len(pair.get("kps", ())) for pair, count in zip(pairs, common, strict=True)
+            ),
+            "have no common key-points": common.count(0),
+            "are an image with itself": sum(pair["src"] == pair["trg"] for pair in pairs),
+            "repeat an earlier pair": len(found) - len(set(found)),
+        }
+        for problem, count in counts.items():
             if count:
-                logger.warning("%s: %d of %d pairs %s", path, count, len(self._pairs), problem)
+                logger.warning("%s: %d of %d pairs %s", path, count, len(pairs), problem)
 
     def _common(self, pair: dict[str, Any]) -> list[int]:
         """The indices of a pair's key-points that are visible in both images."""
-        visible = [[bool(v) for _, _, v in self._images[pair[key]]["keypoints"]] for key in _PAIR_KEYS]
+        visible = [[VISIBLE[v] for _, _, v in self._images[pair[key]]["keypoints"]] for key in ("src", "trg")]
         named = pair.get("kps", range(len(visible[0])))
         return [k for k in named if visible[0][k] and visible[1][k]]
 
@@ -104,17 +136,13 @@ class KeypointPairs(PairDataset):
         """Source and target with the key-points that both show, x y in pixels, and their boxes where they are known."""
         entry = self._pairs[pair]
         numbers = self._common(entry)
-        source, target = (self._side(self._images[entry[key]], numbers) for key in _PAIR_KEYS)
+        source, target = (self._side(self._images[entry[key]], numbers) for key in ("src", "trg"))
         return source, target
 
     def _side(self, image: dict[str, Any], numbers: list[int]) -> Side:
         points = np.array([image["keypoints"][k][:2] for k in numbers], np.float64).reshape(-1, 2)
         size = (image["height"], image["width"])
-        return Side(self.folder / image["file_name"], points, box_corners(image, self.path), size)
-
-
-def _is_keypoint(value: Any) -> bool:
-    return isinstance(value, list) and len(value) == 3 and all(isinstance(v, (int, float)) for v in value)
+        return Side(self.folder / image["file_name"], points, self._boxes[image["id"]], size)
 
 
 def _check_numbers(numbers: Any, length: int, name: str) -> None:
@@ -127,19 +155,18 @@ def _check_numbers(numbers: Any, length: int, name: str) -> None:
         raise ValueError(f"{name} names key-points twice: {numbers}")
 
 
-def box_corners(image: dict[str, Any], path: Path) -> np.ndarray | None:
-    """The `bbox` of an image as x1 y1 x2 y2, or None where it has none.
-
-    Raises:
-        ValueError: not four numbers.
-    """
-    if image.get("bbox") is None:
-        return None
-    try:
-        x, y, width, height = map(float, image["bbox"])
-    except (TypeError, ValueError):
-        raise ValueError(f"{path}: image {image['id']} has bbox {image['bbox']!r}, not x, y, width, height") from None
-    return np.array([x, y, x + width, y + height])
+def read_boxes(images: list[dict[str, Any]], path: Path) -> dict[Any, np.ndarray | None]:
+    """The box x1 y1 x2 y2 of each image, by its id; None where there is none, or, with a warning, one that is wrong."""
+    boxes: dict[Any, np.ndarray | None] = {}
+    problems = []
+    for image in images:
+        try:
+            boxes[image["id"]] = box_corners(image.get("bbox"))
+        except ValueError as error:
+            boxes[image["id"]] = None
+            problems.append(f"image {image['id']} {error}")
+    report(path, f"left out {len(problems)} boxes that cannot be used", problems)
+    return boxes
 
 
 def read_categories(content: Any, path: Path, **keys: Any) -> list[dict[str, Any]]:
@@ -172,17 +199,34 @@ def section(content: Any, name: str, keys: Mapping[str, Any], path: Path) -> lis
     Raises:
         ValueError: the list is missing or empty, an item lacks a key or has one of another type, or ids repeat.
     """
-    items = content.get(name) if isinstance(content, dict) else None
-    if not isinstance(items, list) or not items:
-        raise ValueError(f'{path}: has no list "{name}", or an empty one')
+    items = items_of(content, name, path)
     for position, item in enumerate(items):
         missing = [key for key in keys if not isinstance(item, dict) or key not in item]
         if missing:
             raise ValueError(f"{path}: {name}[{position}] lacks {missing[0]!r}")
-        if wrong := [key for key, kind in keys.items() if not isinstance(item[key], kind)]:
-            value = item[wrong[0]]
-            raise ValueError(f"{path}: {name}[{position}] has {wrong[0]} {value!r}, which is of the wrong type")
+        if wrong := [key for key, kind in keys.items() if not is_a(item[key], kind)]:
+            value = short(item[wrong[0]])
+            raise ValueError(f"{path}: {name}[{position}] has {wrong[0]} {value}, which is of the wrong type")
+        if "width" in keys:
+            check_size(item, f"{path}: {name}[{position}] (id {short(item['id'])})")
     repeated = [i for i, count in Counter(item["id"] for item in items if "id" in item).items() if count > 1]
     if repeated:
         raise ValueError(f"{path}: {name} repeats ids {repeated[:10]}")
     return items
+
+
+def items_of(content: Any, name: str, path: Path) -> list[Any]:
+    """The list `name` of a json file.
+
+    Raises:
+        ValueError: it is missing or empty.
+    """
+    items = content.get(name) if isinstance(content, dict) else None
+    if not isinstance(items, list) or not items:
+        raise ValueError(f'{path}: has no list "{name}", or an empty one')
+    return items
+
+
+def is_a(value: Any, kind: Any) -> bool:
+    """`isinstance`, except that a bool is no number."""
+    return isinstance(value, kind) and not isinstance(value, bool)

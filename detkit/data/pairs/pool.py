@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,12 @@ from torch import Tensor
 
 from detkit.data.coco_file import load_json
 from detkit.data.pairs.dataset import PairDataset, Side, read_side
-from detkit.data.pairs.keypoints import IMAGE_KEYS, box_corners, read_categories, section
+from detkit.data.pairs.judging import listed, report
+from detkit.data.pairs.keypoints import IMAGE_KEYS, read_boxes, read_categories, section
 from detkit.registry import register
 from detkit.structures import LabelMap
+
+logger = logging.getLogger(__name__)
 
 _NO_POINTS = np.zeros((0, 2))
 
@@ -51,7 +55,7 @@ class ImageList(ImagePool):
         images: folder that the file names start from; by default `images` beside `annotations`.
 
     Raises:
-        ValueError: the file cannot be read, lacks something, or has an image of an unknown category.
+        ValueError: the file cannot be read, lacks something, or has no image of a category that it knows.
     """
 
     def __init__(self, annotations: str | Path, images: str | Path | None = None):
@@ -60,14 +64,21 @@ class ImageList(ImagePool):
         content = load_json(path)
         categories, items = read_categories(content, path), section(content, "images", IMAGE_KEYS, path)
         numbers = {category["id"]: i for i, category in enumerate(categories)}
-        unknown = [item["id"] for item in items if item["category_id"] not in numbers]
-        if unknown:
-            raise ValueError(f"{path}: images {unknown[:10]} are of categories that it does not have")
+        items = _of_known(items, numbers, path)
+        boxes = read_boxes(items, path)
         label_map = LabelMap(tuple(c["name"] for c in categories), tuple(numbers))
-        sides = [
-            Side(folder / i["file_name"], _NO_POINTS, box_corners(i, path), (i["height"], i["width"])) for i in items
-        ]
+        sides = [Side(folder / i["file_name"], _NO_POINTS, boxes[i["id"]], (i["height"], i["width"])) for i in items]
         super().__init__(label_map, [numbers[i["category_id"]] for i in items], sides)
+
+
+def _of_known(images: list[dict[str, Any]], categories: Collection[int], path: Path) -> list[dict[str, Any]]:
+    """The images of known categories; the others are reported."""
+    unknown = [image for image in images if image["category_id"] not in categories]
+    problems = [f"image {image['id']} is of category {image['category_id']}" for image in unknown]
+    if len(unknown) == len(images):
+        raise ValueError(f"{path}: all images are of categories that it does not have: {listed(problems)}")
+    report(path, f"left out {len(unknown)} images of categories that it does not have", problems)
+    return [image for image in images if image["category_id"] in categories]
 
 
 @register
@@ -88,7 +99,7 @@ class PairImages(ImagePool):
         unwanted = {side.file for other in without for number in other.image_ids for side in other.sides(number)}
         found: dict[Path, tuple[int, Side]] = {}
         for number, label in zip(pairs.image_ids, pairs.labels, strict=True):
-            for side in pairs.sides(number):
+            for side in _readable_sides(pairs, number):
                 if not side.mirrored and side.file not in unwanted:
                     box = side.box if boxes else None
                     found.setdefault(side.file, (label, Side(side.file, _NO_POINTS, box, side.size)))
@@ -100,6 +111,14 @@ class PairImages(ImagePool):
     def read(self, side: Side) -> Tensor:
         """The image as the dataset of pairs reads it, uint8 [3, h, w]."""
         return self.pairs.read(side)
+
+
+def _readable_sides(pairs: PairDataset, number: int) -> Sequence[Side]:
+    try:
+        return pairs.sides(number)
+    except ValueError as error:
+        logger.warning("the pool is without pair %d: %s", number, error)
+        return ()
 
 
 class PoolPairs(PairDataset):

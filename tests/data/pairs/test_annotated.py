@@ -57,6 +57,13 @@ def test_files_that_do_not_fit_are_refused(file, tmp_path):
     write_points(tmp_path / "short.json", [dict(source=source, target=target, points=[[1, 1, 2]])], info={})
     with pytest.raises(ValueError, match="a point must be"):
         PseudoPairs(tmp_path / "short.json", POOL)
+    for point in ([1, 1, 2, 2, 1.5], [1, 1, float("nan"), 2, 1], ["1", 1, 2, 2, 1], 5):
+        write_points(tmp_path / "wrong.json", [dict(source=source, target=target, points=[point])], info={})
+        with pytest.raises(ValueError, match=r"wrong\.json: pair 0: a point must be .*all finite numbers"):
+            PseudoPairs(tmp_path / "wrong.json", POOL)
+    write_points(tmp_path / "wrong.json", [dict(source=[-1, source[1]], target=target, points=POINTS)], info={})
+    with pytest.raises(ValueError, match="source of pair 0 must be"):
+        PseudoPairs(tmp_path / "wrong.json", POOL)
     with pytest.raises(ValueError, match="is no file of densified pairs"):
         DensifiedPairs(LABELLED, file)
 

@@ -1,6 +1,8 @@
 import csv
 import json
 import logging
+import math
+import re
 
 import numpy as np
 import pytest
@@ -100,16 +102,19 @@ def test_outside_points_and_bad_boxes_are_reported(plain, caplog):
         (lambda content, pairs: content.pop("images"), 'no list "images"'),
         (lambda content, pairs: content["images"][1].pop("keypoints"), r"images\[1\] lacks 'keypoints'"),
         (lambda content, pairs: content["images"][1].update(id=4), r"repeats ids \[4\]"),
-        (lambda content, pairs: content["images"][1]["keypoints"].pop(), "image 2 has 2 key-points"),
-        (lambda content, pairs: content["images"][1].update(category_id=1), "category 1 has no"),
-        (lambda content, pairs: pairs[1].update(trg=8), "pair 1 has trg 8"),
-        (lambda content, pairs: pairs[1].update(trg=3), "pair 1 joins images 2 and 3 of two classes"),
-        (lambda content, pairs: pairs[1].update(kps=[5]), r"pair 1 names key-points \[5\]"),
-        (lambda content, pairs: pairs[1].update(kps=[1, 1]), r"pair 1 names key-points twice: \[1, 1\]"),
-        (lambda content, pairs: pairs[1].update(kps=["nose"]), r"pair 1 has kps \['nose'\]"),
+        (lambda content, pairs: content["images"][1].update(width=math.nan), r"images\[1\] \(id 2\) has width nan"),
+        (lambda content, pairs: content["images"][1].update(height=-3), r"images\[1\] \(id 2\) has height -3"),
+        (lambda content, pairs: content["images"][1].update(id=True), r"images\[1\] has id True"),
         (lambda content, pairs: pairs.clear(), 'no list "pairs", or an empty one'),
-        (lambda content, pairs: content["images"][1].update(bbox=[1, 2, 3]), r"image 2 has bbox \[1, 2, 3\], not x"),
-        (lambda content, pairs: content["images"][1]["keypoints"].__setitem__(0, None), "image 2 has key-point None"),
+        (
+            lambda content, pairs: content["images"][1]["keypoints"].pop(),
+            "none of its 3 .*image 2 has 2 key-points",
+        ),
+        (lambda content, pairs: content["images"][1].update(category_id=1), "none of its 3 pairs .*category 1 has no"),
+        (
+            lambda content, pairs: content["images"][0].update(keypoints=[[0, 0, 0]] * 3),
+            "none of its 3 usable pairs has common key-points",
+        ),
         (lambda content, pairs: content["images"][1].update(width="20"), r"images\[1\] has width '20'"),
         (lambda content, pairs: content["categories"][1].update(name="cat"), r"repeats names \['cat'\]"),
     ],
@@ -118,6 +123,59 @@ def test_wrong_files_are_refused(plain, change, message):
     change(plain[1], plain[2])
     with pytest.raises(ValueError, match=message):
         load(plain)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (dict(trg=8), "pair 1 has trg 8, which is no image of"),
+        (dict(trg=[4]), r"pair 1 has trg \[4\], which is no image of"),
+        (dict(trg=3), "pair 1 joins images 2 and 3 of two classes"),
+        (dict(kps=[5]), r"pair 1 names key-points \[5\]"),
+        (dict(kps=[1, 1]), r"pair 1 names key-points twice: \[1, 1\]"),
+        (dict(kps=["nose"]), r"pair 1 has kps \['nose'\]"),
+    ],
+)
+def test_a_pair_that_cannot_be_used_is_left_out_alone(plain, caplog, change, message):
+    plain[2][1].update(change)
+    dataset = load(plain)
+    assert dataset.image_ids == [0, 2] and [pair.pair_id for _, pair in dataset] == [0, 2]
+    assert re.search("pairs.json: left out 1 of 3 pairs that cannot be used: " + message, caplog.text)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (None, r"is None, not \[x, y, visible\]"),
+        ([6.5, 7], r"is \[6.5, 7\], not \[x, y, visible\]"),
+        ([math.nan, 7, 2], r"is at \[nan, 7\], not two finite numbers"),
+        ([6, 10**400, 1], "is at .* not two finite numbers"),
+        ([6.5, 7, -1], "has the flag -1, none of 0"),
+        ([6.5, 7, "1"], "has the flag '1', none of 0"),
+        ([6.5, 7, math.nan], "has the flag nan"),
+    ],
+)
+def test_a_key_point_that_cannot_be_used_is_left_out_alone(plain, caplog, value, message):
+    plain[1]["images"][1]["keypoints"][0] = value
+    dataset = load(plain)
+    assert dataset[0][1].source_points.tolist() == [[10, 12]]
+    assert re.search(
+        "keypoints.json: left out 1 key-points that cannot be used: key-point 0 of image 2 " + message, caplog.text
+    )
+
+
+def test_a_wrong_box_is_left_out_alone(plain, caplog):
+    plain[1]["images"][1]["bbox"] = [1, 2, math.inf, 4]
+    assert load(plain)[0][1].target_box is None
+    assert "left out 1 boxes that cannot be used: image 2 has bbox [1, 2, inf, 4], not four finite" in caplog.text
+
+
+def test_odd_pairs_are_reported(plain, caplog):
+    plain[2][2] = plain[2][0]
+    plain[2].append(dict(src=4, trg=4))
+    load(plain)
+    assert "1 of 4 pairs repeat an earlier pair" in caplog.text
+    assert "1 of 4 pairs are an image with itself" in caplog.text
 
 
 def test_an_image_of_another_size_than_annotated_is_refused(plain):
@@ -194,7 +252,7 @@ def test_pf_pascal(tmp_path):
         PFPascal(tmp_path, "val")
 
 
-def test_cells_and_files_of_pf_pascal_that_cannot_be_right(tmp_path):
+def test_cells_and_files_of_pf_pascal_that_cannot_be_right(tmp_path, caplog):
     from scipy.io import savemat
 
     folder = tmp_path / "Annotations" / "aeroplane"
@@ -211,7 +269,7 @@ def test_cells_and_files_of_pf_pascal_that_cannot_be_right(tmp_path):
 
     assert not dataset("a.jpg,b.jpg,1,0.0").sides(0)[0].mirrored and dataset("a.jpg,b.jpg,1,1").sides(0)[0].mirrored
     for row, message in (
-        ("a.jpg,b.jpg,1,no", "trn_pairs.csv: column 'flip' must hold numbers, got 'no'"),
+        ("a.jpg,b.jpg,1,no", "trn_pairs.csv: .* pair 0: column 'flip' must hold numbers, got 'no'"),
         ("a.jpg,b.jpg,1,2", "column 'flip' must hold 0 or 1, got '2'"),
         ("a.jpg,b.jpg,cat,0", "column 'class' must hold numbers, got 'cat'"),
         ("a.jpg,b.jpg,21,0", r"classes must lie in 1\.\.20, got 21"),
@@ -221,9 +279,15 @@ def test_cells_and_files_of_pf_pascal_that_cannot_be_right(tmp_path):
     ):
         with pytest.raises(ValueError, match=message):
             dataset(row)[0]
+    found = dataset("a.jpg,b.jpg,cat,0\na.jpg,b.jpg,1,0")
+    assert found.image_ids == [1] and len(found[0][1]) == 3
+    assert "left out 1 of 2 pairs that cannot be used: pair 0: column 'class' must hold numbers" in caplog.text
+    savemat(folder / "flat.mat", dict(kps=np.ones((2, 3)), bbox=np.array([[1, 2, 11, 22]])))
+    with pytest.raises(ValueError, match=r"flat.mat: .*kps has shape \(2, 3\), expected \[n, 2\]"):
+        dataset("a.jpg,flat.jpg,1,0")[0]
 
 
-def test_sides_that_do_not_belong_together_are_refused(tmp_path):
+def test_sides_that_do_not_belong_together_are_refused(tmp_path, caplog):
     (tmp_path / "JPEGImages" / "cat").mkdir(parents=True)
     (tmp_path / "Layout" / "large").mkdir(parents=True)
     layout = tmp_path / "Layout" / "large" / "trn.txt"
@@ -237,16 +301,27 @@ def test_sides_that_do_not_belong_together_are_refused(tmp_path):
         (dict(trg_kps=[[7, 8]]), "pair 0 has different numbers of points, 2 in .*a.jpg and 1 in .*b.jpg"),
         (dict(src_bndbox=[1, 2, 3]), "1-a-b:cat.json.*a box has 4 numbers"),
         (dict(src_bndbox=None), "1-a-b:cat.json.*a box has 4 numbers"),
+        (dict(src_kps={"0": [3, 4]}), "1-a-b:cat.json.*key-points are a dict, not a list"),
+        (dict(src_imsize=["40", 30, 3]), "1-a-b:cat.json.*src_imsize is .*not width, height, channels"),
     ):
         (tmp_path / "PairAnnotation" / "trn" / "1-a-b:cat.json").write_text(json.dumps(whole | change))
         with pytest.raises(ValueError, match=message):
             SPair71k(tmp_path, "trn")[0]
+    save_image(tmp_path / "JPEGImages" / "cat" / "a.jpg", 40, 30)
+    save_image(tmp_path / "JPEGImages" / "cat" / "b.jpg", 20, 50)
+    path, unclear = tmp_path / "PairAnnotation" / "trn" / "1-a-b:cat.json", [[3, 4, 1], [math.nan, 6], None, [7, 8]]
+    path.write_text(json.dumps(whole | dict(src_kps=unclear, trg_kps=[[9, 10]] * 4)))
+    layout.write_text("1-a-b:cat\n2-a-b:dog\n")
+    dataset = SPair71k(tmp_path, "trn")
+    assert dataset[0][1].source_points.tolist() == [[7, 8]] and len(dataset) == 1
+    assert "left out 1 of 2 pairs that cannot be used: pair 2-a-b:dog: class dog has no folder" in caplog.text
+    assert "a.jpg: 3 points lie outside its 40 x 30 pixels" in caplog.text
     layout.write_text("")
     with pytest.raises(ValueError, match=r"trn\.txt: no pairs"):
         SPair71k(tmp_path, "trn")
 
 
-def test_pf_willow(tmp_path):
+def test_pf_willow(tmp_path, caplog):
     columns = ["imageA", "imageB"] + [f"{axis}{which}{i}" for which in "AB" for axis in "XY" for i in range(1, 11)]
     numbers = [*range(10), *range(10, 20), *range(5, 15), *range(10)]
     with open(tmp_path / "test_pairs.csv", "w", newline="") as file:
@@ -260,6 +335,12 @@ def test_pf_willow(tmp_path):
     assert images.source.shape == (3, 30, 40) and dataset.label_map.names[pair.label] == "duck(S)"
     assert pair.source_points[:2].tolist() == [[0, 10], [1, 11]] and pair.target_points[9].tolist() == [14, 9]
     assert pair.target_box.tolist() == [5, 0, 14, 9]
+    with open(tmp_path / "test_pairs.csv", "a", newline="") as file:
+        csv.writer(file).writerow(["root/goose(S)/a.png", "root/duck(S)/b.png", *numbers])
+        csv.writer(file).writerow(["root/duck(S)/a.png", "root/duck(S)/b.png", "nan", *numbers[1:]])
+    assert len(PFWillow(tmp_path)) == 1
+    assert "left out 2 of 3 pairs" in caplog.text and "pair 1: the path root/goose(S)/a.png" in caplog.text
+    assert "pair 2: column 'XA1' must hold numbers, got 'nan'" in caplog.text
 
 
 def test_synthetic_pairs_are_deterministic_and_vary():
