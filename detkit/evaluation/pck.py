@@ -118,7 +118,7 @@ class PCKEvaluator:
 
         Raises:
             ValueError: a pair without id or size, or one that came before; another number of points; coordinates that
-                are not finite; no box where the threshold needs one.
+                are not finite.
         """
         for found, pair in zip(predictions, annotations, strict=True):
             if pair.pair_id is None or pair.pair_id in self._records:
@@ -132,10 +132,13 @@ class PCKEvaluator:
 
     def _record(self, found: Matches, pair: PairAnnotations) -> _Record:
         correct: list[list[bool]] = [[] for _ in self.alphas]
-        if len(pair):
+        if len(pair) and not self._lacks_box(pair):
             predicted, truth, length = self._in_frame(found, pair)
             correct = correct_points(predicted, truth, length, self.alphas).tolist()
         return _Record(pair.label, correct, found.points.tolist(), found.confidence.tolist())
+
+    def _lacks_box(self, pair: PairAnnotations) -> bool:
+        return self.threshold == "bbox" and pair.target_box is None
 
     def _in_frame(self, found: Matches, pair: PairAnnotations) -> tuple[Tensor, Tensor, float]:
         """The found and the true points, and the reference length, all in the frame."""
@@ -154,16 +157,22 @@ class PCKEvaluator:
     def compute(self) -> dict[str, float]:
         """The figures, the same on every rank; all ranks must call it.
 
+        Pairs without a box do not count where the threshold needs it; a warning has their number.
+
         Returns:
             For each alpha "PCK@0.1", the mean over pairs, "PCK@0.1/point", the share of all points, and
             "PCK@0.1/class", the mean over classes of the mean over their pairs; 0..1, or -1 where nothing counts.
+
+        Raises:
+            ValueError: no pair has the box that the threshold needs.
         """
         self._records = _merge(self._records)
         if len(self._records) < self._length:
             warnings.warn(
                 f"{self._length - len(self._records)} of {self._length} pairs were not evaluated", stacklevel=2
             )
-        records = [record for record in self._records.values() if record.points]
+        records = [record for record in self._records.values() if record.correct[0]]
+        self._report_boxless(len(records), sum(bool(record.points) for record in self._records.values()))
         self._figures, self._per_class = {}, {}
         for i, alpha in enumerate(self.alphas):
             shares = [_mean(record.correct[i]) for record in records]
@@ -175,6 +184,14 @@ class PCKEvaluator:
             }
             self._per_class |= {f"PCK@{alpha:g}/{name}": share for name, share in classes.items()}
         return dict(self._figures)
+
+    def _report_boxless(self, counted: int, with_points: int) -> None:
+        if counted == with_points:
+            return
+        lacking = f"{with_points - counted} of {with_points} pairs have no box, which the threshold 'bbox' needs"
+        if not counted:
+            raise ValueError(f"{lacking}; use 'bbox-kp' for the box around the key-points")
+        warnings.warn(f"{lacking}: they do not count", stacklevel=3)
 
     def _class_means(self, shares: Sequence[float], labels: Sequence[int]) -> dict[str, float]:
         """The mean over the pairs of each class that has any."""

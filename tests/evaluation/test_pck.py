@@ -128,13 +128,26 @@ def test_a_pair_without_common_points_does_not_count():
     [
         (dict(pair_id=None), "has no id"),
         (dict(target_size=None), "how large"),
-        (dict(target_box=None), "bbox-kp"),
     ],
 )
 def test_unusable_pairs_are_named(change, message):
     annotation = pair(**({"pair_id": 4, "name": "a-b"} | change))
     with pytest.raises(ValueError, match=rf"pair .* \(.*\)?.*{message}"):
         PCKEvaluator(Pairs(1, "cat")).update([found(annotation)], [annotation])
+
+
+def test_pairs_without_the_box_that_the_threshold_needs_do_not_count():
+    evaluator, boxless = PCKEvaluator(Pairs(2, "cat"), alphas=[0.1]), pair(2, target_box=None)
+    evaluator.update([found(pair(1)), found(boxless, 50)], [pair(1), boxless])
+    with pytest.warns(UserWarning, match="1 of 2 pairs have no box, which the threshold 'bbox' needs: they do not"):
+        assert evaluator.compute()["PCK@0.1"] == 1
+    evaluator.reset()
+    evaluator.update([found(boxless)], [boxless])
+    with pytest.warns(UserWarning, match="not evaluated"), pytest.raises(ValueError, match=r"1 of 1 .* use 'bbox-kp'"):
+        evaluator.compute()
+    by_points = PCKEvaluator(Pairs(1, "cat"), threshold="bbox-kp")
+    by_points.update([found(boxless)], [boxless])
+    assert by_points.compute()["PCK@0.1"] == 1
 
 
 def test_wrong_predictions_and_options():

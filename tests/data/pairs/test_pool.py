@@ -39,7 +39,7 @@ def test_image_list(folder):
 
 def test_image_list_names_what_is_wrong(folder):
     change(folder, images=[dict(id=1, file_name="0.png", width=1, height=1, category_id=7)])
-    with pytest.raises(ValueError, match="all images are of categories that it .*: image 1 is of category 7"):
+    with pytest.raises(ValueError, match=r"all images are of categories that it .*: image 1 is of category 7"):
         ImageList(folder / "pool.json")
     change(folder, images=[dict(id=1, file_name="0.png")])
     with pytest.raises(ValueError, match="lacks 'width'"):
