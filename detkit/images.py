@@ -17,6 +17,7 @@ What lies outside of its range is refused. 12-bit values in a 16-bit file are da
 from __future__ import annotations
 
 import logging
+import math
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -38,6 +39,7 @@ IMAGE_SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp", ".avif", ".jp2", ".tif", ".tiff"),
 )
 PIXEL_LIMIT = "DETKIT_MAX_PIXELS"  # environment variable: the most pixels of a file; by default Pillow's limit
+ROUNDING = 0.001  # what floating point values may lie outside of 0..1, for example after resizing
 ORIENTATION = 0x0112  # the EXIF tag
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -200,19 +202,21 @@ def _scale_grey(image: Image.Image, name: str) -> np.ndarray:
     low, high, white = grey.min(initial=0), grey.max(initial=0), 2**bits - 1
     if low < 0 or high > white:
         raise ValueError(f"values of {bits} bit must lie in 0..{white}, they lie in {low:g}..{high:g}")
-    if bits == 16 and 255 < high < 4096:
+    if bits == 16:
         _report_dark(name, int(high))
     return (grey / (white / 255)).clip(0, 255).astype(np.uint8)
 
 
 def _report_dark(name: str, high: int) -> None:
-    if not _reported_dark:
+    """Warn of the first 16-bit image that uses few of its values."""
+    if 0 < high < 4096 and not _reported_dark:
         _reported_dark.add(name)
         logger.warning(
-            "%s: the values of this 16-bit image reach %d of 65535, it is read as nearly black. If they are of 12 bit, "
-            "multiply them by 16 first. Further such images are not reported",
+            "%s: the values of this 16-bit image reach %d of 65535, it is read as nearly black. If they are of %d bit, "
+            "multiply them by %d first. Further such images are not reported",
             name or "an image",
             high,
+            *((8, 257) if high < 256 else (12, 16)),
         )
 
 
@@ -263,18 +267,20 @@ def to_uint8(values: Tensor) -> Tensor:
     if kind == torch.bool:
         return values.to(torch.uint8) * 255
     if kind == torch.uint16:
+        _report_dark("", int(values.int().max()))
         return (values.float() / 257).to(torch.uint8)
     if kind.is_complex:
         raise ValueError(f"an image must hold real numbers, got {kind}")
     low, high = (float(value) for value in values.double().aminmax())
     white = 1 if kind.is_floating_point else 255
-    if not (low >= 0 and high <= white):  # also true of NaN
+    slack = ROUNDING * (white == 1)
+    if not (low >= -slack and high <= white + slack):  # also true of NaN
         name, hint = str(kind).removeprefix("torch."), "; give values of 0..255 as uint8" * (white == 1)
         raise ValueError(
             f"image values of type {name} must lie in 0..{white} and not be normalised (the model does that itself), "
-            f"they lie in {low:g}..{high:g}{hint}"
+            f"they {'are not all finite' if math.isnan(low) else f'lie in {low:g}..{high:g}'}{hint}"
         )
-    return ((values.float() * 255).round() if kind.is_floating_point else values).to(torch.uint8)
+    return ((values.float() * 255).round().clamp(0, 255) if kind.is_floating_point else values).to(torch.uint8)
 
 
 def image_size(image: Tensor) -> tuple[int, int]:

@@ -296,3 +296,28 @@ def test_resize_agrees_with_pil():
     expected = np.asarray(Image.fromarray(noise).resize((48, 32), Image.Resampling.BILINEAR)).astype(int)
     resized = resize_image(torch.from_numpy(noise).permute(2, 0, 1), (32, 48)).permute(1, 2, 0).numpy()
     assert np.abs(resized - expected).max() <= 1
+
+
+@pytest.mark.parametrize("value", [1.0000001, 1.0005, -1e-8])
+def test_rounding_beyond_the_range_of_floats_is_no_error(value):
+    image = torch.full((3, 4, 4), value)
+    assert load_image(image).unique().tolist() == [255 if value > 0.5 else 0]
+
+
+def test_values_that_are_not_finite_are_called_so():
+    image = torch.zeros(3, 4, 4)
+    image[0, 0, 0] = torch.nan
+    with pytest.raises(ValueError, match=r"they are not all finite"):
+        load_image(image)
+
+
+@pytest.mark.parametrize(("high", "hint"), [(200, "of 8 bit, multiply them by 257"), (4000, "of 12 bit")])
+def test_dark_arrays_of_16_bit_are_reported_like_files(monkeypatch, caplog, high, hint):
+    monkeypatch.setattr("detkit.images._reported_dark", set())
+    load_image(np.full((4, 4, 3), high, np.uint16))
+    assert f"reach {high} of 65535" in caplog.text and hint in caplog.text
+    caplog.clear()
+    monkeypatch.setattr("detkit.images._reported_dark", set())
+    load_image(np.zeros((4, 4, 3), np.uint16))
+    load_image(np.full((4, 4, 3), 60000, np.uint16))
+    assert caplog.text == ""
