@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from detkit.ops.segmentations import LEAST_MARGIN, all_finite, check_segmentation, is_degenerate
+from detkit.ops.segmentations import LEAST_MARGIN, all_finite, check_segmentation, is_degenerate, is_outside
 
 logger = logging.getLogger(__name__)
 
@@ -207,11 +207,22 @@ def sound_segmentation(annotation: Mapping, image: Mapping, notes: list[str]) ->
             raise ValueError("its segmentation has no polygon with an area")
         notes.append(f"{len(given) - len(left)} of its {len(given)} polygons have no area and are left out")
         given = left
+    height, width = int(image["height"]), int(image["width"])
     try:
-        check_segmentation(given, int(image["height"]), int(image["width"]))
+        check_segmentation(given, height, width)
     except ValueError as error:
         raise ValueError(f"its mask cannot be read: {error}") from error
+    if _has_no_pixel(given, height, width):
+        raise ValueError(f"its mask is empty: nothing of it lies inside the {width} x {height} pixels")
     return given
+
+
+def _has_no_pixel(segmentation: list | dict, height: int, width: int) -> bool:
+    """Whether a segmentation, which is otherwise in order, is seen to cover nothing."""
+    if isinstance(segmentation, list):
+        return all(is_outside(polygon, height, width) for polygon in segmentation)
+    counts = segmentation["counts"]
+    return not sum(counts[1::2]) if isinstance(counts, list) else False
 
 
 def _clip_far(box: list[float], image: Mapping, notes: list[str]) -> list[float]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import posixpath
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -76,7 +77,8 @@ def warn_of_doubles(content: dict[str, Any], path: str | Path) -> None:
     for section, key, what in (("categories", "name", "name"), ("images", "file_name", "file")):
         ids: dict[str, list[int]] = {}
         for item in content[section]:
-            ids.setdefault(item[key], []).append(item["id"])
+            value = posixpath.normpath(item[key]) if key == "file_name" else item[key]
+            ids.setdefault(value, []).append(item["id"])
         double = [f"{value} ({', '.join(map(str, found[:5]))})" for value, found in ids.items() if len(found) > 1]
         if double:
             message = "%s: %d times one %s under several ids of %s: %s"

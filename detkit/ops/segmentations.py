@@ -39,6 +39,15 @@ def is_degenerate(polygon: Any) -> bool:
     return isinstance(polygon, list) and len(polygon) in (0, 2, 4) and all_finite(polygon)
 
 
+def is_outside(polygon: list[float], height: int, width: int) -> bool:
+    """Whether a polygon lies beside an image of that size, so that it has no pixel in it."""
+    low, high = min(polygon), max(polygon)
+    if low >= 0 and high <= min(height, width):  # nearly all: the rest need not be looked at
+        return False
+    xs, ys = polygon[::2], polygon[1::2]
+    return min(xs) >= width or min(ys) >= height or max(xs) <= 0 or max(ys) <= 0
+
+
 def all_finite(values: list) -> bool:
     """Whether all values are finite numbers (bools are none)."""
     if not NUMBERS.issuperset(map(type, values)):

@@ -288,3 +288,20 @@ def test_urls_as_file_names(coco_folder, edit_coco):
     edit_coco(path, lambda c: c["images"][0].update(file_name="https://host/000.png"))
     with pytest.raises(ValueError, match=r"the file_name https://host/000.png is a URL: download the images"):
         CocoDataset(path, folder)
+
+
+@pytest.mark.parametrize(
+    "segmentation", [[[100, 100, 120, 100, 120, 120]], [[5, -30, 9, -30, 9, 0]], {"size": [60, 80], "counts": [4800]}]
+)
+def test_a_mask_without_a_pixel_is_left_out_and_reported(coco_folder, edit_coco, caplog, segmentation):
+    path, folder = coco_folder([[(1, *BOX), (2, *BOX)]])
+    edit_coco(path, lambda c: c["annotations"][0].update(segmentation=segmentation))
+    assert len(CocoDataset(path, folder, masks=True)[0][1]) == 1
+    assert "its mask is empty: nothing of it lies inside the 80 x 60 pixels" in caplog.text
+
+
+def test_one_file_written_in_two_ways_is_reported(coco_folder, edit_coco, caplog):
+    path, folder = coco_folder([[(1, *BOX)], [(2, *BOX)]])
+    edit_coco(path, lambda c: c["images"][1].update(file_name="./000.png"))
+    CocoDataset(path, folder)
+    assert "1 times one file under several ids of images: 000.png (10, 11)" in caplog.text
