@@ -83,7 +83,7 @@ def fetch(url: str, *, sha256: str | None = None, cache: str | Path | None = Non
             if not (path.is_file() and _is_intact(path, expected)):
                 write_atomically(path, lambda temporary: _download(url, temporary, expected))
     except urllib.error.HTTPError as error:
-        raise DownloadError(f"cannot download {url}: HTTP status {error.code} {error.reason}") from error
+        raise DownloadError(f"cannot download {url}: HTTP status {error.code} {_first_line(error.reason)}") from error
     except urllib.error.URLError as error:
         raise DownloadError(f"cannot download {url}: no connection ({error.reason})") from error
     except (OSError, http.client.HTTPException, UnicodeError) as error:
@@ -109,6 +109,10 @@ def _alone(path: Path, url: str) -> Iterator[None]:
         with contextlib.suppress(OSError):
             lock.unlink()
         os.close(descriptor)
+
+
+def _first_line(text: object) -> str:
+    return next(iter(str(text).splitlines()), "")
 
 
 def largest_download() -> int:

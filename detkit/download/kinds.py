@@ -29,6 +29,8 @@ def no_weights(head: bytes) -> str | None:
         return "is empty"
     if kind_of(head) is not None:
         return None
+    if head.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00")):
+        return "is compressed: unpack it first (gunzip, bunzip2, unxz)"
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if text.startswith(b"version https://git-lfs"):
         return "is a git-lfs pointer, not the weights themselves: `git lfs pull` fetches them"

@@ -1,3 +1,4 @@
+import gzip
 import hashlib
 import http.server
 import io
@@ -267,3 +268,19 @@ def test_leftovers_of_dead_processes_leave_the_cache(raw_server, tmp_path):
         ".m.pth.7@elsewhere.tmp",
         ".notes.tmp",
     }
+
+
+def test_a_compressed_transfer_is_no_file_of_weights(server, tmp_path):
+    body = gzip.compress(CONTENT)
+    head = f"HTTP/1.0 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: {len(body)}\r\n\r\n"
+    server.pages["/w.pth"] = head.encode() + body
+    with pytest.raises(DownloadError, match=r"/w.pth: what came is compressed: unpack it first"):
+        fetch(f"{server.url}/w.pth", cache=tmp_path)
+    assert files(tmp_path) == []
+
+
+def test_a_circle_of_redirections_is_one_line(server, tmp_path):
+    server.pages["/w.pth"] = b"HTTP/1.0 302 Found\r\nLocation: /w.pth\r\n\r\n"
+    with pytest.raises(DownloadError) as failure:
+        fetch(f"{server.url}/w.pth", cache=tmp_path)
+    assert "HTTP status 302" in str(failure.value) and len(str(failure.value).splitlines()) == 1
