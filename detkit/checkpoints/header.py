@@ -135,7 +135,9 @@ def _is_input_rule(value: Any) -> bool:
     colours = [value[name] for name in ("mean", "std") if name in value]
     if not all(_all(colour, _is_number) and len(colour) == 3 for colour in colours):
         return False
-    return all(deviation > 0 for deviation in value.get("std", []))
+    # Far beyond pixel values, which are 0 to 1 here, but so that nothing overflows.
+    sound = all(1e-6 <= deviation <= 1e6 for deviation in value.get("std", []))
+    return sound and all(abs(mean) <= 1000 for mean in value.get("mean", []))
 
 
 def _is_str_dict(value: Any) -> bool:

@@ -215,7 +215,7 @@ def explaining_imports(path: str | Path, config: Mapping[str, Any]) -> Iterator[
         if not recorded:
             hint = "It was made without imports; name the module or file that registers this"
         raise CheckpointError(
-            f"{path}: {error.path}: nothing is registered as {error.name!r}{nearest(error.name, names()) or '.'} "
+            f"{path}: {error.path}: nothing is registered as {error.name[:100]!r}{nearest(error.name, names()) or '.'} "
             f"{hint}: {flags} on the command line, imports={imports} in detkit.load or in a config"
         ) from error
 

@@ -96,6 +96,8 @@ def test_a_header_sets_only_what_builds_a_model(tmp_path, options, message):
         (dict(label_map={"names": ["a", "b"], "category_ids": [1, 1]}), r"label_map in its header must be names"),
         (dict(input_rule={"shortest": 10**9}), "input_rule in its header must be shortest, longest"),
         (dict(input_rule={"std": [1, 1, 0]}), "input_rule in its header must be shortest, longest"),
+        (dict(input_rule={"std": [1, 1, 1e-299]}), "input_rule in its header must be shortest, longest"),
+        (dict(input_rule={"mean": [1e299, 0, 0]}), "input_rule in its header must be shortest, longest"),
         (dict(aliases=dict(a="nothing")), "aliases in its header do not fit its tensors: a"),
         (dict(step="many"), "step in its header must be a number from 0, got 'many'"),
         (dict(metrics=[1]), "metrics in its header must be a dict of numbers"),
