@@ -13,6 +13,7 @@ from detkit.config import (
     resolve_config,
     to_json,
 )
+from detkit.config.overrides import parse_value
 from detkit.data.coco import CocoDataset
 from detkit.registry import ConfigError
 
@@ -236,3 +237,11 @@ def test_overrides_of_lists():
         apply_overrides(config, ["hooks.1.every=3"])
     with pytest.raises(ConfigError, match=r"config: 'hooks' is not in the config, so nothing inside of it can be set"):
         apply_overrides(small_config(), ["hooks.0.every=3"])
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("10_000", 10000), ("1_000_000", 1000000), ("2024_01", "2024_01"), ("2024", 2024)],
+)
+def test_underscores_part_thousands_only(text, value):
+    assert parse_value(text) == value

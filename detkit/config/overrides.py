@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import copy
+import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -43,10 +44,15 @@ def set_values(config: dict[str, Any], settings: Sequence[str], options: Options
 
 
 def parse_value(text: str) -> Any:
-    """A Python literal; True, False or None in any case; else the text itself."""
+    """A Python literal; True, False or None in any case; else the text itself.
+
+    Digits with an underscore are a number where it parts thousands (10_000), else a text (the folder 2024_01).
+    """
     words = {"true": True, "false": False, "none": None}
     if text.lower() in words:
         return words[text.lower()]
+    if re.fullmatch(r"\d+(_\d+)+", text) and not re.fullmatch(r"\d{1,3}(_\d{3})+", text):
+        return text
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError):

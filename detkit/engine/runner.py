@@ -16,6 +16,7 @@ from torch import Tensor
 from detkit.checkpoints.resume import Checkpoint, latest_checkpoint, save_checkpoint, save_evaluation
 from detkit.checkpoints.transfer import initialize
 from detkit.checkpoints.weights import CheckpointError, load_strictly, make_header
+from detkit.config import check_sections
 from detkit.console import Console
 from detkit.engine.guard import FiniteGuard
 from detkit.engine.hooks import build_hooks
@@ -69,6 +70,7 @@ def train(config: dict[str, Any] | None, out: str | Path, *, resume: bool = Fals
         NonFiniteError: a loss or its gradient became NaN or infinite.
     """
     config = stored_config(out) if config is None else config
+    check_sections(config)
     with (
         distributed(config.get("train", {}).get("device", "auto")) as device,
         contextlib.ExitStack() as until_the_end,

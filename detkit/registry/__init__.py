@@ -12,7 +12,7 @@ from typing import Any, get_args, get_origin
 
 from detkit.registry.errors import ConfigError
 from detkit.registry.ranges import OptionsOf
-from detkit.registry.values import describe, evaluated, fits, literals, option_marks, parameters_of, shown
+from detkit.registry.values import describe, evaluated, fits, literals, option_marks, parameters_of, shown, wants_path
 
 __all__ = [
     "ConfigError",
@@ -46,7 +46,7 @@ class UnknownComponentError(ConfigError):
     """
 
     def __init__(self, path: str, name: str):
-        super().__init__(f"{path}: nothing is registered as {name!r}{suggest(name, names())}")
+        super().__init__(f"{path}: nothing is registered as {shown(name)}{suggest(name, names())}")
         self.path, self.name = path, name
 
 
@@ -105,13 +105,17 @@ def build(config: dict[str, Any], path: str = "config", **extra: Any) -> Any:
         extra: arguments that only the running program knows; `config` may not hold them as well.
 
     Raises:
-        ConfigError: unknown name, unknown or missing argument, or an error of the constructor.
+        ConfigError: unknown name, unknown or missing argument, an object in the wrong place, or an error of the
+            constructor.
     """
     name, component = check(config, path, extra)
     arguments = {key: value for key, value in config.items() if key != "type"}
     arguments = {key: _build_value(value, f"{path}.{key}") for key, value in arguments.items()}
+    arguments = _with_paths(arguments, accepted_arguments(component))
     try:
         return component(**arguments, **extra)
+    except AttributeError as error:
+        raise _misplaced(error, name, path, {**arguments, **extra}) from error
     except (ValueError, TypeError) as error:
         raise ConfigError(f"{path} ({name}): {error}{_nearest_argument(component, error)}") from error
     except (ArithmeticError, AssertionError, LookupError) as error:
@@ -139,8 +143,9 @@ def check(config: dict[str, Any], path: str = "config", extra: Iterable[str] = (
         raise ConfigError(f"{path}.{key}: is set by the program, remove it from the config")
     _check_names(name, component, given, added, path)
     known = accepted_arguments(component)
+    values = _with_paths(config, known)
     for key in given & known.keys():
-        _check_argument(config[key], known[key], f"{path}.{key}")
+        _check_argument(values[key], known[key], f"{path}.{key}")
     return name, component
 
 
@@ -228,6 +233,22 @@ def nearest(name: str, valid: Iterable[str]) -> str:
     """ ", did you mean 'NAME'?" with the nearest valid name; "" where none is near."""
     near = difflib.get_close_matches(name, list(valid), n=1)
     return f", did you mean {near[0]!r}?" if near else ""
+
+
+def _with_paths(values: Mapping[str, Any], known: Mapping[str, inspect.Parameter]) -> dict[str, Any]:
+    """`values`, in which paths of digits alone, which `--set image_folder=2024` gives as numbers, are texts."""
+    return {
+        key: str(value) if type(value) is int and key in known and wants_path(known[key].annotation) else value
+        for key, value in values.items()
+    }
+
+
+def _misplaced(error: AttributeError, name: str, path: str, arguments: Mapping[str, Any]) -> Exception:
+    """A line on an argument that is an object of another kind than the component needs; else the error itself."""
+    keys = [key for key, value in arguments.items() if value is error.obj]
+    if not keys:
+        return error
+    return ConfigError(f"{path} ({name}): a {type(error.obj).__name__} cannot be its {keys[0]}: it has no {error.name}")
 
 
 def _add(name: str, component: Callable) -> Callable:

@@ -110,6 +110,15 @@ def shown(value: Any) -> str:
     return text if len(text) <= 120 else f"{text[:117]}..."
 
 
+def wants_path(wanted: Any) -> bool:
+    """Whether an annotation asks for a path, perhaps among others."""
+    if inspect.isclass(wanted):
+        return issubclass(wanted, os.PathLike)
+    if get_origin(wanted) in (Annotated, Union, types.UnionType):
+        return any(map(wants_path, get_args(wanted)))
+    return False
+
+
 def option_marks(wanted: Any) -> list[OptionsOf]:
     """The `OptionsOf` in an annotation, also inside of a union."""
     if get_origin(wanted) is Annotated:
@@ -213,8 +222,6 @@ def _describe_range(plain: Any, rules: tuple[Any, ...]) -> str:
     for rule in rules:
         if isinstance(rule, ComponentDict):
             words = 'a component, that is a dict with a registered name as "type"'
-        elif isinstance(rule, OptionsOf):
-            words = f"{words}, options of {rule.target.__name__}"
         elif isinstance(rule, OneOf):
             words = "one of " + ", ".join(map(repr, rule.values))
         elif isinstance(rule, Pattern):

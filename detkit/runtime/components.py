@@ -11,9 +11,11 @@ from typing import Any
 from torch.utils.data import DataLoader
 
 from detkit.data.loading import train_loader
+from detkit.data.pairs.dataset import PairSamples
 from detkit.modeling.base import InputRule, Model
 from detkit.registry import ConfigError, build, check_all, check_value, lookup
 from detkit.registry.ranges import Component
+from detkit.registry.values import parameters_of
 from detkit.runtime.imports import import_named
 from detkit.runtime.processes import rank, world_size
 from detkit.runtime.signals import shielded
@@ -97,11 +99,13 @@ def check_components(config: dict[str, Any]) -> None:
     check_value(config["model"], Model, "model")
     for name in ("train", "val"):
         _check_dataset(config["data"][name], f"data.{name}")
+        _check_batches(config["model"], config["data"][name], f"data.{name}")
     for number, hook in enumerate(config["hooks"]):
         check_value(hook, Component, f"hooks.{number}")
         _check_place(hook, f"hooks.{number}", "detkit.engine", "a hook")
     for number, transform in enumerate(config["data"]["transforms"]):
         _check_place(transform, f"data.transforms.{number}", "detkit.data", "a transform")
+        _check_transform(transform, config["data"]["train"], f"data.transforms.{number}")
     sections = {name: config[name] for name in ("model", "schedule", "evaluator", "data", "hooks")}
     sections["model"] = {key: value for key, value in config["model"].items() if key != "num_classes"}
     for name, section in sections.items():
@@ -114,6 +118,33 @@ def _check_place(config: dict[str, Any], path: str, package: str, wanted: str) -
     inside = made.__module__.startswith(package) and not hasattr(made, "__getitem__")
     if made.__module__.startswith("detkit.") and not inside:
         raise ConfigError(f"{path}: {config['type']} is not {wanted}")
+
+
+def _check_batches(model: dict[str, Any], data: dict[str, Any] | None, path: str) -> None:
+    """Refuse a dataset whose batches the model cannot take, as far as annotations tell."""
+    if data is None:
+        return
+    learner, dataset = lookup(model["type"], "model"), lookup(data["type"], path)
+    if not hasattr(learner, "batch_losses") or not hasattr(dataset, "collate"):
+        return
+    wanted = parameters_of(learner.batch_losses)["batch"].annotation
+    given = getattr(dataset.collate, "__self__", None)
+    if inspect.isclass(wanted) and inspect.isclass(given) and not issubclass(given, wanted):
+        kinds = f"which gives a {given.__name__}: the model takes a {wanted.__name__}"
+        raise ConfigError(f"{path}: a {model['type']} cannot learn from a {data['type']}, {kinds}")
+
+
+def _check_transform(transform: dict[str, Any], data: dict[str, Any] | None, path: str) -> None:
+    """Refuse a transform of detkit for single images where there are pairs of images, and the other way round."""
+    if data is None:
+        return
+    made, dataset = lookup(transform["type"], path), lookup(data["type"], path)
+    if not made.__module__.startswith("detkit.") or not inspect.isclass(dataset):
+        return
+    for_pairs = made.__module__.startswith("detkit.data.pairs.")
+    if for_pairs != issubclass(dataset, PairSamples):
+        kind = "pairs of images" if for_pairs else "single images"
+        raise ConfigError(f"{path}: a {transform['type']} changes {kind}, which a {data['type']} does not give")
 
 
 def _check_dataset(config: dict[str, Any] | None, path: str) -> None:

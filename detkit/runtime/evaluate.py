@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -88,10 +88,25 @@ def evaluate(
             raise EvaluationStopped
         with autocast(precision, device):
             predictions = model(batch.to(device, non_blocking=True))
-        evaluator.update([found.cpu() for found in predictions], batch.annotations)
+        update(evaluator, predictions, batch)
         console.progress(number / len(loader), f"evaluation {number}/{len(loader)}")
     console.clear()
     return evaluator.compute()
+
+
+def update(evaluator: Evaluator, predictions: Sequence[Any], batch: SampleBatch) -> None:
+    """Let the evaluator compare predictions, which are brought to the CPU, with the annotations of their batch.
+
+    Raises:
+        ConfigError: it is an evaluator for something else.
+    """
+    try:
+        evaluator.update([found.cpu() for found in predictions], batch.annotations)
+    except AttributeError as error:
+        if not type(error.obj).__module__.startswith("detkit.structures"):
+            raise
+        name, found = type(evaluator).__name__, type(predictions[0]).__name__
+        raise ConfigError(f"evaluator: a {name} cannot compare {found} with the annotations of data.val") from error
 
 
 @torch.no_grad()
@@ -113,7 +128,7 @@ def evaluate_one(
     try:
         with autocast(precision, device), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".* were not evaluated")  # all but one, on purpose
-            evaluator.update([found.cpu() for found in model(batch.to(device))], batch.annotations)
+            update(evaluator, model(batch.to(device)), batch)
             return evaluator.compute()
     finally:
         evaluator.reset()

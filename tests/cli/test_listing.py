@@ -49,7 +49,7 @@ def test_a_whole_name_shows_its_arguments(capsys):
     rows = dict(line.split(maxsplit=1) for line in lines if line[0] == " ")
     assert rows["heads"] == "a whole number from 1 to 256; default 8"
     assert rows["backbone"] == "a component, dict(type=...), that is a Module; required"
-    assert rows["input_rule"] == "a dict, options of InputRule, or None; default None"
+    assert rows["input_rule"] == "a dict, or None; default None"
     assert "num_classes" not in rows
 
 

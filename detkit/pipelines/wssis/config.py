@@ -80,6 +80,7 @@ SECTIONS: dict[str, dict[str, Any]] = {
         students=("raw", "refined"),  # on which labels students are trained
     ),
 }
+PATHS = ("strong", "weak", "image_folder", "truth", "val", "val_image_folder", "annotation_file")  # may be digits
 _POINTS = Annotated[str, OneOf(("centre", "random", "given"))]
 _PROMPT = Annotated[str, OneOf([name for name, needed in NEEDED.items() if "points" in needed])]
 _PERCENT = Annotated[float, Gt(0), Lt(100)]
@@ -181,6 +182,7 @@ def _filled(section: Any, name: str) -> dict[str, Any]:
     if missing:
         raise ConfigError(f"{name}: option {missing[0]!r} is missing")
     filled = {**options, **section}
+    filled |= {key: str(value) for key, value in filled.items() if key in PATHS and type(value) is int}
     check_types(filled, TYPES[name], name)
     return filled
 
