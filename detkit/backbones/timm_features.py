@@ -73,7 +73,11 @@ class TimmFeatures(nn.Module):
         out_indices = indices_of_strides(model, arguments) if out_indices is None else out_indices
         if list(out_indices) != sorted(set(out_indices)):
             raise ValueError(f"out_indices must ascend, got {list(out_indices)}")
-        self.body = create_features(model, out_indices=tuple(out_indices), pretrained=pretrained is True, **arguments)
+        arguments |= dict(out_indices=tuple(out_indices), pretrained=pretrained is True)
+        try:
+            self.body = create_features(model, **arguments)
+        except IndexError as error:
+            raise ValueError(f"timm model {model!r} has no maps of out_indices {list(out_indices)}") from error
         if isinstance(pretrained, str):
             load_pretrained(
                 self.body,
@@ -135,12 +139,9 @@ class TimmFeatures(nn.Module):
 def create_features(model: str, **arguments: Any) -> nn.Module:
     """A timm model that returns feature maps; for images of any size, if the model has such an option."""
     try:
-        try:
-            return create_timm_model(model, features_only=True, strict_img_size=False, **arguments)
-        except TypeError:
-            return create_timm_model(model, features_only=True, **arguments)
-    except IndexError as error:
-        raise ValueError(f"timm model {model!r} has no maps of out_indices {list(arguments['out_indices'])}") from error
+        return create_timm_model(model, features_only=True, strict_img_size=False, **arguments)
+    except TypeError:
+        return create_timm_model(model, features_only=True, **arguments)
 
 
 def indices_of_strides(model: str, arguments: Mapping[str, Any]) -> list[int]:
