@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
-from annotated_types import MinLen
+from annotated_types import Ge, Le, MinLen
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -42,6 +42,8 @@ class TimmFeatures(nn.Module):
         frozen_norm: keep statistics and weights of batch norms as they are. Batches of a detector are too small to
             estimate statistics, so pretrained ones serve better. Set it to False to train from scratch: without
             pretrained statistics a frozen batch norm normalises nothing.
+        frozen_stride: do not train the layers up to the model's map of this stride, 2 or 4 in most models: they cost
+            most, and pretrained ones change least. 0 trains all.
         model_args: other arguments of the timm model, none that names a file of weights.
         pretrained: True for the weights that timm publishes under the name; or a file, URL or "timm:MODEL_NAME" with
             a state dict in timm's names. False trains from scratch.
@@ -53,8 +55,8 @@ class TimmFeatures(nn.Module):
     detector's input rule.
 
     Raises:
-        ValueError: timm is not installed or has no such model, a model without maps of these strides, or weights
-            that do not fit.
+        ValueError: timm is not installed or has no such model, a model without maps of these strides, no map of
+            `frozen_stride`, or weights that do not fit.
     """
 
     def __init__(
@@ -65,6 +67,7 @@ class TimmFeatures(nn.Module):
         pos_dim: Channels = 256,
         out_indices: Annotated[Sequence[Index], MinLen(1)] | None = None,
         frozen_norm: bool = True,
+        frozen_stride: Annotated[int, Ge(0), Le(64)] = 0,
         model_args: ModelArgs | None = None,
         pretrained: bool | Text = False,
     ):
@@ -99,6 +102,8 @@ class TimmFeatures(nn.Module):
             for norm in self._batch_norms():
                 norm.requires_grad_(False)
             self.train()
+        for parameter in layers_up_to(self.body, frozen_stride) if frozen_stride else ():
+            parameter.requires_grad_(False)
 
     def _batch_norms(self) -> list[nn.Module]:
         return [module for module in self.body.modules() if isinstance(module, _BatchNorm)]
@@ -128,7 +133,9 @@ class TimmFeatures(nn.Module):
         """
         h, w = images_b3hw.shape[-2:]
         unit = self.strides[-1]
-        features = self.body(F.pad(images_b3hw, (0, -w % unit, 0, -h % unit)))
+        images = F.pad(images_b3hw, (0, -w % unit, 0, -h % unit))
+        # Convolutions, above all depthwise ones, are faster with the channels of a pixel side by side.
+        features = self.body(images.contiguous(memory_format=torch.channels_last))
         if self.channels_last:
             features = [feature.permute(0, 3, 1, 2) for feature in features]
         features = [f[:, :, : -(-h // s), : -(-w // s)] for f, s in zip(features, self.strides, strict=True)]
@@ -142,6 +149,23 @@ def create_features(model: str, **arguments: Any) -> nn.Module:
         return create_timm_model(model, features_only=True, strict_img_size=False, **arguments)
     except TypeError:
         return create_timm_model(model, features_only=True, **arguments)
+
+
+def layers_up_to(body: nn.Module, stride: int) -> list[nn.Parameter]:
+    """The parameters of a body of `create_features` that its map of this stride depends on.
+
+    Raises:
+        ValueError: timm has no map of this stride.
+    """
+    modules = {part["reduction"]: part["module"] for part in body.feature_info.info}  # the last one of each stride
+    if stride not in modules:
+        raise ValueError(f"frozen_stride: the model has maps of stride {sorted(modules)}, none of {stride}")
+    prefixes = (f"{modules[stride]}.", f"{modules[stride].replace('.', '_')}.")
+    parameters = list(body.named_parameters())
+    end = max((i for i, (name, _) in enumerate(parameters) if name.startswith(prefixes)), default=-1) + 1
+    if not end:
+        raise ValueError(f"frozen_stride: cannot tell which layers make the map of stride {stride}")
+    return [parameter for _, parameter in parameters[:end]]
 
 
 def indices_of_strides(model: str, arguments: Mapping[str, Any]) -> list[int]:

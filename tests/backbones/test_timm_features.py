@@ -108,3 +108,20 @@ def test_chosen_maps():
 def test_wrong_arguments(arguments, error, message):
     with pytest.raises(error, match=message):
         TimmFeatures(**arguments)
+
+
+@pytest.mark.parametrize("model", ["test_resnet", "test_convnext", "test_efficientnet"])
+def test_layers_up_to_a_stride_do_not_train(model):
+    backbone = small(model, frozen_stride=4, frozen_norm=False)
+    frozen = [name for name, parameter in backbone.named_parameters() if not parameter.requires_grad]
+    assert frozen
+    sum(f.square().mean() for f in backbone(torch.randn(2, 3, 64, 64), whole(2, 64, 64)).features).backward()
+    trained = [name for name, parameter in backbone.body.named_parameters() if parameter.grad is not None]
+    assert trained and not set(frozen) & {f"body.{name}" for name in trained}
+    order = [name for name, _ in backbone.body.named_parameters()]
+    assert order.index(trained[0]) == len(frozen)  # from the image on, without a gap
+
+
+def test_a_stride_without_map_cannot_be_frozen():
+    with pytest.raises(ValueError, match=r"frozen_stride: the model has maps of stride \[.*\], none of 5"):
+        small(frozen_stride=5)
