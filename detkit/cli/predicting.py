@@ -55,7 +55,7 @@ def predict(options: argparse.Namespace) -> None:
     min_score = 0.3 if options.min_score is None else options.min_score
     summary = predict_files(model, options.images, options.out, min_score=min_score)
     print(f"{summary.objects} objects in {summary.images} images{summary.hint(min_score)}: {options.out}")
-    _print_broken(summary.broken)
+    _report_broken(summary.broken, summary.images)
 
 
 def _predict_points(model: Any, options: argparse.Namespace) -> None:
@@ -66,7 +66,7 @@ def _predict_points(model: Any, options: argparse.Namespace) -> None:
     arguments: dict[str, Any] = dict(prompt=options.prompt or "point", min_score=options.min_score or 0.0)
     summary = predict_points(model, options.images, Path(options.points[0]), options.out, **arguments)
     print("\n".join(summary.lines(arguments["min_score"])))
-    _print_broken(summary.broken)
+    _report_broken(summary.broken, summary.images)
 
 
 def _predict_pair(model: Any, options: argparse.Namespace) -> None:
@@ -89,7 +89,11 @@ def _point(text: str) -> tuple[float, float]:
     return x, y
 
 
-def _print_broken(files: Sequence[Path]) -> None:
-    if files:
-        names = ", ".join(os.fsencode(file).decode(errors="backslashreplace") for file in files)
-        print(f"{len(files)} files could not be used: {names}")
+def _report_broken(files: Sequence[Path], used: int) -> None:
+    """Name the files that could not be used; none that could is an error."""
+    if not files:
+        return
+    names = ", ".join(os.fsencode(file).decode(errors="backslashreplace") for file in files)
+    if not used:
+        raise ValueError(f"none of the {len(files)} files could be used, the reasons are above: {names}")
+    print(f"{len(files)} files could not be used: {names}")

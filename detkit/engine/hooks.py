@@ -166,8 +166,8 @@ def build_hooks(runner: Run) -> list[Hook]:
     """The hooks that the config asks for, in the order in which they are called.
 
     Raises:
-        ConfigError: `train.early_stop` without validation data, an evaluation that cannot be done, or what
-            `build_writers` raises.
+        ConfigError: `train.early_stop` or `train.best_metric` without validation data, an evaluation that cannot be
+            done, or what `build_writers` raises.
     """
     options = runner.options
     hooks: list[Hook] = [Log(options["log_every"])]
@@ -178,9 +178,10 @@ def build_hooks(runner: Run) -> list[Hook]:
     hooks.append(SaveCheckpoints(options["checkpoint_every"], options["checkpoint_epochs"]))
     if runner.val_data is not None:
         hooks.append(Evaluate(runner, runner.val_data))
+    for name in ("early_stop", "best_metric"):
+        if options[name] is not None and runner.val_data is None:
+            raise ConfigError(f"train.{name}: needs data.val to evaluate on")
     if options["early_stop"] is not None:
-        if runner.val_data is None:
-            raise ConfigError("train.early_stop: needs data.val to evaluate on")
         hooks.append(EarlyStop(options["early_stop"]))
     hooks.append(SaveLast())
     return [*hooks, *build_writers(runner), *_build_own(runner.config["hooks"])]

@@ -209,6 +209,7 @@ def test_bf16_on_the_cpu_and_impossible_requests(tmp_path):
         (dict(schedule=dict(type="cosine", warm=1)), r"schedule: unknown argument 'warm' of cosine"),
         (dict(evaluator=dict(type="ToyEvaluator", iou=1)), r"evaluator: unknown argument 'iou' of ToyEvaluator"),
         (dict(train__early_stop=1, data__val=None), r"train.early_stop: needs data.val"),
+        (dict(train__best_metric="bbox/AP", data__val=None), r"train.best_metric: needs data.val"),
         (dict(train__tensorboard="yes"), r"train.tensorboard: must be True or False, or 'auto'"),
         (dict(train__best_metric="mAP"), r"train.best_metric: no figure is called 'mAP'. Valid: AP, images"),
         (dict(train__ema=2.0), r"train.ema: must be a number above 0 and below 1"),

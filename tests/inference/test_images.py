@@ -194,10 +194,10 @@ def test_points_that_fit_no_image_are_reported(folder, capsys):
 def test_a_smaller_image_than_the_file_says_is_left_out(folder, capsys):
     Image.new("RGB", (20, 20)).save(folder / "small.png")
     points = point_file(folder / "points.json", ["small.png"], [annotation(7, 0, [40, 30], 1)])
-    assert predict(folder, "vidt", [folder / "small.png"], "--points", points) == 0
-    printed, warned = capsys.readouterr()
+    assert predict(folder, "vidt", [folder / "small.png"], "--points", points) == 2
+    warned = capsys.readouterr().err
     assert "small.png is left out: 1 points lie outside its 20 x 20 pixels: annotation 7 at (40, 30)" in warned
-    assert "1 files could not be used" in printed
+    assert "error: none of the 1 files could be used, the reasons are above: " in warned
 
 
 def points_of_a_photo(folder, name, orientation, annotated):
