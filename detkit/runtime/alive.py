@@ -26,12 +26,12 @@ REPEAT = "repeat the command, with --resume if it trains"
 
 
 def silent_seconds() -> int:
-    """After how many seconds without a sign of life a rank is given up: $DETKIT_SILENT_SECONDS, by default 60.
+    """After how many seconds without a sign of life a rank is given up: $DETKIT_SILENT_SECONDS, by default 120.
 
     Raises:
         ConfigError: the variable is not a whole number from 5.
     """
-    text = os.environ.get("DETKIT_SILENT_SECONDS") or "60"
+    text = os.environ.get("DETKIT_SILENT_SECONDS") or "120"
     if not text.isdecimal() or int(text) < 5:
         raise ConfigError(f"DETKIT_SILENT_SECONDS must be a whole number of seconds, at least 5, got {text!r}")
     return int(text)
@@ -145,7 +145,7 @@ class Alive:
             self._grace = 0  # nothing else would tell this process
             return (
                 f"{name} has given no sign of life for {self._limit} seconds: it is stopped, or its machine hangs or "
-                "cannot be reached"
+                "cannot be reached (DETKIT_SILENT_SECONDS allows more)"
             )
         return None
 

@@ -1,4 +1,4 @@
-"""Lost ranks: `python tools/faults.py ranks [--number 8] [--seed 0] [--silent 60]`, on Linux.
+"""Lost ranks: `python tools/faults.py ranks [--number 8] [--seed 0] [--silent 120]`, on Linux.
 
 Trains with torchrun on two CPU ranks, once undisturbed. Then NUMBER times, in turn: kills rank 0, kills rank 1, stops
 rank 0, stops rank 1 (SIGSTOP), at a moment drawn uniformly over its whole life (in CPU time), and when all is over
@@ -178,7 +178,7 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="tools/faults.py ranks", description="Kill and stop ranks at any moment.")
     parser.add_argument("--number", type=int, default=8)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--silent", type=int, default=60)
+    parser.add_argument("--silent", type=int, default=120)
     options = parser.parse_args(arguments)
     os.environ |= {"DETKIT_SILENT_SECONDS": str(options.silent), "OMP_NUM_THREADS": "1"}
     draw, failed = random.Random(options.seed), 0
