@@ -18,7 +18,7 @@ from detkit.checkpoints.resume import latest_checkpoint
 from detkit.checkpoints.transfer import initialize
 from detkit.checkpoints.weights import build_stored, explaining_imports, load_strictly, read_weights
 from detkit.config import load_config, resolve_config
-from detkit.engine.run_folder import stored_config
+from detkit.engine.resume.run_folder import stored_config
 from detkit.modeling.base import Model
 from detkit.runtime.components import build_datasets, build_model, import_components
 from detkit.runtime.evaluate import autocast

@@ -21,10 +21,10 @@ from detkit.console import Console
 from detkit.engine.guard import FiniteGuard
 from detkit.engine.hooks import build_hooks
 from detkit.engine.optim import Ema, build_optimizer, set_learning_rate
-from detkit.engine.resumable import check_resumable, evaluates_alike
-from detkit.engine.run_folder import check_run_folder, stored_config, write_config
+from detkit.engine.resume.resumable import check_resumable, evaluates_alike
+from detkit.engine.resume.run_folder import check_run_folder, stored_config, write_config
+from detkit.engine.resume.trainer_state import check_state
 from detkit.engine.schedules import build_schedule
-from detkit.engine.trainer_state import check_state
 from detkit.modeling.base import Model
 from detkit.runtime.components import (
     build_datasets,

@@ -12,7 +12,7 @@ from typing import Any
 
 from detkit.config import SECTIONS, format_config, resolve_config
 from detkit.engine.evaluating import check_evaluation
-from detkit.engine.resumable import EVALUATION, MAY_CHANGE
+from detkit.engine.resume.resumable import EVALUATION, MAY_CHANGE
 from detkit.engine.runner import train
 from detkit.engine.schedules import build_schedule
 from detkit.files import write_text

@@ -30,7 +30,7 @@ MEANINGS = (
         "data.workers",
     ),
     (
-        ("DataLoader worker (pid",),
+        ("DataLoader worker (pid", f"[Errno {errno.ECONNRESET}]", f"[Errno {errno.EPIPE}]"),
         "a process that loads data was ended from outside, most likely for want of memory: lower data.workers or "
         "data.batch_size",
     ),

@@ -2,7 +2,7 @@ import pytest
 from toy_run import toy_config
 
 from detkit.config import load_config
-from detkit.engine.run_folder import check_run_folder, stored_config, write_config
+from detkit.engine.resume.run_folder import check_run_folder, stored_config, write_config
 from detkit.registry import ConfigError
 
 

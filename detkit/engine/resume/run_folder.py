@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from detkit.config import format_config, resolve_config, to_json
-from detkit.engine.resumable import forbidden_changes
+from detkit.engine.resume.resumable import forbidden_changes
 from detkit.files import remove_leftovers, write_text
 from detkit.registry import ConfigError
 from detkit.runtime.lock import is_transient

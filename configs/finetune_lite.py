@@ -1,0 +1,35 @@
+r"""Fine-tune a light detector with an ImageNet body on your images, on a CPU: 256 pixels, boxes only.
+
+    detkit train finetune_lite --out runs/mine --set \
+        data.train.annotation_file=train.json data.train.image_folder=train_images \
+        data.val.annotation_file=val.json data.val.image_folder=val_images
+
+Time: not measured; depends on your images.
+Score: not measured; depends on your images.
+
+The body is EfficientNet-Lite0 with ImageNet weights of timm, downloaded once; `model.backbone.pretrained=FILE` takes
+them from a file. Its first layers, which cost most and change least, stay as they are. The heads learn five times as
+fast as the body.
+"""
+
+from finetune_cpu import config as small
+
+config = dict(
+    small,
+    model=dict(
+        small["model"],
+        backbone=dict(
+            type="TimmFeatures",
+            model="tf_efficientnet_lite0",
+            pretrained=True,
+            frozen_stride=4,
+            num_tokens=100,
+            pos_dim=128,
+        ),
+        # These weights were trained on pixels of -1..1.
+        input_rule=dict(small["model"]["input_rule"], mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)),
+    ),
+    optimizer=dict(lr=1e-3, backbone_lr_scale=0.2, weight_decay=1e-4),
+    schedule=dict(type="cosine", per_step=True, min_lr=1e-5, warmup_steps=20),
+    train=dict(small["train"], epochs=12, ema=0.98, eval_every=3),
+)
