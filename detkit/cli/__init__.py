@@ -14,17 +14,22 @@ from detkit.runtime.failures import describe, threads_without_traceback
 from detkit.runtime.stopping import sigterm_as_ctrl_c
 
 
+BROKEN_PIPE = 141  # as the shell has it for programs that SIGPIPE ends
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a subcommand; what goes wrong is printed in one line without a traceback, with exit code 2.
 
-    Ctrl-C and SIGTERM end it with exit code 130. Errors of detkit itself keep their traceback.
+    Ctrl-C and SIGTERM end it with exit code 130, a closed pipe with 141. Errors of detkit itself keep their traceback.
     """
     try:
         with sigterm_as_ctrl_c(), threads_without_traceback():
             return _run(sys.argv[1:] if arguments is None else list(arguments))
-    except BrokenPipeError:  # the reader of our output, such as head, has seen enough
+    except BrokenPipeError as error:  # the reader of our output, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        if notes := getattr(error, "__notes__", ()):
+            print(f"stopped: nobody reads the output any more; {'; '.join(notes)}", file=sys.stderr)
+        return BROKEN_PIPE
     except Exception as error:
         text = describe(error)
         if text is None or os.environ.get("DETKIT_TRACEBACK"):

@@ -7,6 +7,7 @@ import resource
 import shutil
 import signal
 import sys
+import threading
 
 import pytest
 import torch
@@ -211,3 +212,19 @@ def test_an_error_that_has_nothing_to_do_with_the_file_stays(tmp_path):
     with pytest.raises(OSError, match=r"no space left to write it: '.*a'"):
         write_atomically(tmp_path / "a", lambda path: (_ for _ in ()).throw(OSError(28, "full")))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_reader_of_the_output_that_ends_is_no_success(tmp_path):
+    def spoil():
+        reader, writer = os.pipe()
+        os.dup2(writer, 1)
+
+        def read():
+            while b"step 1/" not in os.read(reader, 4096):
+                pass
+            os.close(reader)
+
+        threading.Thread(target=read, daemon=True).start()
+
+    code, line = ended(tmp_path, spoil, train__log_every=1)
+    assert code == 141 and line.startswith("stopped: nobody reads the output any more; the run in")
