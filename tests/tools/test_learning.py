@@ -1,0 +1,85 @@
+"""What the benchmark of learning and the table of a training step show."""
+
+import importlib
+import json
+import sys
+
+import pytest
+from paths import TOOLS
+
+from detkit.data.export import export_scenes
+
+CONFIG = """
+swin = dict(type="Swin", embed_dim=16, depths=(1, 1, 1, 1), num_heads=(1, 2, 4, 8), window=4, num_tokens=4, pos_dim=16)
+config = dict(
+    model=dict(type="ViDT", backbone=swin, hidden_dim=16, decoder_layers=1, heads=2, ffn_dim=16, proposals=True,
+               input_rule=dict(shortest=32, longest=32, multiple=1)),
+    data=dict(train=dict(type="CocoDataset", annotation_file={train!r}, image_folder={images!r}),
+              transforms=[dict(type="Resize", shortest=32, longest=32)], batch_size=2),
+    schedule=dict(type="step", drop_epochs=[2]),
+    train=dict(epochs=3, ema=0.9),
+)
+"""
+
+
+@pytest.fixture
+def tool(monkeypatch):
+    """A function that imports a script of tools/ and sets its command line."""
+    monkeypatch.syspath_prepend(TOOLS)
+
+    def prepare(name, *arguments):
+        monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
+        return importlib.import_module(name)
+
+    return prepare
+
+
+@pytest.fixture
+def scenes(tmp_path):
+    """A folder with a data set of ten scenes, and a config that trains on them."""
+    folder = tmp_path / "data" / "tiny"
+    export_scenes(folder, train=6, val=4, size=48)
+    for part in ("train", "val"):
+        (folder / f"{part}.json").rename(folder / f"instances_{part}.json")
+        (folder / "images" / part).rename(folder / part)
+    config = tmp_path / "tiny.py"
+    train, images = folder / "instances_train.json", folder / "train"
+    config.write_text(CONFIG.format(train=str(train), images=str(images)), encoding="utf-8")
+    return config
+
+
+def test_the_parts_of_a_step(tool, scenes, capsys):
+    tool("benchmark_step", scenes, "--steps", 2).main()
+    rows = {line[:28].strip(): line[28:].split() for line in capsys.readouterr().out.splitlines()[1:-1]}
+    assert {"data", "body", "decoder", "matching", "losses", "backward", "optimizer", "moving average"} <= rows.keys()
+    step = rows.pop("step")
+    assert float(step[0]) == pytest.approx(sum(float(cells[0]) for cells in rows.values()), rel=0.5)
+    assert float(rows["body"][1]) > 0 == float(rows["backward"][1])
+
+
+def test_trainings_end_in_a_table_and_are_not_repeated(tool, scenes, tmp_path, capsys):
+    out, data = tmp_path / "out", scenes.parent / "data"
+    arguments = [scenes, "--data", "tiny", "--data-folder", data, "--seeds", 7, "--out", out]
+    script = tool("benchmark_learning", *arguments, "--seconds", 0.5)
+    script.main()
+    table = capsys.readouterr().out.splitlines()[-3:]
+    assert table[0].startswith("| data | config | AP") and table[2].startswith("| tiny | tiny |")
+    assert (out / "table.md").read_text().splitlines() == table and (out / "curves.png").is_file()
+    file = out / "tiny" / "tiny_seed7" / "result.json"
+    result, written = json.loads(file.read_text()), file.stat().st_mtime_ns
+    assert 0 < result["curve"][-1]["seconds"] < 3 and result["curve"][-1]["step"] % 3 == 0
+    script.main()
+    assert file.stat().st_mtime_ns == written
+    tool("benchmark_learning", *arguments, "--seconds", 2)
+    with pytest.raises(SystemExit, match="made with another seconds"):
+        script.main()
+
+
+def test_what_is_missing_is_named(tool, tmp_path, monkeypatch):
+    script = tool("benchmark_learning", "quickstart", "--data", "absent", "--data-folder", tmp_path)
+    with pytest.raises(SystemExit, match=r"no file .*instances_train.json; --data-folder names"):
+        script.main()
+    monkeypatch.setattr(script.importlib.util, "find_spec", lambda name: None)
+    tool("benchmark_learning", "--peer", "yolo11n.yaml")
+    with pytest.raises(SystemExit, match="ultralytics is not installed"):
+        script.main()
