@@ -78,6 +78,13 @@ def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
 
 
+def _weight_gradient(x_rows: Tensor, grad_rows: Tensor) -> Tensor:
+    """`grad.T @ x`, `[out_channels, in_channels]`. PyTorch copies the transposed first factor: the narrower one."""
+    if grad_rows.shape[1] > x_rows.shape[1]:
+        return _product(x_rows.t(), grad_rows.t()).t()
+    return _product(grad_rows.t(), x_rows.t())
+
+
 class _OneDnnLinear(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -92,6 +99,6 @@ class _OneDnnLinear(torch.autograd.Function):
         wanted = ctx.needs_input_grad
         return (
             _product(grad, weight.t()) if wanted[0] else None,
-            _product(grad_rows.t(), x.flatten(0, -2).t()) if wanted[1] else None,
+            _weight_gradient(x.flatten(0, -2), grad_rows) if wanted[1] else None,
             grad_rows.sum(0) if wanted[2] else None,
         )

@@ -13,7 +13,7 @@ def problem(shape=(2, 300, 256), out=384, bias=True):
 
 
 @pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("shape", [(600, 256), (2, 300, 256), (2, 3, 100, 256), (1, 4, 8)])
+@pytest.mark.parametrize("shape", [(600, 256), (600, 512), (2, 300, 256), (2, 3, 100, 256), (1, 4, 8)])
 def test_values_and_gradients_are_those_of_pytorch(shape, bias):
     x, layer = problem(shape, bias=bias)
     weight = torch.randn(layer(x).shape)
