@@ -287,7 +287,8 @@ def warn_of_crowds(model: Model, dataset: Dataset) -> None:
     most, limit = dataset.max_objects_per_image, model.max_detections
     if most is not None and limit is not None and most > limit:
         logger.warning(
-            "an image of data.train has %d objects, but the model finds at most %d: set model.backbone.num_tokens",
+            "an image of data.train has %d objects, but the model finds at most %d: set model.backbone.num_tokens, "
+            "or with proposals model.queries",
             most,
             limit,
         )

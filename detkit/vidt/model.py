@@ -28,7 +28,7 @@ from detkit.vidt.losses.token_labels import TokenHead
 from detkit.vidt.outputs import DistillationFeatures, Stages
 from detkit.vidt.postprocess import postprocess
 from detkit.vidt.prompts import answer_prompts
-from detkit.vidt.proposals import DensePredictions, ProposalHead
+from detkit.vidt.proposals import DensePredictions, ProposalHead, Queries
 
 
 def input_projection(conv: type[nn.Module], channels: int, hidden_dim: int) -> nn.Sequential:
@@ -73,6 +73,9 @@ class ViDT(PromptedModel):
         distil_weight: weight of the distillation loss.
         proposals: start the det tokens at the best predictions of a dense head (see `detkit.vidt.proposals`). By
             default they start at learned reference points, as published.
+        queries: with proposals, how many queries the decoder refines. Query i starts from det token i modulo their
+            number, so that there may be far more queries than tokens in the backbone, where a token costs most. By
+            default one for each token.
         criterion: loss terms, by default `SetCriterion()`.
         top_k: detections kept for an image.
         input_rule: arguments of `InputRule`.
@@ -98,6 +101,7 @@ class ViDT(PromptedModel):
         teacher: nn.Module | None = None,
         distil_weight: NonNegativeFloat = 4.0,
         proposals: bool = False,
+        queries: Objects | None = None,
         criterion: SetCriterion | None = None,
         top_k: Objects = 100,
         input_rule: Annotated[Mapping[str, Any], OptionsOf(InputRule)] | None = None,
@@ -106,9 +110,12 @@ class ViDT(PromptedModel):
             raise ValueError(f"hidden_dim must be a multiple of heads, got hidden_dim {hidden_dim} and heads {heads}")
         if proposals and not box_refine:
             raise ValueError("proposals need box_refine: boxes to start from that no stage moves make no sense")
+        if queries is not None and not proposals:
+            raise ValueError("queries need proposals: without them there is one query for each det token")
         super().__init__(LabelMap.numbered(num_classes), InputRule(**(input_rule or {})))
         self.backbone = backbone
         self.box_refine, self.top_k = box_refine, top_k
+        self.queries = queries
         self.criterion = criterion or SetCriterion()
         channels = backbone.num_channels
         self.input_proj = nn.ModuleList(input_projection(nn.Conv2d, c, hidden_dim) for c in channels)
@@ -138,13 +145,14 @@ class ViDT(PromptedModel):
 
     @property
     def max_detections(self) -> int:
-        """The number of det tokens: each finds at most one object."""
-        return self.backbone.num_tokens
+        """The number of queries: each finds at most one object."""
+        return self.queries or self.backbone.num_tokens
 
     def forward_stages(self, images: ImageBatch) -> Stages:
         """The predictions of all stages for normalised images."""
         det, det_pos, memory = self.encode(images)
-        det_of_stage, boxes, dense = self.decode(det, det_pos, memory)
+        queries, dense = self.start(det, det_pos, memory)
+        det_of_stage, boxes = self.decode(queries, memory)
         det_sbnc = torch.stack(det_of_stage)
         return Stages(
             apply_heads(self.class_embed, det_of_stage),
@@ -158,7 +166,9 @@ class ViDT(PromptedModel):
 
     def forward_last(self, images: ImageBatch) -> Stages:
         """The predictions of the last stage, without those that only training uses; detections are made from these."""
-        det_of_stage, boxes, _ = self.decode(*self.encode(images))
+        det, det_pos, memory = self.encode(images)
+        queries, _ = self.start(det, det_pos, memory)
+        det_of_stage, boxes = self.decode(queries, memory)
         last = det_of_stage[-1][None]
         vectors = None if self.vector_embed is None else self.vector_embed(last)
         return Stages(self.class_embed[-1](last), boxes[-1][None], vectors=vectors)
@@ -178,32 +188,33 @@ class ViDT(PromptedModel):
         det_pos = self.query_pos_proj(found.det_pos.transpose(1, 2)).transpose(1, 2)
         return det, det_pos, memory
 
-    def decode(
-        self, det_bnc: Tensor, det_pos: Tensor, memory: Memory
-    ) -> tuple[list[Tensor], list[Tensor], DensePredictions | None]:
+    def start(self, det_bnc: Tensor, det_pos: Tensor, memory: Memory) -> tuple[Queries, DensePredictions | None]:
+        """The queries that enter the decoder, and the dense predictions of the proposals, if there are any."""
+        if self.proposals is not None:
+            dense = self.proposals(memory)
+            return self.proposals.start(dense, memory, det_bnc, det_pos, self.max_detections), dense
+        assert self.reference_points is not None
+        references = self.reference_points(det_pos).float().sigmoid().expand(len(det_bnc), -1, -1)
+        return Queries(det_bnc, det_pos, references), None
+
+    def decode(self, queries: Queries, memory: Memory) -> tuple[list[Tensor], list[Tensor]]:
         """Run the decoder; the boxes of a stage are the references of the next one.
 
         Returns:
-            The det tokens `[b, n, c]` and the boxes `[b, n, 4]` (cxcywh, 0..1) of each stage, and the dense predictions
-            of the proposals, if there are any.
+            The queries `[b, q, c]` and the boxes `[b, q, 4]` (cxcywh, 0..1) of each stage.
         """
-        dense = None
-        if self.proposals is not None:
-            dense = self.proposals(memory)
-            det_bnc, det_pos, references = self.proposals.start(dense, memory, det_bnc, det_pos)
-        else:
-            assert self.reference_points is not None
-            references = self.reference_points(det_pos).float().sigmoid().expand(len(det_bnc), -1, -1)
+        content, references = queries.content, queries.references
         tokens, boxes = [], []
         for stage in range(len(self.decoder) + 1):
             if stage > 0:
                 ratios = memory.valid_ratios.repeat(1, 1, references.shape[-1] // 2)
-                det_bnc = self.decoder[stage - 1](det_bnc, det_pos, references[:, :, None] * ratios[:, None], memory)
-            tokens.append(det_bnc)
-            boxes.append(self._refine(self.bbox_embed[stage](det_bnc).float(), references))
+                scaled = references[:, :, None] * ratios[:, None]
+                content = self.decoder[stage - 1](content, queries.positions, scaled, memory)
+            tokens.append(content)
+            boxes.append(self._refine(self.bbox_embed[stage](content).float(), references))
             if self.box_refine:
                 references = boxes[-1].detach()
-        return tokens, boxes, dense
+        return tokens, boxes
 
     @staticmethod
     def _refine(change: Tensor, references: Tensor) -> Tensor:

@@ -6,7 +6,8 @@ Deformable DETR, arXiv 2010.04159, section 4.2; distinct queries as in DDQ, arXi
 detector with proposals converges several times faster: it gets more positive examples than one-to-one matching gives,
 and det tokens need not find the objects first. This is an option of detkit; the published ViDT has no proposals.
 
-Shape letters: b images, s positions of all levels, n det tokens, t objects (padded), c channels, k classes.
+Shape letters: b images, s positions of all levels, n det tokens, q queries, t objects (padded), c channels,
+k classes.
 """
 
 from __future__ import annotations
@@ -44,6 +45,21 @@ class DensePredictions:
     padding: Tensor
 
 
+@dataclass
+class Queries:
+    """What the decoder starts from.
+
+    Attributes:
+        content: [b, q, c].
+        positions: [b or 1, q, c], position embeddings.
+        references: [b, q, 4] boxes (cxcywh) or [b, q, 2] points, relative to the unpadded image, in 0..1.
+    """
+
+    content: Tensor
+    positions: Tensor
+    references: Tensor
+
+
 class ProposalHead(nn.Module):
     """Predicts a class and a box at every position, and starts the det tokens at the best of them."""
 
@@ -63,27 +79,26 @@ class ProposalHead(nn.Module):
         boxes = (self.bbox_embed(hidden).float() + inverse_sigmoid(anchors)).sigmoid()
         return DensePredictions(self.class_embed(hidden), boxes, anchors[..., :2], memory.padding)
 
-    def start(
-        self, dense: DensePredictions, memory: Memory, det_bnc: Tensor, det_pos: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Choose a proposal for each det token.
+    def start(self, dense: DensePredictions, memory: Memory, det_bnc: Tensor, det_pos: Tensor, number: int) -> Queries:
+        """Choose a proposal for each query.
 
         Args:
             dense: the predictions of `forward`.
             memory: the maps that they were made from.
             det_bnc: [DET] tokens.
             det_pos: [1, n, c], their position embeddings.
+            number: of queries; query i starts from token i modulo n.
 
         Returns:
-            The det tokens `[b, n, c]` with the features of their proposals added, their positions `[b, n, c]` with the
-            embedded boxes added, and the boxes `[b, n, 4]` (cxcywh, 0..1) as first references. Where the maps have
-            fewer positions than there are tokens, only as many of the first tokens.
+            The tokens with the features of their proposals added, their positions with the embedded boxes added, and
+            the proposals themselves. Where the maps have fewer positions than there should be queries, only the first.
         """
-        best = best_distinct(dense, det_bnc.shape[1])
-        det_bnc, det_pos = det_bnc[:, : best.shape[1]], det_pos[:, : best.shape[1]]
+        best = best_distinct(dense, number)
+        token = torch.arange(best.shape[1], device=best.device) % det_bnc.shape[1]
         references = gather_rows(dense.boxes.detach(), best)
-        det = det_bnc + self.content(gather_rows(memory.features, best))
-        return det, det_pos + self.position(encode_boxes(references, det.shape[-1] // 2)), references
+        content = det_bnc[:, token] + self.content(gather_rows(memory.features, best))
+        positions = det_pos[:, token] + self.position(encode_boxes(references, content.shape[-1] // 2))
+        return Queries(content, positions, references)
 
 
 def gather_rows(x_bsc: Tensor, index_bn: Tensor) -> Tensor:

@@ -81,8 +81,25 @@ def test_maps_with_fewer_positions_than_det_tokens_start_fewer_tokens():
     assert len(found) > 0 and found.boxes.isfinite().all()
 
 
+def test_there_may_be_more_queries_than_det_tokens():
+    model = small_vidt(proposals=True, queries=30).train()
+    assert model.max_detections == 30
+    losses = model(batch(objects(*[(0, 0, 20, 20)] * 9), objects()))
+    sum(losses.values()).backward()
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in model.parameters())
+    image = ImageBatch.from_images([torch.randn(3, 64, 64)])
+    assert model.eval().forward_stages(image).boxes.shape == (3, 1, 30, 4)
+    with torch.no_grad():
+        tokens = model.start(*model.encode(image))[0]
+        model.backbone.det_token += 1
+        moved = model.start(*model.encode(image))[0]
+    assert not torch.equal(tokens.content[0, 29], moved.content[0, 29])  # which has the second token
+
+
 def test_the_published_model_has_none():
     model = small_vidt()
     assert model.forward_stages(ImageBatch.from_images([torch.randn(3, 64, 64)])).dense is None
     with pytest.raises(ValueError, match="proposals need box_refine"):
         small_vidt(proposals=True, box_refine=False)
+    with pytest.raises(ValueError, match="queries need proposals"):
+        small_vidt(queries=20)
