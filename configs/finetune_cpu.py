@@ -15,18 +15,20 @@ are little beside ImageNet weights: expect a detector that shows the way; for a 
 from quickstart import config as quickstart
 
 FOLDER = dict(type="CocoDataset", annotation_file=None, image_folder=None)
+# Crops of one size: a batch is not padded to the largest of its images.
 AUGMENT = dict(
     type="DetrAugment",
-    shortest=[192, 208, 224, 240, 256, 272, 288],
-    longest=384,
-    crop_resize=[224, 256, 320],
-    crop_size=[160, 256],
+    shortest=[256],
+    longest=256,
+    crop_probability=1.0,
+    crop_resize=[224, 256, 288, 320],
+    crop_size=[256, 256],
 )
 INPUT = dict(shortest=256, longest=384, multiple=16)
 
 config = dict(
     quickstart,
-    model=dict(quickstart["model"], backbone=dict(quickstart["model"]["backbone"], num_tokens=100), input_rule=INPUT),
+    model=dict(quickstart["model"], queries=100, input_rule=INPUT),
     data=dict(train=dict(FOLDER), val=dict(FOLDER), transforms=[AUGMENT], batch_size=8, eval_batch_size=8, workers=1),
     schedule=dict(type="cosine", per_step=True, min_lr=1e-5, warmup_steps=50),
     optimizer=dict(lr=5e-4, weight_decay=1e-4),
