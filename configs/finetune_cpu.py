@@ -31,6 +31,6 @@ config = dict(
     model=dict(quickstart["model"], queries=100, input_rule=INPUT),
     data=dict(train=dict(FOLDER), val=dict(FOLDER), transforms=[AUGMENT], batch_size=8, eval_batch_size=8, workers=1),
     schedule=dict(type="cosine", per_step=True, min_lr=1e-5, warmup_steps=50),
-    optimizer=dict(lr=5e-4, weight_decay=1e-4),
+    optimizer=dict(lr=2e-3, weight_decay=1e-4),
     train=dict(epochs=20, ema=0.99, eval_every=5, log_every=10),
 )
