@@ -13,7 +13,6 @@ from detkit.cli.parser import Command, make_parser, misspelling, offer_completio
 from detkit.runtime.failures import describe, threads_without_traceback
 from detkit.runtime.stopping import sigterm_as_ctrl_c
 
-
 BROKEN_PIPE = 141  # as the shell has it for programs that SIGPIPE ends
 
 
