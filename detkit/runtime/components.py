@@ -27,6 +27,7 @@ logger = logging.getLogger(__name__)
 
 MODULES = (
     "detkit.backbones.coat",
+    "detkit.backbones.conv_det",
     "detkit.backbones.fpn",
     "detkit.backbones.resnet",
     "detkit.backbones.swin",
