@@ -21,8 +21,10 @@ import importlib
 import io
 import sys
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import torch
 from _official import StandIns, add_process_options, check_clone, largest_error, measure, print_comparison, run, run_job
@@ -31,7 +33,7 @@ from torch import Tensor, nn
 from detkit.backbones.layers import DropPath
 from detkit.engine.optim import build_optimizer
 from detkit.ops.boxes import box_area, xyxy_to_cxcywh
-from detkit.ops.masks import crop_masks
+from detkit.ops.masks import MaskCrops, crop_masks
 from detkit.registry import build
 from detkit.structures import Annotations, ImageBatch
 from detkit.vidt.convert import from_official
@@ -127,6 +129,12 @@ class Official:
         return self.postprocess(outputs, torch.tensor([MASK_SIZE]))[0]["masks"][:, 0]
 
 
+def roi_align(masks: Tensor, rois: Tensor, side: Sequence[int], *_: Any) -> Tensor:
+    """Boxes `rois[:, 1:]` of masks `[n, 1, h, w]` as bitmaps of 0 and 1, `[n, 1, side, side]`."""
+    crops = MaskCrops.of_masks(masks[:, 0] > 0, (masks.shape[2], masks.shape[3]))
+    return crop_masks(crops, rois[:, 1:], side[0])[:, None].float()
+
+
 def stand_in_for_libraries() -> None:
     """What the parts that are run need of timm and torchvision; cropping masks is detkit's own, a fast one."""
     StandIns(dict.fromkeys(["timm", "torchvision", "pycocotools", "MultiScaleDeformableAttention"])).install()
@@ -134,7 +142,7 @@ def stand_in_for_libraries() -> None:
     layers.DropPath, layers.trunc_normal_, layers.to_2tuple = DropPath, nn.init.trunc_normal_, lambda side: (side, side)
     torchvision, ops = importlib.import_module("torchvision"), importlib.import_module("torchvision.ops")
     torchvision.__version__, torchvision._is_tracing = "0.9.0", lambda: False
-    ops.roi_align = lambda masks, rois, side, *_: crop_masks(masks[:, 0] > 0, rois[:, 1:], side[0])[:, None].float()
+    ops.roi_align = roi_align
     importlib.import_module("torchvision.ops.boxes").box_area = box_area
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from detkit.data.base import ImageDataset
 from detkit.data.coco_file import read_coco_file, select_categories, turn_content
 from detkit.files import as_url, refuse_url
 from detkit.images import Frame, image_size, read_frame, read_photo
+from detkit.ops.masks import MaskCrops
 from detkit.ops.orientation import Turn
 from detkit.ops.rle import decode_mask
 from detkit.registry import register
@@ -129,7 +131,7 @@ class CocoDataset(ImageDataset):
             keep = _has_area(boxes)
             masks = None
             if self.with_masks:
-                masks = turn.masks(self._decode_masks(objects, keep, *turn.annotated_size))
+                masks = MaskCrops.of_masks(self._decode_masks(objects, keep, turn), (height, width))
         except ValueError as error:
             raise ValueError(f"image id {image_id} ({path}) of {self.annotation_file}: {error}") from error
         return image, Annotations(
@@ -208,18 +210,18 @@ class CocoDataset(ImageDataset):
         self._segmentation_starts = np.cumsum([0, *map(len, texts)], dtype=np.int64)
         self._segmentations = np.frombuffer(b"".join(texts), dtype=np.uint8)
 
-    def _decode_masks(self, objects: np.ndarray, keep: np.ndarray, height: int, width: int) -> Tensor:
-        """The masks of the objects to keep; those whose segmentation cannot be read leave `keep`."""
-        masks = []
+    def _decode_masks(self, objects: np.ndarray, keep: np.ndarray, turn: Turn) -> Iterator[np.ndarray]:
+        """The masks of the objects to keep, `[h, w]` each; those whose segmentation cannot be read leave `keep`."""
         for number in np.flatnonzero(keep):
             i = objects[number]
             text = self._segmentations[self._segmentation_starts[i] : self._segmentation_starts[i + 1]].tobytes()
             try:
-                masks.append(decode_mask(json.loads(text), height, width))
+                mask = decode_mask(json.loads(text), *turn.annotated_size)
             except ValueError as error:
                 keep[number] = False
                 self._report_mask(int(self._annotation_ids[i]), error)
-        return torch.from_numpy(np.stack(masks) if masks else np.zeros((0, height, width), dtype=bool))
+                continue
+            yield turn.masks(torch.from_numpy(mask)[None])[0].numpy() if turn else mask
 
     def _report_mask(self, annotation_id: int, error: ValueError) -> None:
         if annotation_id not in self._reported_masks:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from detkit.data.base import ImageDataset
 from detkit.data.drawing import SHAPES, paint
+from detkit.ops.masks import MaskCrops
 from detkit.registry import register
 from detkit.registry.ranges import PictureSide, PositiveInt, PositiveShare, Seed
 from detkit.structures import Annotations, LabelMap
@@ -89,18 +90,9 @@ class _Scene:
     def image(self) -> np.ndarray:
         return np.clip(self.canvas, 0, 255).astype(np.uint8)
 
-    def masks(self) -> np.ndarray:
-        return np.equal(self.owner, np.arange(1, len(self.labels) + 1, dtype=np.uint8)[:, None, None])
-
-
-def _tight_boxes(masks: np.ndarray) -> np.ndarray:
-    """x1 y1 x2 y2 around the true pixels of masks [n, h, w], x2 and y2 one past the last; no mask may be empty."""
-    columns = np.asarray(masks.any(axis=1))
-    rows = np.asarray(masks.any(axis=2))
-    height, width = masks.shape[1:]
-    first = columns.argmax(axis=1), rows.argmax(axis=1)
-    last = width - columns[:, ::-1].argmax(axis=1), height - rows[:, ::-1].argmax(axis=1)
-    return np.stack([*first, *last], axis=1).astype(np.float32)
+    def masks(self) -> MaskCrops:
+        """The pixels that are seen of each object."""
+        return MaskCrops.of_masks((self.owner == i + 1 for i in range(len(self.labels))), self.owner.shape)
 
 
 @register
@@ -181,9 +173,9 @@ class SyntheticScenes(ImageDataset):
         scene = self._render(index)
         masks = scene.masks()
         annotations = Annotations(
-            boxes=torch.from_numpy(_tight_boxes(masks)),
+            boxes=masks.boxes(),
             labels=torch.tensor(scene.labels),
-            masks=torch.from_numpy(masks) if self.with_masks else None,
+            masks=masks if self.with_masks else None,
             image_id=self.image_ids[index],
             original_size=(self.height, self.width),
             file_name=f"synthetic scene {index} of seed {self.seed}",
@@ -206,15 +198,13 @@ class SyntheticScenes(ImageDataset):
     def _coco_annotations(self, index: int) -> list[dict]:
         scene = self._render(index)
         masks = scene.masks()
-        boxes = _tight_boxes(masks)
+        boxes = masks.boxes()
         boxes[:, 2:] -= boxes[:, :2]
         annotations = [
             {"category_id": self.label_map.category_ids[label], "bbox": box, "area": area, "iscrowd": 0}
             for label, box, area in zip(scene.labels, boxes.tolist(), scene.visible_areas, strict=True)
         ]
         if self.with_masks:
-            from detkit.ops.rle import encode_masks
-
-            for annotation, rle in zip(annotations, encode_masks(masks), strict=True):
+            for annotation, rle in zip(annotations, masks.encode(), strict=True):
                 annotation["segmentation"] = rle
         return annotations

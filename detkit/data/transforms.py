@@ -42,12 +42,12 @@ class RandomFlip:
     def __call__(self, image: Tensor, annotations: Annotations, rng: np.random.Generator) -> Sample:
         if rng.random() >= self.probability:
             return image, annotations
-        masks, points, width = annotations.masks, annotations.points, image.shape[2]
+        masks, points, (height, width) = annotations.mask_crops, annotations.points, image_size(image)
         x1, y1, x2, y2 = annotations.boxes.unbind(1)
         flipped = replace(
             annotations,
             boxes=torch.stack([width - x2, y1, width - x1, y2], dim=1),
-            masks=None if masks is None else masks.flip(2),
+            masks=None if masks is None else masks.resampled(np.arange(height), np.arange(width)[::-1]),
             points=None if points is None else torch.stack([width - 1 - points[:, 0], points[:, 1]], dim=1),
         )
         return image.flip(2), flipped
@@ -75,11 +75,11 @@ class Resize:
         check_shape(old, self.longest, self.multiple)
         new = resized_size(old, self.shortest, self.longest, self.multiple)
         scale = annotations.boxes.new_tensor([new[1] / old[1], new[0] / old[0]])
-        masks, points = annotations.masks, annotations.points
+        masks, points = annotations.mask_crops, annotations.points
         resized = replace(
             annotations,
             boxes=annotations.boxes * scale.repeat(2),
-            masks=None if masks is None else _resize_masks(masks, new),
+            masks=None if masks is None else masks.resampled(*map(_nearest, old, new)),
             points=None if points is None else (points + 0.5) * scale - 0.5,
         )
         return resize_image(image, new), resized
@@ -131,17 +131,15 @@ class DetrAugment:
         check_shape(image_size(image), self.longest, self.multiple)
         plan = self._draw_plan(image_size(image), rng)
         targets = {"bboxes": annotations.boxes.numpy(), "index": np.arange(len(annotations))}
-        if annotations.masks is not None and len(annotations):
-            targets["masks"] = annotations.masks.numpy().view(np.uint8)
         result = plan.compose()(image=np.ascontiguousarray(image.permute(1, 2, 0).numpy()), **targets)
         image = torch.from_numpy(np.ascontiguousarray(result["image"].transpose(2, 0, 1)))
         keep = torch.as_tensor(np.asarray(result["index"], dtype=np.int64))
-        masks, points = annotations.masks, annotations.points
+        masks, points = annotations.mask_crops, annotations.points
         moved = replace(
             annotations,
             boxes=torch.as_tensor(np.asarray(result["bboxes"], dtype=np.float32)).reshape(-1, 4),
             labels=annotations.labels[keep],
-            masks=None if masks is None else _stack_masks(result.get("masks", ()), image.shape[1:])[keep],
+            masks=None if masks is None else masks[keep].resampled(plan.rows, plan.columns),
             points=None if points is None else plan.move_points(points[keep]),
         )
         return image, moved if masks is None else _drop_empty_masks(moved)
@@ -167,13 +165,15 @@ class DetrAugment:
 class _Plan:
     """The albumentations steps for one image of `size` (h, w), and their effect on points: `points * scale + offset`.
 
-    Points are moved here because albumentations drops those outside of a crop.
+    Points are moved here because albumentations drops those outside of a crop. So are masks, which show the pixels
+    `rows` and `columns` of the old ones: albumentations would make all of them full.
     """
 
     def __init__(self, size: tuple[int, int]):
         self.size = size
         self.steps: list = []
         self.scale, self.offset = np.ones(2), np.zeros(2)
+        self.rows, self.columns = map(np.arange, size)
 
     def _add(self, step: object, scale: tuple[float, float], offset: tuple[float, float]) -> None:
         self.steps.append(step)
@@ -181,16 +181,18 @@ class _Plan:
 
     def flip(self) -> None:
         self._add(_albumentations().HorizontalFlip(p=1), (-1, 1), (self.size[1], 0))
+        self.columns = self.columns[::-1]
 
     def resize(self, size: tuple[int, int]) -> None:
-        from cv2 import INTER_NEAREST_EXACT
-
-        step = _albumentations().Resize(*size, mask_interpolation=INTER_NEAREST_EXACT, area_for_downscale="image")
+        step = _albumentations().Resize(*size, area_for_downscale="image")
         self._add(step, (size[1] / self.size[1], size[0] / self.size[0]), (0, 0))
+        self.rows = self.rows[_nearest_of_opencv(self.size[0], size[0])]
+        self.columns = self.columns[_nearest_of_opencv(self.size[1], size[1])]
         self.size = size
 
     def crop(self, x: int, y: int, width: int, height: int) -> None:
         self._add(_albumentations().Crop(x, y, x + width, y + height), (1, 1), (-x, -y))
+        self.rows, self.columns = self.rows[y : y + height], self.columns[x : x + width]
         self.size = height, width
 
     def compose(self) -> Callable:
@@ -226,20 +228,22 @@ def check_probability(name: str, value: float) -> float:
     return value
 
 
-def _resize_masks(masks: Tensor, size: tuple[int, int]) -> Tensor:
-    if len(masks) == 0:
-        return masks.new_zeros(0, *size)
-    return F.interpolate(masks[None].to(torch.uint8), size=size, mode="nearest-exact")[0].bool()
+def _nearest(old: int, new: int) -> np.ndarray:
+    """For each of `new` pixels along an axis of `old` ones the nearest of these."""
+    pixels = torch.arange(old, dtype=torch.float32)[None, None]
+    return F.interpolate(pixels, size=new, mode="nearest-exact")[0, 0].long().numpy()
 
 
-def _stack_masks(masks: Sequence[np.ndarray], size: Sequence[int]) -> Tensor:
-    if len(masks) == 0:
-        return torch.zeros(0, *size, dtype=torch.bool)
-    return torch.from_numpy(np.ascontiguousarray(masks)).bool()
+def _nearest_of_opencv(old: int, new: int) -> np.ndarray:
+    """The same by OpenCV, which takes the other one of two that are equally near."""
+    from cv2 import INTER_NEAREST_EXACT, resize
+
+    pixels = np.arange(old, dtype=np.float32)[:, None]
+    return resize(pixels, (1, new), interpolation=INTER_NEAREST_EXACT)[:, 0].astype(np.int64)
 
 
 def _drop_empty_masks(annotations: Annotations) -> Annotations:
-    assert annotations.masks is not None
-    keep = annotations.masks.flatten(1).any(dim=1)
-    kept = {name: getattr(annotations, name) for name in ("boxes", "labels", "masks", "points")}
+    assert annotations.mask_crops is not None
+    keep = torch.tensor(annotations.mask_crops.areas) > 0
+    kept = {name: vars(annotations)[name] for name in ("boxes", "labels", "masks", "points")}
     return replace(annotations, **{name: value[keep] for name, value in kept.items() if value is not None})

@@ -126,7 +126,7 @@ def _to_plain(value: Any) -> Any:
     """Dataclasses as dicts that name their type."""
     if is_dataclass(value):
         name = f"{type(value).__module__}:{type(value).__qualname__}"
-        return {TYPE: name, **{field.name: _to_plain(getattr(value, field.name)) for field in fields(value)}}
+        return {TYPE: name, **{field.name: _to_plain(vars(value)[field.name]) for field in fields(value)}}
     if isinstance(value, dict):
         return {key: _to_plain(item) for key, item in value.items()}
     return type(value)(map(_to_plain, value)) if isinstance(value, (list, tuple)) else value

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from detkit.ops.masks import MASKS_AT_ONCE, MaskCrops
+
 # Denominator of the integer weights of a bilinear resize, as in OpenCV.
 WEIGHT_UNIT = 2048
 
@@ -29,16 +31,31 @@ def profiles(masks: Tensor) -> tuple[Tensor, Tensor]:
     return rows.view(torch.uint8).sum((0, 3), dtype=torch.int64), by_column[:, :width]
 
 
-def centres_of_mass(masks: Tensor) -> tuple[Tensor, Tensor]:
+def centres_of_mass(masks: Tensor, start: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Centres of mass of bool masks `[n, h, w]`.
+
+    Args:
+        masks: the masks, or parts of them beyond which there is nothing.
+        start: [n, 2] int64, the row and the column at which each part begins; None for whole masks.
 
     Returns:
         The mean pixel index x, y `[n, 2]` float32, NaN for an empty mask, and the areas `[n]` in pixels.
     """
     rows, columns = profiles(masks)
     area = rows.sum(1)
-    moments = [(p * torch.arange(p.shape[1], device=p.device)).sum(1) for p in (columns, rows)]
-    return (torch.stack(moments, dim=1).double() / area[:, None]).float(), area
+    moments = torch.stack([(p * torch.arange(p.shape[1], device=p.device)).sum(1) for p in (columns, rows)], dim=1)
+    if start is not None:
+        moments += start.flip(1) * area[:, None]
+    return (moments.double() / area[:, None]).float(), area
+
+
+def centres_of_crops(masks: MaskCrops) -> tuple[Tensor, Tensor]:
+    """The same of masks in little memory."""
+    parts = [centres_of_mass(pixels, places[:, :2]) for _, places, pixels in masks.groups(MASKS_AT_ONCE)]
+    if not parts:
+        return torch.zeros(0, 2, device=masks.device), torch.zeros(0, dtype=torch.int64, device=masks.device)
+    centres, areas = zip(*parts, strict=True)
+    return torch.cat(centres), torch.cat(areas)
 
 
 def extents(masks: Tensor) -> Tensor:
@@ -79,6 +96,12 @@ def quarter_masks(masks: Tensor, size: tuple[int, int]) -> Tensor:
 
     blend = ((interpolate(0) * top_weight[:, None]) >> 16) + ((interpolate(1) * bottom_weight[:, None]) >> 16)
     return F.pad(((blend + 2) >> 2).byte(), (0, size[1] - out_w, 0, size[0] - out_h))
+
+
+def quarter_crops(masks: MaskCrops, size: tuple[int, int]) -> Tensor:
+    """The same of masks in little memory, of which there must be one; few of them are full at the same time."""
+    groups = range(0, len(masks), MASKS_AT_ONCE)
+    return torch.cat([quarter_masks(masks[start : start + MASKS_AT_ONCE].dense(), size) for start in groups])
 
 
 def _taps(old: int, new: int, is_row: bool, device: torch.device) -> list[Tensor]:

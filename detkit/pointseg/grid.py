@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from detkit.pointseg.geometry import centres_of_mass, quarter_masks
+from detkit.pointseg.geometry import centres_of_crops, quarter_crops
 from detkit.structures import Annotations
 
 STUDENT_GRIDS, STUDENT_RANGES = (40, 36, 24, 16, 12), ((1, 96), (48, 192), (96, 384), (192, 768), (384, 2048))
@@ -117,12 +117,13 @@ class Objects:
         for i, objects in enumerate(annotations):
             if len(objects) == 0:
                 continue
-            if objects.masks is None:
+            masks = objects.mask_crops
+            if masks is None:
                 name = objects.file_name or objects.image_id or i
                 raise ValueError(f"image {name}: training needs masks, it has only boxes")
-            masks = objects.masks.to(device)
-            centres, area = centres_of_mass(masks)
-            small = quarter_masks(masks, (frame[0] // 4, frame[1] // 4))
+            masks = masks.to(device)
+            centres, area = centres_of_crops(masks)
+            small = quarter_crops(masks, (frame[0] // 4, frame[1] // 4))
             labels, boxes = objects.labels.to(device), objects.boxes.to(device).float()
             columns = torch.full_like(labels, i), labels, boxes, centres, small
             parts.append(tuple(column[area > 0] for column in columns))

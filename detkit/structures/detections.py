@@ -7,46 +7,32 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor
 
-from detkit.ops.masks import BoxMasks
+from detkit.ops.masks import RegionMasks
 from detkit.ops.rle import encode_masks
 from detkit.structures.images import Annotations
 from detkit.structures.labels import LabelMap
-from detkit.structures.tensors import TensorStruct
+from detkit.structures.masks import DENSE_MASKS, DenseMasks, MaskStruct
 from detkit.visualize import draw_detections
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 
-class _DenseMasks:
-    """The field `Detections.masks`: masks that came as `BoxMasks` are pasted when they are first read."""
-
-    def __get__(self, found: Detections | None, owner: type) -> Tensor | None:
-        if found is None:
-            return None  # the field's default
-        if isinstance(found.stored_masks, BoxMasks):
-            self.__set__(found, found.stored_masks.dense())
-        return found.stored_masks
-
-    def __set__(self, found: Detections, masks: Tensor | BoxMasks | None) -> None:
-        vars(found)["masks"] = masks
-
-
-@dataclass
-class Detections(TensorStruct):
+@dataclass(repr=False)
+class Detections(MaskStruct):
     """What a model found in one image, best first.
 
     Attributes:
         boxes: [n, 4] float, x1 y1 x2 y2 in pixels of the original image.
         scores: [n] float in 0..1.
         labels: [n] int64, contiguous from 0.
-        masks: [n, h, w] bool at the original size, or None. They may be given as `BoxMasks`, which become a tensor
+        masks: [n, h, w] bool at the original size, or None. They may be given as `RegionMasks`, which become a tensor
             the first time that they are read; `encode_masks` and selecting do without.
         label_map: what the labels mean; None leaves them numbers.
     """
@@ -54,30 +40,22 @@ class Detections(TensorStruct):
     boxes: Tensor
     scores: Tensor
     labels: Tensor
-    masks: _DenseMasks = _DenseMasks()
+    masks: DenseMasks = DENSE_MASKS
     label_map: LabelMap | None = field(default=None, repr=False)
 
     @classmethod
     def of_annotations(cls, annotations: Annotations, label_map: LabelMap | None = None) -> Self:
         """The true objects of an image as if a model had found them, each with score 1."""
-        boxes, labels, masks = annotations.boxes, annotations.labels, annotations.masks
+        boxes, labels, masks = annotations.boxes, annotations.labels, annotations.stored_masks
         return cls(boxes, torch.ones(len(annotations), device=boxes.device), labels, masks, label_map)
 
     def __len__(self) -> int:
         return len(self.scores)
 
-    def __repr__(self) -> str:
-        shown = ("boxes", "scores", "labels", "masks")
-        return f"Detections({', '.join(f'{name}={vars(self)[name]}' for name in shown)})"
-
-    @property
-    def stored_masks(self) -> Any:
-        """`masks` as they are kept: `BoxMasks` that nobody has read yet, a tensor, or None."""
-        return vars(self)["masks"]
-
     def __getitem__(self, keep: Any) -> Self:
         """Select detections by a bool mask, an index tensor or a slice."""
-        return self.map_tensors(lambda tensor: tensor[keep])
+        kept: Any = {k: v[keep] for k, v in vars(self).items() if isinstance(v, (Tensor, RegionMasks))}
+        return replace(self, **kept)
 
     def clipped(self, height: int, width: int) -> Self:
         """The same detections with their boxes clipped to an image of that size."""
@@ -89,7 +67,7 @@ class Detections(TensorStruct):
     def encode_masks(self) -> list[dict[str, Any]]:
         """The masks as compressed RLE; there must be masks."""
         masks = self.stored_masks
-        return masks.encode() if isinstance(masks, BoxMasks) else encode_masks(masks)
+        return masks.encode() if isinstance(masks, RegionMasks) else encode_masks(masks)
 
     def names(self) -> list[str]:
         """The class name of each detection (its number where there is no name)."""
@@ -120,7 +98,7 @@ class Detections(TensorStruct):
         return draw_detections(image, self[self.scores >= min_score])
 
 
-@dataclass
+@dataclass(repr=False)
 class PromptedDetections(Detections):
     """Detections that know which prompt they answer.
 

@@ -6,12 +6,14 @@ Shape letters: b images, n objects, h/w pixels.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from detkit.images import image_size
+from detkit.ops.masks import MaskCrops, RegionMasks
+from detkit.structures.masks import DENSE_MASKS, DenseMasks, MaskStruct
 from detkit.structures.tensors import TensorStruct
 
 
@@ -56,14 +58,15 @@ class ImageBatch(TensorStruct):
         return len(self.images)
 
 
-@dataclass
-class Annotations(TensorStruct):
+@dataclass(repr=False)
+class Annotations(MaskStruct):
     """What is known about one image.
 
     Attributes:
         boxes: [n, 4] float, x1 y1 x2 y2 in pixels of the (resized, unpadded) image.
         labels: [n] int64, contiguous from 0.
-        masks: [n, h, w] bool, or None.
+        masks: [n, h, w] bool, or None. They may be given as `RegionMasks`, which become a tensor the first time that
+            they are read; `mask_crops` does without.
         points: [n, 2] float, x y, or None. The pixel in column 3 and row 5 is the point (3, 5).
         image_id: the id in the dataset's file, or None.
         original_size: (h, w) of the upright image before resizing, or None when it was never resized.
@@ -72,7 +75,7 @@ class Annotations(TensorStruct):
 
     boxes: Tensor
     labels: Tensor
-    masks: Tensor | None = None
+    masks: DenseMasks = DENSE_MASKS
     points: Tensor | None = None
     image_id: int | None = None
     original_size: tuple[int, int] | None = None
@@ -82,12 +85,21 @@ class Annotations(TensorStruct):
         if self.boxes.ndim != 2 or self.boxes.shape[1] != 4:
             raise ValueError(f"boxes have shape {tuple(self.boxes.shape)}, expected [n, 4]")
         for name in ("labels", "masks", "points"):
-            value = getattr(self, name)
+            value = vars(self)[name]
             if value is not None and len(value) != len(self.boxes):
                 raise ValueError(f"{len(self.boxes)} boxes but {len(value)} {name}")
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def mask_crops(self) -> MaskCrops | None:
+        """`masks` in little memory; None where there are none."""
+        masks = self.stored_masks
+        if masks is None or isinstance(masks, MaskCrops):
+            return masks
+        masks = masks.dense() if isinstance(masks, RegionMasks) else masks
+        return MaskCrops.of_masks(masks, (masks.shape[1], masks.shape[2]))
 
 
 @dataclass
@@ -110,7 +122,7 @@ class Batch(TensorStruct):
     def collate(cls, samples: Sequence[tuple[Tensor, Annotations]]) -> Batch:
         """Make a batch of `(image [3, h, w] uint8, Annotations)` samples."""
         images, annotations = zip(*samples, strict=True)
-        return cls(ImageBatch.from_images(images), list(annotations))
+        return cls(ImageBatch.from_images(images), [replace(a, masks=a.mask_crops) for a in annotations])
 
     def __len__(self) -> int:
         return len(self.annotations)

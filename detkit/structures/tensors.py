@@ -9,7 +9,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from detkit.ops.masks import BoxMasks
+from detkit.ops.masks import RegionMasks
 
 
 class TensorStruct:
@@ -35,6 +35,6 @@ class TensorStruct:
 def _map(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
     if isinstance(value, Tensor):
         return function(value)
-    if isinstance(value, (TensorStruct, BoxMasks)):
+    if isinstance(value, (TensorStruct, RegionMasks)):
         return value.map_tensors(function)
     return [_map(item, function) for item in value] if isinstance(value, list) else value

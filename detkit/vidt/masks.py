@@ -26,14 +26,14 @@ def check_masks(annotations: Sequence[Annotations], sizes: Sequence[tuple[int, i
     """
     for objects, size in zip(annotations, sizes, strict=True):
         image = f"image {objects.image_id} ({objects.file_name})"
-        if objects.masks is None and len(objects):
+        found = objects.mask_size
+        if found is None and len(objects):
             raise ValueError(
                 f"{image}: {len(objects)} objects without masks, but the model learns masks or token labels; "
                 "load the data with masks=True, or build the model with mask_vectors=0 and token_labels=False"
             )
-        if objects.masks is not None and tuple(objects.masks.shape[1:]) != tuple(size):
-            shape = tuple(objects.masks.shape[1:])
-            raise ValueError(f"{image}: masks are {shape} (h, w) but the image is {tuple(size)}")
+        if found is not None and found != tuple(size):
+            raise ValueError(f"{image}: masks are {found} (h, w) but the image is {tuple(size)}")
 
 
 def masks_to_vectors(annotations: Sequence[Annotations], sizes: Sequence[tuple[int, int]], keep: int) -> Tensor:
@@ -51,8 +51,8 @@ def masks_to_vectors(annotations: Sequence[Annotations], sizes: Sequence[tuple[i
     device = annotations[0].boxes.device
     vectors = torch.zeros(len(annotations), max(map(len, annotations)), keep, device=device)
     for i, objects in enumerate(annotations):
-        if objects.masks is not None and len(objects):
-            crops = crop_masks(objects.masks, objects.boxes, SIDE, frame=frame)
+        if (masks := objects.mask_crops) is not None and len(objects):
+            crops = crop_masks(masks, objects.boxes, SIDE, frame=frame)
             vectors[i, : len(objects)] = encode_dct(crops, keep)
     return vectors
 

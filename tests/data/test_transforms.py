@@ -5,9 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
+from cv2 import INTER_NEAREST_EXACT
 
 from detkit.data.synthetic import SyntheticScenes
 from detkit.data.transforms import DetrAugment, RandomFlip, Resize
+from detkit.ops.masks import MaskCrops
 from detkit.registry import build
 from detkit.structures import Annotations
 
@@ -111,6 +114,29 @@ def test_objects_whose_mask_is_cropped_away_are_dropped():
     masks[1] = False
     _, found = DetrAugment(crop_probability=0)(image, replace(annotations, masks=masks), rng())
     assert found.labels.tolist() == [0, 2, 3] and len(found.boxes) == len(found.masks) == len(found.points) == 3
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_masks_are_those_of_albumentations(seed):
+    """Its Compose moves full masks; here they move by the pixels that they show."""
+    masks = torch.rand(5, 97, 141, generator=torch.Generator().manual_seed(seed)) > 0.5
+    plan = DetrAugment(shortest=[64, 160], crop_resize=[80, 120], crop_size=(50, 90))._draw_plan((97, 141), rng(seed))
+    for step in plan.steps:
+        if hasattr(step, "mask_interpolation"):
+            step.mask_interpolation = INTER_NEAREST_EXACT
+    image = np.zeros((97, 141, 3), np.uint8)
+    boxes = {"bboxes": np.zeros((0, 4)), "index": np.zeros(0)}
+    moved = plan.compose()(image=image, masks=masks.numpy().view(np.uint8), **boxes)["masks"]
+    found = MaskCrops.of_masks(masks, (97, 141)).resampled(plan.rows, plan.columns).dense()
+    assert np.array_equal(found.numpy(), np.asarray(moved))
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_resized_masks_are_those_of_torch(seed):
+    image, annotations = white_boxes(*np.random.default_rng(seed).integers(460, 700, 2).tolist())
+    resized, found = Resize(130 + 17 * seed, 400, 1)(image, annotations, rng())
+    wanted = F.interpolate(annotations.masks[None].byte(), size=resized.shape[1:], mode="nearest-exact")[0].bool()
+    assert torch.equal(found.masks, wanted)
 
 
 @pytest.mark.parametrize("masks", [True, False])

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from detkit.ops.masks import BoxMasks
+from detkit.ops.masks import BoxMasks, MaskCrops
 from detkit.ops.rle import decode_mask
 from detkit.structures import Annotations, Batch, Detections, ImageBatch, LabelMap
 
@@ -87,6 +87,15 @@ class TestAnnotations:
         with pytest.raises(ValueError, match=message):
             Annotations(**({"boxes": torch.zeros(2, 4), "labels": torch.zeros(2)} | fields))
 
+    def test_compact_masks_become_full_ones_when_they_are_read(self):
+        full = torch.rand(2, 5, 7) > 0.5
+        found = annotations(masks=MaskCrops.of_masks(full, (5, 7)))
+        assert found.mask_size == (5, 7) and "MaskCrops" in repr(found) and found.stored_masks is found.mask_crops
+        [shown] = Detections.of_annotations(found)[1:].encode_masks()
+        assert np.array_equal(decode_mask(shown, 5, 7), full[1]) and found.stored_masks is found.mask_crops
+        assert torch.equal(found.masks, full) and found.masks is found.masks
+        assert annotations(masks=full).mask_size == (5, 7) and annotations().mask_size is None
+
 
 class TestBatch:
     def test_collate_counts_objects_of_all_images(self):
@@ -96,6 +105,11 @@ class TestBatch:
         assert batch.count_objects() == 2
         assert batch.images.sizes == [(4, 4), (6, 2)]
         assert batch.num_objects is None
+
+    def test_masks_of_a_batch_are_compact(self):
+        full = torch.rand(2, 4, 4) > 0.5
+        [kept] = Batch.collate([(torch.zeros(3, 4, 4), annotations(2, masks=full))]).annotations
+        assert isinstance(kept.stored_masks, MaskCrops) and torch.equal(kept.masks, full)
 
     def test_to_moves_everything(self):
         batch = Batch.collate([(torch.zeros(3, 4, 4), annotations(1, masks=torch.ones(1, 4, 4, dtype=torch.bool)))])

@@ -3,6 +3,7 @@ import torch
 import torch.nn.functional as F
 from small_vidt import batch, objects, small_vidt
 
+from detkit.ops.masks import MaskCrops
 from detkit.structures import Annotations, ImageBatch
 from detkit.vidt.decoder import Memory
 from detkit.vidt.fusion import PyramidFusion
@@ -177,7 +178,8 @@ def test_positions_on_padding_and_at_the_margin_are_not_seen():
 
 def test_of_overlapping_masks_the_first_has_the_pixel():
     masks = torch.tensor([[[1, 1, 0, 0]], [[0, 1, 1, 0]], [[1, 1, 1, 0]]]).bool()
-    assert first_owner(masks).int().tolist() == [[[1, 1, 0, 0]], [[0, 0, 1, 0]], [[0, 0, 0, 0]]]
+    visible = first_owner(MaskCrops.of_masks(masks, (1, 4))).dense()
+    assert visible.int().tolist() == [[[1, 1, 0, 0]], [[0, 0, 1, 0]], [[0, 0, 0, 0]]]
 
 
 def test_token_targets_are_the_shares_of_the_classes():
@@ -190,6 +192,21 @@ def test_token_targets_are_the_shares_of_the_classes():
     assert targets[0, ..., 2].tolist() == [[0.5, 0.5], [0, 0]]
     [official] = token_targets([first, objects()], (4, 8), [(2, 2)], 4, official=True)
     assert official[0, ..., 0].tolist() == [[1, 0.5], [0.5, 0]] and torch.equal(official[..., 1:], targets[..., 1:])
+
+
+@pytest.mark.parametrize("frame", [(90, 70), (128, 96)])
+def test_token_targets_are_the_pooled_full_masks(frame):
+    generator = torch.Generator().manual_seed(3)
+    masks = torch.rand(40, 80, 70, generator=generator) > torch.linspace(0, 1, 40)[:, None, None]
+    labels = torch.randint(3, (40,), generator=generator)
+    found = token_targets([Annotations(torch.zeros(40, 4), labels, masks)], frame, [(12, 9), (6, 5), (2, 2)], 3)
+    visible = torch.cat([masks[:1], masks[1:] & ~masks.cumsum(0)[:-1].bool()])
+    padded = F.pad(visible.float(), (0, frame[1] - 70, 0, frame[0] - 80))
+    for target in found:
+        wanted = torch.zeros_like(target[0])
+        for mask, label in zip(padded, labels.tolist(), strict=True):
+            wanted[..., label] += F.adaptive_avg_pool2d(mask[None], wanted.shape[:2])[0]
+        assert torch.equal(target[0], wanted)
 
 
 def test_label_0_is_a_class_like_any_other():

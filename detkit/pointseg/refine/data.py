@@ -17,7 +17,7 @@ from detkit.data.coco import CocoDataset
 from detkit.data.coco_file import load_json
 from detkit.data.views import EvaluationView, TrainingView
 from detkit.ops.rle import decode_mask, mask_areas
-from detkit.pointseg.geometry import centres_of_mass
+from detkit.pointseg.geometry import centres_of_crops
 from detkit.pointseg.refine.batches import Origin, RoughMasks, collate
 from detkit.pointseg.refine.crops import SIZE, Crop, CropDraw, training_crop
 from detkit.pointseg.refine.losses import match_masks
@@ -191,13 +191,14 @@ class RefineCrops(ImageDataset):
         rough = torch.from_numpy(np.stack([self._decode(row, annotations, where) for row in rows.tolist()]))
         points = torch.from_numpy(self._points[rows])
         category_ids = torch.from_numpy(self._category_ids[rows])
-        assert annotations.masks is not None
+        masks = annotations.mask_crops
+        assert masks is not None
         true_ids = torch.tensor(self.label_map.category_ids)[annotations.labels]
-        pairs = match_masks(points, category_ids, centres_of_mass(annotations.masks)[0], true_ids)
+        pairs = match_masks(points, category_ids, centres_of_crops(masks)[0], true_ids)
         if len(pairs) == 0:
             raise ValueError(f"{where}: the true masks of the classes {category_ids.unique().tolist()} have no pixels")
         chosen, true = pairs.unbind(1)
-        known = points[chosen], category_ids[chosen], annotations.masks[true]
+        known = points[chosen], category_ids[chosen], masks[true].dense()
         return image, RoughMasks(rough[chosen], *known, annotations.image_id, annotations.file_name)
 
     def _decode(self, row: int, annotations: Annotations, where: str) -> np.ndarray:

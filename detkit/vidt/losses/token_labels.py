@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from detkit.ops.linear import Linear
-from detkit.ops.masks import MASKS_AT_ONCE
+from detkit.ops.masks import MASKS_AT_ONCE, MaskCrops
 from detkit.structures import Annotations
 from detkit.vidt.decoder import Memory
 
@@ -78,28 +78,56 @@ def token_targets(
     device = annotations[0].boxes.device
     targets = [torch.zeros(len(annotations), *shape, num_classes, device=device) for shape in shapes]
     for i, objects in enumerate(annotations):
-        if objects.masks is None or len(objects) == 0:
+        masks = objects.mask_crops
+        if masks is None:
             continue
-        padding = (0, frame[1] - objects.masks.shape[2], 0, frame[0] - objects.masks.shape[1])
-        visible = first_owner(objects.masks)
-        for masks, labels in zip(visible.split(MASKS_AT_ONCE), objects.labels.split(MASKS_AT_ONCE), strict=True):
-            padded = F.pad(masks.float(), padding)
+        for group, places, pixels in first_owner(masks).groups(MASKS_AT_ONCE):
             for target, shape in zip(targets, shapes, strict=True):
-                target[i].index_add_(2, labels, F.adaptive_avg_pool2d(padded, shape).permute(1, 2, 0))
+                shares = cell_shares(pixels, places, frame, shape)
+                target[i].index_add_(2, objects.labels[group], shares.permute(1, 2, 0))
     if official:
         for target in targets:
             target[..., 0] = target.sum(-1)
     return targets
 
 
-def first_owner(masks: Tensor) -> Tensor:
-    """Masks `[n, h, w]` bool without overlap: each pixel stays only in the first mask that has it."""
-    visible = torch.empty_like(masks)
-    free = torch.ones_like(masks[0])
-    for mask, part in zip(masks, visible, strict=True):
-        torch.logical_and(mask, free, out=part)
-        free &= ~mask
+def first_owner(masks: MaskCrops) -> MaskCrops:
+    """Masks without overlap: each pixel stays only in the first mask that has it."""
+    visible = replace(masks, pixels=torch.empty_like(masks.pixels))
+    free = torch.ones(masks.size, dtype=torch.bool, device=masks.device)
+    for (top, left, mask), (_, _, part) in zip(masks.regions(), visible.regions(), strict=True):
+        region = free[top : top + mask.shape[0], left : left + mask.shape[1]]
+        torch.logical_and(mask, region, out=part)
+        region &= ~mask
     return visible
+
+
+def cell_shares(pixels_nhw: Tensor, places: Tensor, frame: tuple[int, int], shape: tuple[int, int]) -> Tensor:
+    """The share of each cell that masks cover: `adaptive_avg_pool2d` of the full masks.
+
+    Pixels are counted by matrix products, which is exact.
+
+    Args:
+        pixels_nhw: bool, parts of the masks; what is beyond is False.
+        places: [n, 4], their first two columns are the top row and the left column of each part.
+        frame: (h, w) of the full masks.
+        shape: (h, w) in cells.
+
+    Returns:
+        `[n, h, w]` in cells.
+    """
+    y, height = _windows(frame[0], shape[0], places[:, 0], pixels_nhw.shape[1])
+    x, width = _windows(frame[1], shape[1], places[:, 1], pixels_nhw.shape[2])
+    return y @ pixels_nhw.float() @ x.transpose(1, 2) / height[:, None] / width
+
+
+def _windows(size: int, cells: int, start: Tensor, length: int) -> tuple[Tensor, Tensor]:
+    """Which of `length` pixels from `start` on each cell along an axis contains, `[n, cells, length]` of 0 and 1, and
+    how many pixels of the axis it contains, `[cells]`."""
+    cell = torch.arange(cells, device=start.device)
+    first, end = cell * size // cells, ((cell + 1) * size + cells - 1) // cells
+    pixel = (start[:, None] + torch.arange(length, device=start.device))[:, None]
+    return ((pixel >= first[:, None]) & (pixel < end[:, None])).float(), end - first
 
 
 def dice_loss(logits: Tensor, targets: Tensor) -> Tensor:
