@@ -51,6 +51,14 @@ def test_correspondence_alone():
     check_figures(tables["CATs, one pair"])
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_memory_of_a_training():
+    done = run([ROOT / "tools/benchmark_memory.py"], "objects", "--objects", "3", "--steps", "1")
+    assert done.returncode == 0, done.stdout + done.stderr
+    head, row = done.stdout.splitlines()
+    assert head.split()[-1] == "3" and row.split()[0] == "now" and 200 < float(row.split()[1]) < 4000
+
+
 VIDT = [ROOT / "tools/benchmark_vidt.py"]
 SMALL_VIDT = ["--size", "64", "--rounds", "1", "--calls", "1"]
 VIDT_CLONE = os.environ.get("OFFICIAL_VIDT")
