@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from detkit.cli import checkpoints, configs, files, listing, measuring, predicting, training
 from detkit.cli.common import allow_imports
+from detkit.cli.environment import set_environment
 from detkit.cli.parser import Command, make_parser, misspelling, offer_completions
 from detkit.runtime.failures import describe, threads_without_traceback
 from detkit.runtime.stopping import sigterm_as_ctrl_c
@@ -41,10 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(words: list[str]) -> int:
-    if "OMP_WAIT_POLICY" not in os.environ:
-        # Threads that wait for each other spin for a moment only, then sleep. The default of 300,000 turns makes steps
-        # many times slower where other programs want the processors too.
-        os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    set_environment()
     parser, commands = make_parser(COMMANDS)
     offer_completions(parser)
     if problem := misspelling(words, parser, commands):
