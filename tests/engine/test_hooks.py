@@ -1,10 +1,15 @@
 """Hooks that a config names."""
 
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
 import pytest
 import torch
 from toy_run import toy_config
 
 from detkit.engine.hook import Hook
+from detkit.engine.hooks import ReturnMemory
 from detkit.engine.runner import train
 from detkit.engine.writers import Curves
 from detkit.registry import ConfigError, register
@@ -45,6 +50,23 @@ def test_hooks_of_the_config_come_after_our_own(tmp_path):
     seen = train(config, tmp_path / "run").hooks[-1].seen
     steps = [("train", 3), ("step", 4), ("train", 6)]
     assert seen == [("before", 0), *steps, ("val", 6), ("epoch", 6, True), ("after", True)]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_free_memory_goes_back_every_few_steps():
+    def resident_mb():
+        return int(Path("/proc/self/status").read_text().partition("VmRSS:")[2].split()[0]) / 1024
+
+    hook, run = ReturnMemory(every=3), SimpleNamespace(step=2)
+    blocks = [bytes(5000) for _ in range(40_000)]
+    kept = blocks[::100]  # what keeps the C library from giving back the rest by itself
+    del blocks
+    full = resident_mb()
+    hook.after_step(run)
+    assert resident_mb() > full - 20
+    run.step = 3
+    hook.after_step(run)
+    assert resident_mb() < full - 100 and len(kept) == 400
 
 
 def test_hooks_change_no_number_and_belong_to_the_run(tmp_path):
