@@ -11,6 +11,7 @@ Shape letters: b images, h/w patch rows and columns, n det tokens, c channels, m
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Annotated
 
 import torch
@@ -19,16 +20,26 @@ from annotated_types import MinLen
 from torch import Tensor, nn
 
 from detkit.backbones.layers import (
-    MASKED,
     CrossInputs,
     DetAttention,
     DetFeatures,
     DropPath,
+    KeptResult,
     Mlp,
     PatchEmbed,
     resize_mask,
 )
 from detkit.backbones.pretrained import load_pretrained
+from detkit.backbones.windows import (
+    attend_in_portions,
+    in_portions,
+    join_windows,
+    portions,
+    region_mask,
+    split_windows,
+    window_attention,
+    window_regions,
+)
 from detkit.ops.linear import Linear
 from detkit.registry import register
 from detkit.registry.ranges import Channels, Depth, Index, Objects, OneOf, ShareBelowOne, Text
@@ -42,59 +53,11 @@ VARIANTS = {
 }
 
 
-def split_windows(x_bhwc: Tensor, size: int) -> Tensor:
-    """`[b, h, w, c]` into `[b * windows, size * size, c]`; h and w are multiples of `size`."""
-    b, h, w, c = x_bhwc.shape
-    x = x_bhwc.view(b, h // size, size, w // size, size, c)
-    return x.transpose(2, 3).reshape(-1, size * size, c)
-
-
-def join_windows(windows: Tensor, size: int, height: int, width: int) -> Tensor:
-    """Inverse of `split_windows`: `[b, h, w, c]`."""
-    x = windows.view(-1, height // size, width // size, size, size, windows.shape[-1])
-    return x.transpose(2, 3).reshape(-1, height, width, windows.shape[-1])
-
-
-def shifted_window_mask(height: int, width: int, size: int, shift: int, device: torch.device) -> Tensor:
-    """Attention bias of shifted windows, `[windows, k, k]`: `MASKED` between patches that are apart in the image.
-
-    Args:
-        height, width: of the padded map in patches, multiples of `size`.
-        size: side of a window in patches.
-        shift: by how many patches the windows are shifted.
-        device: of the result.
-
-    Returns:
-        The bias, 0 between all other patches of a window.
-    """
-
-    def region(length: int) -> Tensor:
-        position = torch.arange(length, device=device)
-        return (position >= length - size).int() + (position >= length - shift).int()
-
-    regions = region(height)[:, None] * 3 + region(width)
-    windows = split_windows(regions[None, :, :, None], size)[..., 0]
-    return (windows[:, :, None] != windows[:, None, :]) * MASKED
-
-
 def relative_position_index(size: int) -> Tensor:
     """`[k, k]` rows of the relative position bias table for each pair of positions in a window."""
     y, x = torch.meshgrid(torch.arange(size), torch.arange(size), indexing="ij")
     y, x = y.flatten(), x.flatten()
     return (y[:, None] - y + size - 1) * (2 * size - 1) + (x[:, None] - x + size - 1)
-
-
-def window_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
-    """Attention of `[b * windows, m, k, d]` with a bias `[1 or windows, m, k, k]`.
-
-    The fused kernel has no backward pass for the bias on a CPU, where its general form is slower than this one.
-    """
-    bias = bias.expand(len(q) // len(bias), *bias.shape) if len(bias) > 1 else bias[None]
-    if q.is_cuda or not torch.is_grad_enabled():
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias.flatten(0, 1))
-    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
-    scores = scores.view(bias.shape[0] if bias.shape[1] > 1 else -1, *bias.shape[1:]) + bias
-    return scores.view(len(q), *bias.shape[2:]).softmax(dim=-1) @ v
 
 
 class ReconfiguredAttention(DetAttention):
@@ -107,17 +70,24 @@ class ReconfiguredAttention(DetAttention):
         nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
         self.register_buffer("relative_position_index", relative_position_index(window), persistent=False)
 
-    def patches(self, x_bhwc: Tensor, window_mask: Tensor | None) -> Tensor:
-        """Attention within windows of `[b, h, w, c]`, h and w multiples of the window."""
-        _, h, w, _ = x_bhwc.shape
-        q, k, v = self.heads(self.qkv(split_windows(x_bhwc, self.window)), 3)
+    def relative_positions(self) -> Tensor:
+        """The attention bias `[1, m, k, k]` of the positions of two patches in a window."""
         tokens = self.window**2
         bias = self.relative_position_bias_table[self.relative_position_index.view(-1)]
-        bias = bias.view(tokens, tokens, -1).permute(2, 0, 1)[None]
-        if window_mask is not None:
-            bias = bias + window_mask[:, None]
-        out = window_attention(q, k, v, bias.to(q.dtype)).transpose(1, 2).flatten(2)
-        return self.proj(join_windows(out, self.window, h, w))
+        return bias.view(tokens, tokens, -1).permute(2, 0, 1)[None]
+
+    def patches(self, windows: Tensor, bias: Tensor, regions: Tensor | None) -> Tensor:
+        """Attention within `windows`, `[b * windows, k, c]` in and out.
+
+        Args:
+            windows: the patches of each window, normalised.
+            bias: see `relative_positions`.
+            regions: see `window_regions`; None where all patches of a window see each other.
+        """
+        q, k, v = self.heads(self.qkv(windows), 3)
+        if regions is not None:
+            bias = bias + region_mask(regions)[:, None].to(windows.dtype)
+        return window_attention(q, k, v, bias.to(q.dtype)).transpose(1, 2).flatten(2)
 
 
 class Block(nn.Module):
@@ -137,15 +107,15 @@ class Block(nn.Module):
         self.det_pos_linear = nn.Linear(pos_dim, dim)
 
     def forward(
-        self, x_bhwc: Tensor, det_bnc: Tensor, det_pos: Tensor, window_mask: Tensor, cross: CrossInputs | None
-    ) -> tuple[Tensor, Tensor]:
+        self, x_bhwc: Tensor, det_bnc: Tensor | None, det_pos: Tensor | None, regions: Tensor, cross: CrossInputs | None
+    ) -> tuple[Tensor, Tensor | None]:
         """Attention and feed-forward network for the tokens of both kinds.
 
         Args:
             x_bhwc: [PATCH] tokens.
-            det_bnc: [DET] tokens.
-            det_pos: [1, n, pos_dim], det positions.
-            window_mask: [windows, k, k], see `shifted_window_mask`; used where the windows of the block are shifted.
+            det_bnc: [DET] tokens; None leaves them out.
+            det_pos: [1, n, pos_dim], det positions; None without [DET] tokens.
+            regions: [windows, k], see `window_regions`; used where the windows of the block are shifted.
             cross: given in the stages where [DET] tokens attend to [PATCH] tokens, otherwise None.
 
         Returns:
@@ -153,28 +123,63 @@ class Block(nn.Module):
         """
         if self.local is not None:
             x_bhwc = x_bhwc + self.local(x_bhwc.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-        patches, det = self.norm1(x_bhwc), self.norm1(det_bnc) + self.det_pos_linear(det_pos)
-        keys = None if cross is None else (patches + cross.positions).flatten(1, 2)
-        det = self.attn.dets(det, keys, None if cross is None else cross.key_bias)
-        patches = self._window_attention(patches, window_mask)
-        x, det = self._add(x_bhwc, det_bnc, patches, det)
-        return self._add(x, det, self.mlp(self.norm2(x)), self.mlp(self.norm2(det)))
+        # An image drops its path for both kinds of token or for none.
+        keeps = self.drop_path.keep(len(x_bhwc), x_bhwc), self.drop_path.keep(len(x_bhwc), x_bhwc)
+        patches = self.norm1(x_bhwc)
+        if det_bnc is not None and det_pos is not None:
+            keys = None if cross is None else (patches + cross.positions).flatten(1, 2)
+            det_bnc = self.dets(det_bnc, det_pos, keys, None if cross is None else cross.key_bias, keeps)
+        if in_portions(x_bhwc) and keeps == (None, None):
+            return self._in_portions(x_bhwc, patches), det_bnc
+        x = x_bhwc + scaled(self._window_attention(patches, regions), keeps[0])
+        return x + scaled(self.mlp(self.norm2(x)), keeps[1]), det_bnc
 
-    def _add(self, x: Tensor, det: Tensor, more_x: Tensor, more_det: Tensor) -> tuple[Tensor, Tensor]:
-        """The residual sums; an image drops its path for both kinds of token or for none."""
-        keep = self.drop_path.keep(len(x), x)
-        if keep is None:
-            return x + more_x, det + more_det
-        return x + more_x * keep[:, None, None, None], det + more_det * keep[:, None, None]
+    def dets(
+        self,
+        det_bnc: Tensor,
+        det_pos: Tensor,
+        keys: Tensor | None,
+        key_bias: Tensor | None,
+        keeps: tuple[Tensor | None, Tensor | None] = (None, None),
+    ) -> Tensor:
+        """The part of the [DET] tokens, `[b, n, c]` in and out.
 
-    def _window_attention(self, x_bhwc: Tensor, window_mask: Tensor) -> Tensor:
+        Args:
+            det_bnc: [DET] tokens.
+            det_pos: [1, n, pos_dim], det positions.
+            keys, key_bias: the patches that they attend to, see `DetAttention.dets`; or None.
+            keeps: the factors of each image's two branches, see `DropPath.keep`.
+        """
+        query = self.norm1(det_bnc) + self.det_pos_linear(det_pos)
+        det = det_bnc + scaled(self.attn.dets(query, keys, key_bias), keeps[0])
+        return det + scaled(self.mlp(self.norm2(det)), keeps[1])
+
+    def _window_attention(self, x_bhwc: Tensor, regions: Tensor) -> Tensor:
         _, h, w, _ = x_bhwc.shape
         x = F.pad(x_bhwc, (0, 0, 0, -w % self.window, 0, -h % self.window))
-        if not self.shift:
-            return self.attn.patches(x, None)[:, :h, :w]
-        x = torch.roll(x, (-self.shift, -self.shift), dims=(1, 2))
-        x = self.attn.patches(x, window_mask)
-        return torch.roll(x, (self.shift, self.shift), dims=(1, 2))[:, :h, :w]
+        if self.shift:
+            x = torch.roll(x, (-self.shift, -self.shift), dims=(1, 2))
+        windows = split_windows(x, self.window)
+        attended = self.attn.patches(windows, self.attn.relative_positions(), regions if self.shift else None)
+        x = self.attn.proj(join_windows(attended, self.window, *x.shape[1:3]))
+        if self.shift:
+            x = torch.roll(x, (self.shift, self.shift), dims=(1, 2))
+        return x[:, :h, :w]
+
+    def _in_portions(self, x_bhwc: Tensor, patches_bhwc: Tensor) -> Tensor:
+        """What `_window_attention` and the feed-forward network give without dropped paths, see `in_portions`."""
+        c = x_bhwc.shape[-1]
+        attend = partial(self.attn.patches, bias=self.attn.relative_positions().contiguous())
+        x = self.attn.proj(attend_in_portions(attend, patches_bhwc, self.window, self.shift, 3 * c)).add_(x_bhwc)
+        rows = x.view(-1, c)
+        for part in portions(len(rows), 4 * c):
+            rows[part] += self.mlp(self.norm2(rows[part]))
+        return x
+
+
+def scaled(branch: Tensor, keep: Tensor | None) -> Tensor:
+    """A branch `[b, ...]` times the factor of each image, see `DropPath.keep`."""
+    return branch if keep is None else branch * keep.view(-1, *[1] * (branch.ndim - 1))
 
 
 class PatchMerging(nn.Module):
@@ -188,9 +193,8 @@ class PatchMerging(nn.Module):
     def forward(self, x_bhwc: Tensor) -> Tensor:
         """Join each 2 x 2 patches: `[b, h, w, c]` to `[b, ceil(h / 2), ceil(w / 2), out_dim]`."""
         _, h, w, _ = x_bhwc.shape
-        x = F.pad(x_bhwc, (0, 0, 0, w % 2, 0, h % 2))
-        x = torch.cat([x[:, 0::2, 0::2], x[:, 1::2, 0::2], x[:, 0::2, 1::2], x[:, 1::2, 1::2]], dim=-1)
-        return self.reduction(self.norm(x))
+        x = F.pad(x_bhwc, (0, 0, 0, w % 2, 0, h % 2)).unflatten(2, (-1, 2)).unflatten(1, (-1, 2))
+        return self.reduction(self.norm(x.permute(0, 1, 3, 4, 2, 5).flatten(3)))
 
     def dets(self, det_bnc: Tensor) -> Tensor:
         """Give [DET] tokens the channels of the merged patches: `[b, n, c]` to `[b, n, out_dim]`."""
@@ -219,13 +223,13 @@ class Stage(nn.Module):
         self.downsample = None if out_dim is None else PatchMerging(dim, out_dim)
 
     def forward(
-        self, x_bhwc: Tensor, det_bnc: Tensor, det_pos: Tensor, cross: CrossInputs | None
-    ) -> tuple[Tensor, Tensor]:
+        self, x_bhwc: Tensor, det_bnc: Tensor | None, det_pos: Tensor, cross: CrossInputs | None
+    ) -> tuple[Tensor, Tensor | None]:
         """Run the blocks of the stage; its merging layer `downsample` is applied outside.
 
         Args:
             x_bhwc: [PATCH] tokens.
-            det_bnc: [DET] tokens.
+            det_bnc: [DET] tokens; None leaves them out.
             det_pos: [1, n, pos_dim], det positions.
             cross: see `Block.forward`.
 
@@ -234,9 +238,9 @@ class Stage(nn.Module):
         """
         _, h, w, _ = x_bhwc.shape
         size, padded = self.window, (h + -h % self.window, w + -w % self.window)
-        window_mask = shifted_window_mask(*padded, size, size // 2, x_bhwc.device).to(x_bhwc.dtype)
+        regions = window_regions(*padded, size, size // 2, x_bhwc.device)
         for block in self.blocks:
-            x_bhwc, det_bnc = block(x_bhwc, det_bnc, det_pos, window_mask, cross)
+            x_bhwc, det_bnc = block(x_bhwc, det_bnc, det_pos, regions, cross)
         return x_bhwc, det_bnc
 
 
@@ -304,6 +308,7 @@ class Swin(nn.Module):
         )
         self.det_token = nn.Parameter(torch.empty(1, num_tokens, embed_dim))
         self.det_pos_embed = nn.Parameter(torch.empty(1, num_tokens, pos_dim))
+        self._kept_dets = KeptResult()
         self._init_weights()
         if pretrained:
             load_pretrained(self, pretrained, convert_swin, is_new)
@@ -330,20 +335,41 @@ class Swin(nn.Module):
         x = self.patch_embed(images_b3hw)
         divisor = 2 ** (len(self.layers) - len(self.cross_stages))
         mask = resize_mask(mask_bhw, (max(1, x.shape[1] // divisor), max(1, x.shape[2] // divisor)))
-        det = self.det_token.expand(len(x), -1, -1)
+        det, first = self._first_dets(len(x))
         features = []
         for i, stage in enumerate(self.layers):
             cross = CrossInputs.of(x, mask, self.num_tokens) if i in self.cross_stages else None
-            x, det = stage(x, det, self.det_pos_embed, cross)
+            x, new_det = stage(x, det if i >= first else None, self.det_pos_embed, cross)
             if i > 0:
                 features.append(x.permute(0, 3, 1, 2))
             if stage.downsample is not None:
                 x = stage.downsample(x)
-            if i < len(self.layers) - 1:
-                det = stage.downsample.dets(det)
+            if new_det is not None:
+                det = stage.downsample.dets(new_det) if i < len(self.layers) - 1 else new_det
         if self.layers[-1].downsample is not None:
             features.append(x.permute(0, 3, 1, 2))
         return DetFeatures(features, det, self.det_pos_embed)
+
+    def _first_dets(self, batch: int) -> tuple[Tensor, int]:
+        """[DET] tokens `[b, n, c]` and the stage that they enter.
+
+        Before the first of `cross_stages` no image touches them. Without gradients they are therefore computed once.
+        """
+        if torch.is_grad_enabled() or self.training:
+            return self.det_token.expand(batch, -1, -1), 0
+        first = min(self.cross_stages, default=len(self.layers))
+        weights = [self.det_token, self.det_pos_embed, *self.layers[:first].parameters()]
+        det = self._kept_dets.get(weights, lambda: self._dets_before(first))
+        return det.expand(batch, -1, -1), first
+
+    def _dets_before(self, first: int) -> Tensor:
+        det = self.det_token
+        for i, stage in enumerate(self.layers[:first]):
+            for block in stage.blocks:
+                det = block.dets(det, self.det_pos_embed, None, None)
+            if i < len(self.layers) - 1:
+                det = stage.downsample.dets(det)
+        return det
 
 
 def resolve_variant(variant: str | None, *given) -> list:

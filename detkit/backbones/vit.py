@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from detkit.backbones.layers import CrossInputs, DetFeatures, resize_mask
 from detkit.backbones.pretrained import ModelArgs, checked_model_args
 from detkit.backbones.pyramid import SimplePyramid
-from detkit.backbones.swin import join_windows, split_windows
 from detkit.backbones.timm_blocks import attention_dropout, create_body, embed, finish, project, rotate
+from detkit.backbones.windows import join_windows, split_windows
 from detkit.registry import register
 from detkit.registry.ranges import Channels, Index, Objects, Pixels, ShareBelowOne, Text
 

@@ -36,7 +36,16 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         weight: [out_channels, in_channels].
         bias: [out_channels].
     """
-    return _OneDnnLinear.apply(x, weight, bias) if _onednn_helps(x, weight) else F.linear(x, weight, bias)
+    if not _onednn_helps(x, weight):
+        return F.linear(x, weight, bias)
+    return _OneDnnLinear.apply(x, weight, bias) if torch.is_grad_enabled() else _product(x, weight, bias)
+
+
+def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """GELU of `linear`; one kernel where no gradients are wanted, which reads and writes the result once."""
+    if torch.is_grad_enabled() or not _onednn_helps(x, weight):
+        return F.gelu(linear(x, weight, bias))
+    return _product(x, weight, bias, "gelu")
 
 
 class Linear(nn.Linear):
@@ -57,6 +66,20 @@ def conv2d(x_bchw: Tensor, weight: Tensor, bias: Tensor | None, conv: nn.Conv2d)
     return F.conv2d(x_bchw, weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups)
 
 
+class Conv2d(nn.Conv2d):
+    """`torch.nn.Conv2d` that without gradients keeps the layout of its input and is done by oneDNN.
+
+    The maps of a transformer have their channels last; PyTorch's own convolution of 1 x 1 copies them.
+    """
+
+    def forward(self, x_bchw: Tensor) -> Tensor:
+        """`[b, in_channels, h, w]` to `[b, out_channels, h', w']`."""
+        if torch.is_grad_enabled() or not _onednn_helps(x_bchw, self.weight):
+            return super().forward(x_bchw)
+        geometry = self.padding, self.stride, self.dilation, self.groups
+        return torch.mkldnn_convolution(x_bchw, self.weight, self.bias, *geometry)
+
+
 def _onednn_helps(x: Tensor, weight: Tensor) -> bool:
     if torch.compiler.is_compiling() or torch.jit.is_tracing():  # what is exported uses portable operators only
         return False
@@ -74,8 +97,9 @@ def conv_flops(x_shape: Sequence[int], weight_shape: Sequence[int], *_: object, 
     return 2 * math.prod(weight_shape) * out_shape[0] * math.prod(out_shape[2:])
 
 
-def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None, activation: str = "none") -> Tensor:
+    # "none" as the last argument: GELU by the error function, not by tanh.
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, activation, [], "none")
 
 
 def _weight_gradient(x_rows: Tensor, grad_rows: Tensor) -> Tensor:

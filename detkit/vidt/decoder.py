@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from detkit.ops.deformable_attention import project_and_attend
-from detkit.ops.linear import Linear
+from detkit.ops.linear import Linear, linear
 
 
 @dataclass
@@ -143,12 +143,22 @@ class DecoderLayer(nn.Module):
             memory: the maps.
         """
         query = det_bqc + det_pos
-        attended = self.self_attn(query, query, det_bqc, need_weights=False)[0]
-        det = self.norm2(det_bqc + self.dropout(attended))
+        det = self.norm2(det_bqc + self.dropout(self._attend(query, det_bqc)))
         sampled = self.cross_attn(det + det_pos, references, memory)
         det = self.norm1(det + self.dropout(sampled))
         hidden = self.dropout(F.relu(self.linear1(det)))
         return self.norm3(det + self.dropout(self.linear2(hidden)))
+
+    def _attend(self, query_bqc: Tensor, value_bqc: Tensor) -> Tensor:
+        """The self-attention; without gradients its products are those of `detkit.ops.linear`."""
+        attn = self.self_attn
+        if self.training or torch.is_grad_enabled():
+            return attn(query_bqc, query_bqc, value_bqc, need_weights=False)[0]
+        weights, biases = (p.tensor_split([2 * attn.embed_dim]) for p in (attn.in_proj_weight, attn.in_proj_bias))
+        parts = [*linear(query_bqc, weights[0], biases[0]).chunk(2, dim=-1), linear(value_bqc, weights[1], biases[1])]
+        heads = [x.unflatten(-1, (attn.num_heads, -1)).transpose(1, 2) for x in parts]
+        attended = F.scaled_dot_product_attention(*heads).transpose(1, 2).flatten(2)
+        return linear(attended, attn.out_proj.weight, attn.out_proj.bias)
 
 
 class HeadMlp(nn.Module):

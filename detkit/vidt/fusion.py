@@ -10,6 +10,8 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from detkit.ops.linear import Conv2d
+
 BOTTLENECK = 64
 
 
@@ -18,14 +20,14 @@ class ResidualBottleneck(nn.Module):
 
     def __init__(self, dim: int):
         super().__init__()
-        self.conv1 = nn.Conv2d(dim, BOTTLENECK, 1)
-        self.conv2 = nn.Conv2d(BOTTLENECK, BOTTLENECK, 3, padding=1)
-        self.conv3 = nn.Conv2d(BOTTLENECK, dim, 1)
+        self.conv1 = Conv2d(dim, BOTTLENECK, 1)
+        self.conv2 = Conv2d(BOTTLENECK, BOTTLENECK, 3, padding=1)
+        self.conv3 = Conv2d(BOTTLENECK, dim, 1)
 
     def forward(self, x_bchw: Tensor) -> Tensor:
         """`[b, dim, h, w]` in and out."""
-        hidden = F.relu(self.conv1(F.relu(x_bchw)))
-        return x_bchw + self.conv3(F.relu(self.conv2(hidden)))
+        hidden = F.relu_(self.conv1(F.relu(x_bchw)))
+        return self.conv3(F.relu_(self.conv2(hidden))).add_(x_bchw)
 
 
 class PyramidFusion(nn.Module):
@@ -33,7 +35,7 @@ class PyramidFusion(nn.Module):
 
     def __init__(self, dim: int, levels: int):
         super().__init__()
-        self.smoothing = nn.ModuleList(nn.Conv2d(dim, dim, 1) for _ in range(levels - 1))
+        self.smoothing = nn.ModuleList(Conv2d(dim, dim, 1) for _ in range(levels - 1))
         self.lateral = nn.ModuleList(ResidualBottleneck(dim) for _ in range(levels - 1))
         self.refine = nn.ModuleList(ResidualBottleneck(dim) for _ in range(levels))
 
@@ -44,5 +46,5 @@ class PyramidFusion(nn.Module):
             # A 1 x 1 convolution and interpolation commute: smoothing the small map costs less.
             smooth = self.smoothing[level](fused[-1])
             coarse = F.interpolate(smooth, size=maps[level].shape[2:], mode="bilinear", align_corners=True)
-            fused.append(self.refine[level](coarse + self.lateral[level](maps[level])))
+            fused.append(self.refine[level](self.lateral[level](maps[level]).add_(coarse)))
         return fused

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from detkit.backbones.layers import resize_mask
 from detkit.modeling.base import InputRule
 from detkit.modeling.prompted import PromptedModel
+from detkit.ops.linear import Conv2d
 from detkit.registry import register
 from detkit.registry.ranges import Channels, Depth, NonNegativeFloat, Objects, OptionsOf, ShareBelowOne
 from detkit.structures import Annotations, Detections, ImageBatch, LabelMap, Prompt
@@ -118,7 +119,7 @@ class ViDT(PromptedModel):
         self.queries = queries
         self.criterion = criterion or SetCriterion()
         channels = backbone.num_channels
-        self.input_proj = nn.ModuleList(input_projection(nn.Conv2d, c, hidden_dim) for c in channels)
+        self.input_proj = nn.ModuleList(input_projection(Conv2d, c, hidden_dim) for c in channels)
         self.tgt_proj = input_projection(nn.Conv1d, backbone.det_channels, hidden_dim)
         self.query_pos_proj = input_projection(nn.Conv1d, backbone.pos_dim, hidden_dim)
         self.proposals = ProposalHead(hidden_dim, num_classes) if proposals else None

@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from detkit.backbones.pretrained import import_timm
-from detkit.backbones.swin import VARIANTS, Swin, shifted_window_mask, split_windows
+from detkit.backbones.swin import VARIANTS, Swin
+from detkit.backbones.windows import region_mask, split_windows, window_regions
 
 SMALL = dict(num_tokens=5, embed_dim=16, depths=(2, 2, 2, 2), num_heads=(2, 2, 4, 4), pos_dim=32)
 
@@ -123,7 +124,7 @@ def test_det_tokens_see_patches_only_in_cross_stages_and_never_padding():
 
 
 def test_shifted_windows_keep_apart_what_the_roll_brought_together():
-    mask = shifted_window_mask(8, 8, 4, 2, torch.device("cpu"))
+    mask = region_mask(window_regions(8, 8, 4, 2, torch.device("cpu")))
     position = torch.arange(64).view(1, 8, 8, 1)
     rolled = split_windows(torch.roll(position, (-2, -2), (1, 2)), 4)[..., 0]
     y, x = rolled // 8, rolled % 8

@@ -100,3 +100,25 @@ def test_convolutions_are_those_of_pytorch(size, stride, bias):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-3)
     flops = 2 * out[:, :1].numel() * conv.weight.numel()
     assert count_flops(conv, lambda: module.conv2d(x.detach(), conv.weight, conv.bias, conv)) == flops
+
+
+@pytest.mark.parametrize("grad", [True, False])
+@pytest.mark.parametrize("rows", [2, 600])
+def test_gelu_is_that_of_the_error_function(rows, grad):
+    _, layer = problem()
+    x = torch.randn(rows, 256) * 3
+    with torch.set_grad_enabled(grad):
+        found = module.linear_gelu(x, layer.weight, layer.bias)
+    torch.testing.assert_close(found, F.gelu(layer(x)), rtol=1e-5, atol=1e-5)
+    assert found.requires_grad == grad
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("size", [1, 3])
+def test_a_convolution_without_gradients_keeps_layout_and_values(size, layout):
+    conv = module.Conv2d(64, 96, size, padding=size // 2)
+    x = torch.randn(2, 64, 20, 24).contiguous(memory_format=layout)
+    with torch.no_grad():
+        found = conv(x)
+    torch.testing.assert_close(found, conv(x).detach(), rtol=1e-4, atol=1e-4)
+    assert found.is_contiguous(memory_format=layout)

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from detkit.backbones.resnet import BASIC_DEPTHS, DEPTHS, ResNet
-from detkit.backbones.swin import VARIANTS, Block, Stage, Swin, shifted_window_mask
+from detkit.backbones.swin import VARIANTS, Stage, Swin
+from detkit.backbones.windows import window_regions
 from detkit.registry import register
 from detkit.registry.ranges import Index, OneOf, OptionsOf, Text
 
@@ -203,22 +204,9 @@ def swin_stage(stage: Stage, x_bhwc: Tensor) -> list[Tensor]:
     """The patches after each block of a Swin stage, all `[b, h, w, c]` as those that go in."""
     size = stage.window
     h, w = (side + -side % size for side in x_bhwc.shape[1:3])
-    window_mask = shifted_window_mask(h, w, size, size // 2, x_bhwc.device).to(x_bhwc.dtype)
+    regions = window_regions(h, w, size, size // 2, x_bhwc.device)
     found = []
     for block in stage.blocks:
-        x_bhwc = swin_block(block, x_bhwc, window_mask)
+        x_bhwc, _ = block(x_bhwc, None, None, regions, None)
         found.append(x_bhwc)
     return found
-
-
-def swin_block(block: Block, x_bhwc: Tensor, window_mask: Tensor) -> Tensor:
-    """The patches after a Swin block, `[b, h, w, c]`."""
-    if block.local is not None:
-        x_bhwc = x_bhwc + block.local(x_bhwc.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-    x = x_bhwc + _drop_path(block, block._window_attention(block.norm1(x_bhwc), window_mask))
-    return x + _drop_path(block, block.mlp(block.norm2(x)))
-
-
-def _drop_path(block: Block, x_bhwc: Tensor) -> Tensor:
-    keep = block.drop_path.keep(len(x_bhwc), x_bhwc)
-    return x_bhwc if keep is None else x_bhwc * keep[:, None, None, None]
