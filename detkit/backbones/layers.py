@@ -135,35 +135,6 @@ class Mlp(nn.Module):
         return self.fc2(linear_gelu(x, self.fc1.weight, self.fc1.bias))
 
 
-class KeptResult:
-    """What depends on weights alone, kept from call to call until one of the weights changes.
-
-    A change is seen by the version that PyTorch counts with each operation in place, and by the place in memory. Only a
-    write around that count (`parameter.data.copy_(...)`) goes unseen.
-    """
-
-    def __init__(self) -> None:
-        self._weights: list[tuple[Tensor, int]] = []
-        self._result: Tensor | None = None
-
-    def get(self, weights: Sequence[Tensor], compute: Callable[[], Tensor]) -> Tensor:
-        """The result of `compute()`, which reads `weights` and nothing else; called without gradients."""
-        special = torch.compiler.is_compiling() or torch.jit.is_tracing() or any(w.is_inference() for w in weights)
-        if special or torch.is_autocast_enabled(weights[0].device.type):
-            return compute()
-        if self._result is None or not self._are_same(weights):
-            # Views of the weights, so that no other tensor can take their place in memory.
-            self._weights = [(weight.detach(), weight._version) for weight in weights]
-            self._result = compute()
-        return self._result
-
-    def _are_same(self, weights: Sequence[Tensor]) -> bool:
-        if len(weights) != len(self._weights):
-            return False
-        pairs = zip(weights, self._weights, strict=True)
-        return all(w.data_ptr() == old.data_ptr() and w._version == version for w, (old, version) in pairs)
-
-
 def sine_positions(mask_bhw: Tensor, dim: int, temperature: float = 10000.0) -> Tensor:
     """Sinusoidal positions `[b, h, w, dim]`, y then x, that span 0..2 pi over the unpadded part of each image.
 

@@ -24,7 +24,6 @@ from detkit.backbones.layers import (
     DetAttention,
     DetFeatures,
     DropPath,
-    KeptResult,
     Mlp,
     PatchEmbed,
     resize_mask,
@@ -40,7 +39,7 @@ from detkit.backbones.windows import (
     window_attention,
     window_regions,
 )
-from detkit.ops.linear import Linear
+from detkit.ops.linear import KeptResult, Linear
 from detkit.registry import register
 from detkit.registry.ranges import Channels, Depth, Index, Objects, OneOf, ShareBelowOne, Text
 

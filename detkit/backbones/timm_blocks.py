@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from detkit.backbones.pretrained import create_timm_model, load_pretrained
-from detkit.ops.linear import linear
+from detkit.ops.linear import linear, linear_gelu
 
 HEAD = ("head.", "head_dist.", "fc_norm.", "attn_pool.")
 
@@ -89,7 +89,8 @@ def project(attn: nn.Module, x_btc: Tensor, parts: slice = slice(0, 3)) -> list[
             bias = torch.cat([attn.q_bias, attn.k_bias, attn.v_bias])
         step = len(attn.qkv.weight) // 3
         rows = slice(parts.start * step, parts.stop * step)
-        found = linear(x_btc, attn.qkv.weight[rows], None if bias is None else bias[rows]).split(step, dim=-1)
+        weight = attn.qkv.weight if parts == slice(0, 3) else attn.qkv.weight[rows]
+        found = linear(x_btc, weight, None if bias is None else bias[rows]).split(step, dim=-1)
     heads = [x.unflatten(-1, (attn.num_heads, -1)).transpose(1, 2) for x in found]
     norms = (attn.q_norm, attn.k_norm, nn.Identity())[parts]
     return [norm(x) for norm, x in zip(norms, heads, strict=True)]
@@ -120,15 +121,31 @@ def finish(block: nn.Module, x_btc: Tensor, attended_bmtd: Tensor) -> Tensor:
         The tokens `[b, t, c]` after the block.
     """
     attn = block.attn
-    out = attn.proj_drop(attn.proj(attn.norm(attended_bmtd.transpose(1, 2).flatten(2))))
-    x = _add(block, x_btc, out, 1)
-    return _add(block, x, block.mlp(block.norm2(x)), 2)
+    out = attn.norm(attended_bmtd.transpose(1, 2).flatten(2))
+    out = attn.proj(out) if torch.is_grad_enabled() else linear(out, attn.proj.weight, attn.proj.bias)
+    x = _add(block, x_btc, attn.proj_drop(out), 1)
+    return _add(block, x, feed_forward(block.mlp, block.norm2(x)), 2)
+
+
+def feed_forward(mlp: nn.Module, x_btc: Tensor) -> Tensor:
+    """The feed-forward network of a block; a plain one without gradients by the products of `detkit.ops.linear`."""
+    from timm.layers import Mlp
+
+    exact = isinstance(getattr(mlp, "act", None), nn.GELU) and mlp.act.approximate == "none"
+    plain = type(mlp) is Mlp and exact and isinstance(mlp.fc1, nn.Linear) and isinstance(mlp.norm, nn.Identity)
+    if torch.is_grad_enabled() or mlp.training or not plain:
+        return mlp(x_btc)
+    return linear(linear_gelu(x_btc, mlp.fc1.weight, mlp.fc1.bias), mlp.fc2.weight, mlp.fc2.bias)
 
 
 def _add(block: nn.Module, x_btc: Tensor, more_btc: Tensor, branch: int) -> Tensor:
     """A residual sum with the layer scale and the stochastic depth of the branch."""
-    if hasattr(block, f"ls{branch}"):
-        more_btc = getattr(block, f"ls{branch}")(more_btc)
-    elif (gamma := getattr(block, f"gamma_{branch}", None)) is not None:
+    layer, gamma = getattr(block, f"ls{branch}", None), getattr(block, f"gamma_{branch}", None)
+    if not block.training and not torch.is_grad_enabled():
+        gamma = getattr(layer, "gamma", gamma)
+        return x_btc + more_btc if gamma is None else torch.addcmul(x_btc, more_btc, gamma)
+    if layer is not None:
+        more_btc = layer(more_btc)
+    elif gamma is not None:
         more_btc = gamma * more_btc
     return x_btc + getattr(block, f"drop_path{branch}")(more_btc)

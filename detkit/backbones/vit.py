@@ -1,7 +1,7 @@
 """Plain vision transformers of timm with ViDT's reconfigured attention module (RAM, arXiv 2110.03921, section 3).
 
 [DET] tokens go through every block of the body beside its own tokens and by the same projections, norms and layer
-scales; a simple pyramid (ViTDet, arXiv 2203.16527, section 3) makes maps of four strides from the last one.
+scales; a simple pyramid (ViTDet, arXiv 2203.16527, section 3) makes maps of several strides from the last one.
 
 Shape letters: b images, h/w patch rows and columns, t tokens of the body (prefix, then patches), n det tokens,
 c channels, m heads, d channels of a head. Prefix tokens are the class and register tokens of the body.
@@ -12,9 +12,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
+from annotated_types import MinLen
 from torch import Tensor, nn
 
 from detkit.backbones.layers import CrossInputs, DetFeatures, resize_mask
@@ -22,6 +24,7 @@ from detkit.backbones.pretrained import ModelArgs, checked_model_args
 from detkit.backbones.pyramid import SimplePyramid
 from detkit.backbones.timm_blocks import attention_dropout, create_body, embed, finish, project, rotate
 from detkit.backbones.windows import join_windows, split_windows
+from detkit.ops.linear import KeptResult
 from detkit.registry import register
 from detkit.registry.ranges import Channels, Index, Objects, Pixels, ShareBelowOne, Text
 
@@ -71,7 +74,7 @@ def window_attention(q: Tensor, k: Tensor, v: Tensor, grid: Grid, size: int, dro
 
 @register
 class ViT(nn.Module):
-    """A plain vision transformer with reconfigured attention: images to four maps, det tokens and det positions.
+    """A plain vision transformer with reconfigured attention: images to maps, det tokens and det positions.
 
     Args:
         model: the name of a timm model of the classes `VisionTransformer` (ViT, DeiT, AugReg, CLIP, DINOv2) or `Eva`
@@ -83,13 +86,14 @@ class ViT(nn.Module):
         global_blocks: with `window`, the blocks whose attention stays global; by default the last of each quarter.
         pos_dim: channels of the det positions.
         out_channels: channels of the maps.
+        strides: of the maps in pixels, fine to coarse; fewer and coarser maps are cheaper.
         drop_path: stochastic depth rate of the last block; rates rise linearly from 0.
         model_args: other arguments of the timm model, such as `img_size` (of its position embedding) or `depth`; none
             that names a file of weights.
         pretrained: True for the weights that timm publishes under the name; or a file, URL or "timm:MODEL_NAME" with
             a state dict in timm's names. False trains from scratch.
 
-    `forward(images [b, 3, h, w], mask [b, h, w])` gives maps of stride 8, 16, 32 and 64 (7, 14, 28 and 56 where the
+    `forward(images [b, 3, h, w], mask [b, h, w])` gives maps of these `strides` (7, 14, 28 and 56 by default where the
     body's patches have 14 pixels). Images of any size are padded to whole patches (and whole windows); learned
     position embeddings are resampled to the grid, rotary ones computed for it. Some published weights expect another
     mean and standard deviation of the pixels than ImageNet's: see `body.pretrained_cfg`, and the detector's input rule.
@@ -109,6 +113,7 @@ class ViT(nn.Module):
         global_blocks: Sequence[Index] | None = None,
         pos_dim: Channels = 256,
         out_channels: Channels = 256,
+        strides: Annotated[Sequence[Pixels], MinLen(1)] = (8, 16, 32, 64),
         drop_path: ShareBelowOne = 0.0,
         model_args: ModelArgs | None = None,
         pretrained: bool | Text = False,
@@ -125,12 +130,13 @@ class ViT(nn.Module):
         self.cross_blocks = check_blocks("cross_blocks", cross_blocks, last_quarter, depth)
         self.global_blocks = check_blocks("global_blocks", global_blocks, ends, depth)
         self.num_tokens, self.pos_dim, self.window = num_tokens, pos_dim, window
-        self.det_channels, self.num_channels = dim, [out_channels] * 4
+        self.det_channels, self.num_channels = dim, [out_channels] * len(strides)
         self.patch = self.body.patch_embed.feat_ratio()
-        self.pyramid = SimplePyramid(dim, out_channels, self.patch)
+        self.pyramid = SimplePyramid(dim, out_channels, self.patch, strides)
         self.det_pos_linear = nn.ModuleList(nn.Linear(pos_dim, dim) for _ in range(depth))
         self.det_token = nn.Parameter(torch.empty(1, num_tokens, dim))
         self.det_pos_embed = nn.Parameter(torch.empty(1, num_tokens, pos_dim))
+        self._kept_dets = KeptResult()
         nn.init.trunc_normal_(self.det_token, std=0.02)
         nn.init.trunc_normal_(self.det_pos_embed, std=0.02)
 
@@ -139,7 +145,7 @@ class ViT(nn.Module):
         return {"det_token", "det_pos_embed", *(f"body.{name}" for name in self.body.no_weight_decay())}
 
     def forward(self, images_b3hw: Tensor, mask_bhw: Tensor) -> DetFeatures:
-        """Four feature maps, fine to coarse, with `out_channels` channels, and the det tokens.
+        """The feature maps, fine to coarse, with `out_channels` channels, and the det tokens.
 
         Args:
             images_b3hw: normalised images.
@@ -161,13 +167,44 @@ class ViT(nn.Module):
         rows, columns = (height + padding[3]) // self.patch, (width + padding[1]) // self.patch
         grid = Grid(x_btc.shape[1] - rows * columns, rows, columns)
         mask = resize_mask(F.pad(mask_bhw, padding, value=True), (rows, columns))
-        tokens = torch.cat([x_btc, self.det_token.expand(len(x_btc), -1, -1)], dim=1)
+        det, first = self._first_dets(len(x_btc))
+        tokens = x_btc
         for i, rope in enumerate(ropes):
+            if i < first:
+                tokens = self._run_body_block(i, tokens, grid, rope)
+                continue
+            tokens = torch.cat([tokens, det], dim=1) if i == first else tokens
             tokens = self._run_block(i, tokens, grid, mask, rope)
+        tokens = torch.cat([tokens, det], dim=1) if first == len(ropes) else tokens
         body, det = self._split(self.body.norm(tokens))
         x_bhwc = body[:, grid.prefix :].unflatten(1, (rows, columns))
         x_bhwc = x_bhwc[:, : math.ceil(height / self.patch), : math.ceil(width / self.patch)]
         return x_bhwc.permute(0, 3, 1, 2), det
+
+    def _first_dets(self, batch: int) -> tuple[Tensor, int]:
+        """[DET] tokens `[b, n, c]` and the block that they enter.
+
+        Before the first of `cross_blocks` no image touches them. Without gradients they are therefore computed once.
+        """
+        if torch.is_grad_enabled() or self.training:
+            return self.det_token.expand(batch, -1, -1), 0
+        first = min(self.cross_blocks, default=len(self.body.blocks))
+        modules = [*self.body.blocks[:first], *self.det_pos_linear[:first]]
+        weights = [self.det_token, self.det_pos_embed, *(p for module in modules for p in module.parameters())]
+        det = self._kept_dets.get(weights, lambda: self._dets_before(first))
+        return det.expand(batch, -1, -1), first
+
+    def _dets_before(self, first: int) -> Tensor:
+        det = self.det_token
+        for block, pos_linear in zip(self.body.blocks[:first], self.det_pos_linear[:first], strict=True):
+            q, k, v = project(block.attn, block.norm1(det) + pos_linear(self.det_pos_embed))
+            det = finish(block, det, F.scaled_dot_product_attention(q, k, v))
+        return det
+
+    def _run_body_block(self, i: int, tokens: Tensor, grid: Grid, rope: Tensor | None) -> Tensor:
+        block = self.body.blocks[i]
+        q, k, v = project(block.attn, block.norm1(tokens))
+        return finish(block, tokens, self._attend_body(i, q, k, v, grid, rope))
 
     def _split(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Tokens of the body and [DET] tokens."""

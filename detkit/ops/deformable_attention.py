@@ -61,8 +61,9 @@ def project_and_attend(
     """
     _check_shapes(shapes, features_bsc)
     heads, channels = weights_bqmlp.shape[2], features_bsc.shape[2]
-    samples = 4 * weights_bqmlp[0].numel()
-    if features_bsc.device.type == "cpu" and features_bsc.shape[1] * channels > 4 * samples:
+    # Sampling the features costs less than projecting them; its backward pass costs more.
+    samples = 4 * weights_bqmlp[0].numel() * (4 if torch.is_grad_enabled() else 2)
+    if features_bsc.device.type == "cpu" and features_bsc.shape[1] * channels > samples:
         sums, mass = _sample_features(features_bsc, padding_bs, shapes, locations_bqmlp2, weights_bqmlp)
         weight, bias = projection.weight.unflatten(0, (heads, -1)), projection.bias.unflatten(0, (heads, -1))
         return (torch.einsum("bqmc,mdc->bqmd", sums, weight) + mass[..., None] * bias).flatten(2)

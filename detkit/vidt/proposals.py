@@ -116,9 +116,18 @@ def best_distinct(dense: DensePredictions, number: int) -> Tensor:
     number = min(number, positions)
     scores = dense.logits.float().sigmoid().amax(-1).masked_fill(dense.padding, -1)
     scores, index = scores.topk(min(CANDIDATES * number, positions), dim=1)
-    boxes = cxcywh_to_xyxy(gather_rows(dense.boxes, index))
-    overlap = box_iou(boxes[:, :, None], boxes[:, None]).tril(-1).amax(-1)
+    overlap = best_overlap(cxcywh_to_xyxy(gather_rows(dense.boxes, index)))
     return index.gather(1, (scores - (overlap > DISTINCT_IOU).float()).topk(number, dim=1).indices)
+
+
+def best_overlap(boxes_bn4: Tensor, step: int = 128) -> Tensor:
+    """The largest IoU `[b, n]` of each box (xyxy) with a box before it, 0 for the first; `step` boxes at a time."""
+    parts = []
+    for start in range(0, boxes_bn4.shape[1], step):
+        boxes = boxes_bn4[:, start : start + step]
+        iou = box_iou(boxes[:, :, None], boxes_bn4[:, None, : start + boxes.shape[1]])
+        parts.append(iou.tril(start - 1).amax(-1))
+    return torch.cat(parts, dim=1)
 
 
 def encode_boxes(boxes: Tensor, dim: int, temperature: float = 10000.0) -> Tensor:

@@ -227,3 +227,24 @@ def test_tokens_and_positions_are_not_decayed():
     backbone = tiny()
     names = {name for name, _ in backbone.named_parameters()}
     assert {"det_token", "det_pos_embed", "body.pos_embed", "body.cls_token"} <= backbone.no_weight_decay() & names
+
+
+@pytest.mark.parametrize("model", ["vit_small_patch14_dinov2", "vit_small_patch16_dinov3"])
+@pytest.mark.parametrize("cross_blocks", [[3], [1, 3], []])
+def test_without_gradients_the_outputs_are_the_same(model, cross_blocks):
+    backbone = tiny(model, window=2, cross_blocks=cross_blocks, strides=[16, 32])
+    with torch.no_grad():
+        for parameter in backbone.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    size = (4 * backbone.patch, 3 * backbone.patch)
+    images, mask = torch.randn(2, 3, *size), whole(2, *size)
+    expected = backbone(images, mask)
+    for _ in range(2):
+        with torch.no_grad():
+            found = backbone(images, mask)
+        assert len(found.features) == len(backbone.num_channels) == 2
+        for ours, theirs in zip([*found.features, found.det], [*expected.features, expected.det], strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+    with torch.no_grad():
+        backbone.body.blocks[0].mlp.fc1.weight.mul_(1.5)
+        assert not torch.equal(found.det, backbone(images, mask).det)

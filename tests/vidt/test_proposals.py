@@ -2,10 +2,11 @@ import pytest
 import torch
 from small_vidt import batch, objects, small_vidt
 
+from detkit.ops.boxes import box_iou
 from detkit.structures import Annotations, Batch, ImageBatch
 from detkit.vidt.decoder import Memory
 from detkit.vidt.losses.criterion import pad_targets
-from detkit.vidt.proposals import DensePredictions, assign_positions, best_distinct, grid_anchors
+from detkit.vidt.proposals import DensePredictions, assign_positions, best_distinct, best_overlap, grid_anchors
 
 
 def dense_grid(side=8, classes=2, boxes=None):
@@ -103,3 +104,10 @@ def test_the_published_model_has_none():
         small_vidt(proposals=True, box_refine=False)
     with pytest.raises(ValueError, match="queries need proposals"):
         small_vidt(queries=20)
+
+
+def test_overlap_with_the_boxes_before_does_not_depend_on_the_portions():
+    boxes = torch.rand(2, 50, 2, 2).sort(dim=2).values.flatten(2)
+    whole = box_iou(boxes[:, :, None], boxes[:, None]).tril(-1).amax(-1)
+    for step in (1, 7, 50, 128):
+        assert torch.equal(best_overlap(boxes, step), whole)
