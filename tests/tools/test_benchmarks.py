@@ -1,7 +1,7 @@
 """The benchmarks beside official code run without it, and what lets that code be imported."""
 
 import argparse
-import importlib
+import importlib.util
 import os
 import re
 import subprocess
@@ -119,3 +119,14 @@ assert function is len and absent.nn.init(5) == 5 and not hasattr(Other, "__len_
 """
     done = run(["-c", f"import sys; sys.path.insert(0, {str(ROOT / 'tools')!r})\n{code}"])
     assert done.returncode == 0, done.stderr
+
+
+def test_small_detectors_alone_and_a_missing_peer():
+    row = ["--only", "vidt_small_384 at 384", "--rounds", "1", "--calls", "1"]
+    done = run([ROOT / "tools/benchmark_small.py"], *row)
+    assert done.returncode == 0, done.stderr
+    name, own, beside, ratio = done.stdout.splitlines()[1].rsplit(maxsplit=3)
+    assert name.startswith("vidt_small_384") and float(own) > 0 and (beside, ratio) == ("-", "-")
+    if importlib.util.find_spec("transformers") is None:
+        done = run([ROOT / "tools/benchmark_small.py"], "--peer", *row)
+        assert done.returncode == 1 and done.stderr.strip().endswith("pip install transformers")
