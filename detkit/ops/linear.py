@@ -41,25 +41,28 @@ class KeptResult:
     """
 
     def __init__(self) -> None:
-        self._weights: list[tuple[Tensor, int]] = []
-        self._result: Tensor | None = None
+        self._kept: tuple[list[tuple[Tensor, int]], Tensor] | None = None
 
     def get(self, weights: Sequence[Tensor], compute: Callable[[], Tensor]) -> Tensor:
         """The result of `compute()`, which reads `weights` and nothing else; called without gradients."""
         special = torch.compiler.is_compiling() or torch.jit.is_tracing() or any(w.is_inference() for w in weights)
         if special or torch.is_autocast_enabled(weights[0].device.type):
             return compute()
-        if self._result is None or not self._are_same(weights):
-            # Views of the weights, so that no other tensor can take their place in memory.
-            self._weights = [(weight.detach(), weight._version) for weight in weights]
-            self._result = compute()
-        return self._result
+        kept = self._kept  # one read, as other threads may replace it
+        if kept is not None and _are_same(weights, kept[0]):
+            return kept[1]
+        with torch.inference_mode(False), torch.no_grad():  # a plain tensor, which later calls may use in any mode
+            result = compute()
+        # Views of the weights, so that no other tensor can take their place in memory.
+        self._kept = [(weight.detach(), weight._version) for weight in weights], result
+        return result
 
-    def _are_same(self, weights: Sequence[Tensor]) -> bool:
-        if len(weights) != len(self._weights):
-            return False
-        pairs = zip(weights, self._weights, strict=True)
-        return all(w.data_ptr() == old.data_ptr() and w._version == version for w, (old, version) in pairs)
+
+def _are_same(weights: Sequence[Tensor], seen: Sequence[tuple[Tensor, int]]) -> bool:
+    if len(weights) != len(seen):
+        return False
+    pairs = zip(weights, seen, strict=True)
+    return all(w.data_ptr() == old.data_ptr() and w._version == version for w, (old, version) in pairs)
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

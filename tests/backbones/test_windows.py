@@ -121,3 +121,13 @@ def test_weights_made_in_inference_mode_have_no_versions_and_keep_nothing():
         assert kept.get(weights, lambda: weights[0] * 2).tolist() == [2.0, 2.0]
         weights[0].add_(1)
         assert kept.get(weights, lambda: weights[0] * 2).tolist() == [4.0, 4.0]
+
+
+def test_what_was_kept_in_inference_mode_serves_gradients_later():
+    weight, kept = torch.nn.Parameter(torch.ones(2)), KeptResult()
+    with torch.inference_mode():
+        kept.get([weight], lambda: weight * 2)
+    with torch.no_grad():
+        found = kept.get([weight], lambda: weight * 3)
+    (weight * found).sum().backward()
+    assert weight.grad.tolist() == [2.0, 2.0]
