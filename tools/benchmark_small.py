@@ -1,4 +1,4 @@
-"""CPU time of an image for `vidt_small` and ViDT+, beside RF-DETR of transformers where that is installed.
+"""CPU time of an image for the smaller detectors, beside RF-DETR of transformers where that is installed.
 
     python tools/benchmark_small.py [--rounds 5] [--calls 5]
     pip install transformers
@@ -27,6 +27,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 # Of each row the config, the side of the image and changes of the backbone.
 OWN: dict[str, tuple[str, int, dict[str, Any]]] = {
+    "finetune_cpu at 256": ("finetune_cpu", 256, {}),
+    "finetune_lite at 256": ("finetune_lite", 256, {}),
     "vidt_small_384 at 384": ("vidt_small_384", 384, {}),
     "vidt_small_512 at 512": ("vidt_small_512", 512, {}),
     "vidt_small_640 at 576": ("vidt_small_640", 576, {"window": 12}),
