@@ -3,8 +3,6 @@
 PyTorch gives the float32 matrix products of such layers on x86 to MKL, which uses the widest vector units of its own
 vendor's processors only. oneDNN, which comes with PyTorch as well, uses them on all, and is twice as fast on some.
 
-oneDNN sorts a weight anew for each product. Without gradients the sorted weight is kept until the weight changes.
-
 With `DETKIT_ONEDNN_LINEAR=0` in the environment PyTorch chooses, as it does on processors that are not x86.
 """
 
@@ -19,7 +17,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-from torch.utils.weak import WeakTensorKeyDictionary
 
 ONEDNN = (
     os.environ.get("DETKIT_ONEDNN_LINEAR") != "0"
@@ -29,32 +26,32 @@ ONEDNN = (
 )
 # Multiplications below which the overhead of oneDNN is larger than what it saves.
 SMALL = 2**20
-# Rows up to which sorting the weight takes a part of the time worth a copy of it.
-MANY = 2048
 
 
 class KeptResult:
-    """What depends on weights alone, kept from call to call until one of the weights changes.
+    """What depends on weights alone, kept from call to call until one of the weights changes. On a CPU only.
 
-    A change is seen by the version that PyTorch counts with each operation in place, and by the place in memory. Only a
-    write around that count (`parameter.data.copy_(...)`) goes unseen.
+    A change is seen by the norms of the weights, which cost far less than what is kept, and by the version that PyTorch
+    counts with each operation in place.
     """
 
     def __init__(self) -> None:
-        self._kept: tuple[list[tuple[Tensor, int]], Tensor] | None = None
+        self._kept: tuple[list[tuple[Tensor, int]], Tensor, Tensor] | None = None
 
     def get(self, weights: Sequence[Tensor], compute: Callable[[], Tensor]) -> Tensor:
         """The result of `compute()`, which reads `weights` and nothing else; called without gradients."""
+        device = weights[0].device.type
         special = torch.compiler.is_compiling() or torch.jit.is_tracing() or any(w.is_inference() for w in weights)
-        if special or torch.is_autocast_enabled(weights[0].device.type):
+        if device != "cpu" or special or torch.is_autocast_enabled(device):
             return compute()
+        norms = torch.stack(torch._foreach_norm([weight.detach() for weight in weights]))
         kept = self._kept  # one read, as other threads may replace it
-        if kept is not None and _are_same(weights, kept[0]):
-            return kept[1]
+        if kept is not None and _are_same(weights, kept[0]) and torch.equal(norms, kept[1]):
+            return kept[2]
         with torch.inference_mode(False), torch.no_grad():  # a plain tensor, which later calls may use in any mode
             result = compute()
         # Views of the weights, so that no other tensor can take their place in memory.
-        self._kept = [(weight.detach(), weight._version) for weight in weights], result
+        self._kept = [(weight.detach(), weight._version) for weight in weights], norms, result
         return result
 
 
@@ -77,14 +74,14 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         return F.linear(x, weight, bias)
     if torch.is_grad_enabled():
         return _OneDnnLinear.apply(x, weight, bias)
-    return _product(x, _sorted(weight, x), bias)
+    return _product(x, weight, bias)
 
 
 def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """GELU of `linear`; one kernel where no gradients are wanted, which reads and writes the result once."""
     if torch.is_grad_enabled() or not _onednn_helps(x, weight):
         return F.gelu(linear(x, weight, bias))
-    return _product(x, _sorted(weight, x), bias, "gelu")
+    return _product(x, weight, bias, "gelu")
 
 
 class Linear(nn.Linear):
@@ -134,19 +131,6 @@ def linear_flops(x_shape: Sequence[int], weight_shape: Sequence[int], *_: object
 def conv_flops(x_shape: Sequence[int], weight_shape: Sequence[int], *_: object, out_shape: Sequence[int]) -> int:
     """FLOPs of a convolution by oneDNN, for `torch.utils.flop_counter`."""
     return 2 * math.prod(weight_shape) * out_shape[0] * math.prod(out_shape[2:])
-
-
-_SORTED = WeakTensorKeyDictionary()
-
-
-def _sorted(weight: Tensor, x: Tensor) -> Tensor:
-    """A parameter in the order in which oneDNN reads it."""
-    rows = x.numel() // x.shape[-1]
-    if rows > MANY or not isinstance(weight, nn.Parameter) or not weight.is_contiguous():
-        return weight
-    if weight not in _SORTED:
-        _SORTED[weight] = KeptResult()
-    return _SORTED[weight].get([weight], lambda: torch.ops.mkldnn._reorder_linear_weight(weight.detach(), rows))
 
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None, activation: str = "none") -> Tensor:
