@@ -10,7 +10,7 @@ The ladder of any other ViDT config, on real data and with a GPU:
     detkit ablate vidt_swin_nano --out runs/ablation_coco
 """
 
-from quickstart import config as quickstart
+from quickstart_swin import config as quickstart
 
 config = dict(
     quickstart,

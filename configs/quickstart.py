@@ -2,25 +2,17 @@
 
     detkit train quickstart
 
-Time: about 10 minutes on one CPU core.
-Score: 43.0 box AP, 60.9 AP50 on 200 scenes; other machines differ a little.
+Time: 7 minutes of CPU time.
+Score: 65.5 box AP, 84.8 AP50 on 200 scenes; other machines differ a little.
 
-Options that the paper has not, and that make it learn in minutes: `proposals` and `local_positions`.
+Options that the paper has not, and that make it learn in minutes: a convolutional body with [DET] tokens in its last
+stage (`ConvDet`), and `proposals`. With the paper's kind of body see quickstart_swin.py.
 """
 
 config = dict(
     model=dict(
         type="ViDT",
-        backbone=dict(
-            type="Swin",
-            embed_dim=32,
-            depths=(1, 1, 2, 1),
-            num_heads=(2, 4, 8, 16),
-            window=4,
-            num_tokens=20,
-            pos_dim=128,
-            local_positions=True,
-        ),
+        backbone=dict(type="ConvDet", dims=(32, 64, 128, 256), depths=(1, 1, 1, 1), num_tokens=20, pos_dim=128),
         hidden_dim=128,
         decoder_layers=2,
         heads=4,
@@ -37,8 +29,7 @@ config = dict(
         eval_batch_size=16,
         workers=0,
     ),
-    optimizer=dict(lr=1e-3, weight_decay=1e-4),
-    # Far from converged, it learns most at the full rate; a cosine over as many steps reaches less.
-    schedule=dict(type="step", drop_epochs=[5], factor=0.1, warmup_steps=100),
+    optimizer=dict(lr=2e-3, weight_decay=1e-4),
+    schedule=dict(type="cosine", per_step=True, min_lr=1e-5, warmup_steps=100),
     train=dict(epochs=6, clip_norm=0.1, ema=0.995, eval_every=2, log_every=50),
 )

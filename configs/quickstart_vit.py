@@ -1,4 +1,4 @@
-"""The quickstart with a plain ViT as backbone: only the `backbone` differs.
+"""The quickstart with a plain ViT as backbone: only the `backbone` differs from quickstart_swin.py.
 
     detkit train quickstart_vit
 
@@ -7,7 +7,7 @@ Score: not measured.
 Needs timm: pip install "detkit[timm]".
 """
 
-from quickstart import config as quickstart
+from quickstart_swin import config as quickstart
 
 config = dict(
     quickstart,

@@ -38,7 +38,7 @@ def test_every_wrong_option_gets_a_good_line(options, name, monkeypatch):
     [
         ("train", "quickstart", "train.clip_norm=-1", "train.clip_norm: must be a number above 0"),
         ("train", "quickstart", "train.clip_norm=0", "train.clip_norm: must be a number above 0"),
-        ("train", "quickstart", "schedule.factor=-1", "schedule.factor: must be a number above 0 and at most 1"),
+        ("train", "quickstart_swin", "schedule.factor=-1", "schedule.factor: must be a number above 0 and at most 1"),
         ("train", "quickstart", "data.skip_broken=no", "data.skip_broken: must be True or False, got 'no'"),
         ("train", "quickstart", "model.decoder_layers=-1", "model.decoder_layers: must be a whole number from 0 to"),
         ("train", "quickstart", "model.input_rule.shortest=x", "model.input_rule.shortest: must be a whole number"),
@@ -47,7 +47,7 @@ def test_every_wrong_option_gets_a_good_line(options, name, monkeypatch):
         ("train", "quickstart", "hooks=[{'type':'Swin'}]", "hooks.0: Swin is not a hook"),
         ("train", "quickstart", "data.transforms=[{'type':'SetCriterion'}]", "SetCriterion is not a transform"),
         ("train", "quickstart", "model.heads=7", "hidden_dim must be a multiple of heads"),
-        ("train", "quickstart", "model.backbone.num_heads=[3,5,7,9]", "num_heads [3, 5, 7, 9] do not divide"),
+        ("train", "quickstart_swin", "model.backbone.num_heads=[3,5,7,9]", "num_heads [3, 5, 7, 9] do not divide"),
         ("match", "match_quickstart", "model.backbone.chanels=3", "did you mean 'channels'?"),
         ("match", "match_quickstart", "model.temprature=3", "did you mean 'temperature'?"),
         ("match", "match_quickstart", "rounds.pool.pairs.lenght=3", "did you mean 'length'?"),
