@@ -152,7 +152,9 @@ def create_timm_model(name: str, **arguments: Any) -> nn.Module:
             if isinstance(error, (RuntimeError, ArithmeticError, KeyError, AttributeError)):
                 raise ValueError(f"timm cannot build {name} with {arguments}: {error}") from error
             raise
-        raise ValueError(f"timm could not fetch the weights of {name}: {error}") from error
+        raise ValueError(
+            f"timm could not fetch the weights of {name}: {error} Without network give a file of them as `pretrained`"
+        ) from error
 
 
 def timm_state_dict(name: str) -> Mapping[str, Tensor]:
