@@ -14,8 +14,17 @@ fast as the body.
 
 from finetune_cpu import config as small
 
+AUGMENT = dict(
+    type="DetrAugment",
+    shortest=[192, 208, 224, 240, 256, 272, 288],
+    longest=384,
+    crop_resize=[224, 256, 320],
+    crop_size=[160, 256],
+)
+
 config = dict(
     small,
+    data=dict(small["data"], transforms=[AUGMENT]),
     model=dict(
         small["model"],
         backbone=dict(
