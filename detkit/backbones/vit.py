@@ -19,10 +19,10 @@ import torch.nn.functional as F
 from annotated_types import MinLen
 from torch import Tensor, nn
 
+from detkit.backbones.from_timm.blocks import attention_dropout, create_body, embed, finish, project, rotate
 from detkit.backbones.layers import CrossInputs, DetFeatures, resize_mask
 from detkit.backbones.pretrained import ModelArgs, checked_model_args
 from detkit.backbones.pyramid import SimplePyramid
-from detkit.backbones.timm_blocks import attention_dropout, create_body, embed, finish, project, rotate
 from detkit.backbones.windows import join_windows, split_windows
 from detkit.ops.linear import KeptResult
 from detkit.registry import register

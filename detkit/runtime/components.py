@@ -31,7 +31,7 @@ MODULES = (
     "detkit.backbones.fpn",
     "detkit.backbones.resnet",
     "detkit.backbones.swin",
-    "detkit.backbones.timm_features",
+    "detkit.backbones.from_timm.features",
     "detkit.backbones.vit",
     "detkit.vidt.model",
     "detkit.pointseg.refine.data",

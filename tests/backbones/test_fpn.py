@@ -3,8 +3,8 @@ import torch
 from torch import nn
 
 from detkit.backbones.fpn import FPN
+from detkit.backbones.from_timm.features import TimmFeatures
 from detkit.backbones.swin import Swin
-from detkit.backbones.timm_features import TimmFeatures
 
 
 class Body(nn.Module):

@@ -8,6 +8,8 @@ from typing import Annotated, Any
 from annotated_types import MinLen
 from torch import Tensor, nn
 
+from detkit.backbones.from_timm.blocks import create_body, embed
+from detkit.backbones.from_timm.features import create_features
 from detkit.backbones.pretrained import (
     ModelArgs,
     checked_model_args,
@@ -16,8 +18,6 @@ from detkit.backbones.pretrained import (
     load_pretrained,
     names_in_body,
 )
-from detkit.backbones.timm_blocks import create_body, embed
-from detkit.backbones.timm_features import create_features
 from detkit.correspondence.features.maps import Layers, check_layers, keep_blocks
 from detkit.registry import register
 from detkit.registry.ranges import Index, Text

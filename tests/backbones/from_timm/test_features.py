@@ -2,8 +2,8 @@ import pytest
 import torch
 from torch import nn
 
+from detkit.backbones.from_timm.features import TimmFeatures
 from detkit.backbones.pretrained import create_timm_model
-from detkit.backbones.timm_features import TimmFeatures
 from detkit.structures import Annotations, Batch
 from detkit.vidt.model import ViDT
 
