@@ -1,8 +1,9 @@
 """`python -m detkit`, and the command `detkit`."""
 
+import os
 import sys
 
-from detkit.runtime.stopping import exit_at_once_on_signals
+from detkit.runtime.stopping import exit_as_rank, exit_at_once_on_signals
 
 
 def run(*words: str) -> int:
@@ -10,7 +11,10 @@ def run(*words: str) -> int:
     exit_at_once_on_signals()
     from detkit.cli import main
 
-    return main([*words, *sys.argv[1:]])
+    code = main([*words, *sys.argv[1:]])
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        exit_as_rank(code)
+    return code
 
 
 if __name__ == "__main__":

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from types import FrameType
@@ -47,6 +49,19 @@ def exit_at_once_on_signals() -> None:
     """Let Ctrl-C and SIGTERM end the process with one line, while there is nothing to tidy up."""
     for number in SIGNALS:
         signal.signal(number, _exit_at_once)
+
+
+def exit_as_rank(code: int) -> None:
+    """End a process that torchrun has started, without the interpreter's tidying up: exit handlers, then the end.
+
+    Threads that PyTorch keeps for the connection to other processes may still return into Python then. If it is being
+    taken down they abort a process whose work is done, and torchrun calls the run failed.
+    """
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)
 
 
 def _exit_at_once(number: int, frame: Any) -> None:

@@ -1,3 +1,4 @@
+import atexit
 import os
 import signal
 import subprocess
@@ -7,6 +8,7 @@ import pytest
 from paths import ROOT, TOOLS
 from processes import run_process, wait_for
 
+import detkit.__main__
 from detkit.runtime.stopping import exit_at_once_on_signals, sigterm_as_ctrl_c
 
 KILLING_FINDER = """
@@ -53,3 +55,16 @@ def test_elsewhere_a_signal_is_an_exception_that_tidies_up(tmp_path):
         assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
     assert wait_for([run_process(stopped, tmp_path / "log")]) == [0], (tmp_path / "log").read_text()
+
+
+def test_a_rank_ends_without_the_interpreters_tidying_up(tmp_path, monkeypatch):
+    def rank():
+        atexit._clear()  # those of the test session
+        atexit.register(lambda: print("exit handler"))
+        monkeypatch.setattr("detkit.cli.main", lambda words: print("worked") or 3)
+        detkit.__main__.run("train")
+        print("went on")
+
+    log = tmp_path / "log"
+    assert wait_for([run_process(rank, log, WORLD_SIZE="2")]) == [3]
+    assert log.read_text().splitlines() == ["worked", "exit handler"]
