@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
+from collections.abc import Iterator
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -85,10 +86,9 @@ def train(config: dict[str, Any] | None, out: str | Path, *, resume: bool = Fals
         if is_main():
             write_config(runner.config, runner.out)
         try:
-            runner.train()
-        except (RuntimeError, MemoryError, OSError, ValueError) as error:
-            error.add_note(runner.way_on())
-            raise
+            # Twice: PyTorch reports a dead data worker by a signal, which may come while another error is handled.
+            with runner.telling_way_on(), runner.telling_way_on():
+                runner.train()
         finally:
             runner.replica = runner.model  # lets go of the process group, which ends here
         return runner
@@ -251,6 +251,16 @@ class Runner:
     def trained_model(self) -> Model:
         """The model to evaluate and keep: the moving average where there is one."""
         return self.model if self.ema is None else self.ema.model
+
+    @contextlib.contextmanager
+    def telling_way_on(self) -> Iterator[None]:
+        """Add to an error how to go on after it."""
+        try:
+            yield
+        except (RuntimeError, MemoryError, OSError, ValueError) as error:
+            if not getattr(error, "__notes__", ()):
+                error.add_note(self.way_on())
+            raise
 
     def way_on(self) -> str:
         """How to go on after a failure."""
