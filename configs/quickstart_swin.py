@@ -8,9 +8,12 @@ Score: 43.0 box AP, 60.9 AP50 on 200 scenes; other machines differ a little.
 Options that the paper has not, and that make it learn in minutes: `proposals` and `local_positions`.
 """
 
+from quickstart import config as quickstart
+
 config = dict(
+    quickstart,
     model=dict(
-        type="ViDT",
+        quickstart["model"],
         backbone=dict(
             type="Swin",
             embed_dim=32,
@@ -21,24 +24,8 @@ config = dict(
             pos_dim=128,
             local_positions=True,
         ),
-        hidden_dim=128,
-        decoder_layers=2,
-        heads=4,
-        ffn_dim=512,
-        dropout=0.0,
-        proposals=True,
-        input_rule=dict(shortest=128, longest=128, multiple=1),
-    ),
-    data=dict(
-        train=dict(type="SyntheticScenes", length=4000, seed=0, masks=False),
-        val=dict(type="SyntheticScenes", length=200, seed=1, masks=False),
-        transforms=[dict(type="RandomFlip")],
-        batch_size=16,
-        eval_batch_size=16,
-        workers=0,
     ),
     optimizer=dict(lr=1e-3, weight_decay=1e-4),
     # Far from converged, it learns most at the full rate; a cosine over as many steps reaches less.
     schedule=dict(type="step", drop_epochs=[5], factor=0.1, warmup_steps=100),
-    train=dict(epochs=6, clip_norm=0.1, ema=0.995, eval_every=2, log_every=50),
 )

@@ -26,6 +26,24 @@ def training_seconds() -> float:
     return time.perf_counter() if torch.cuda.is_available() else time.process_time()
 
 
+class Clock:
+    """The seconds of a training: in all, and of each step with its data."""
+
+    def __init__(self) -> None:
+        self.seconds, self.times = 0.0, []
+
+    def start(self, *_: object) -> None:
+        """Steps begin, or go on after something that does not count."""
+        self._since = training_seconds()
+
+    def step(self, *_: object) -> None:
+        """A step is over."""
+        now = training_seconds()
+        self.seconds += now - self._since
+        self.times.append(now - self._since)
+        self._since = now
+
+
 @register
 class LearningCurve(Hook):
     """Writes `curve.json` into the run's folder: seconds spent in training, and the figures reached after them.
@@ -34,28 +52,25 @@ class LearningCurve(Hook):
     """
 
     def __init__(self) -> None:
-        self.seconds, self.times, self.curve = 0.0, [], []
+        self.clock, self.curve = Clock(), []
 
     def before_train(self, runner: Run) -> None:
         """Start the clock."""
-        self._since = training_seconds()
+        self.clock.start()
 
     def after_step(self, runner: Run) -> None:
         """Add the time of the step and of its data."""
-        now = training_seconds()
-        self.seconds += now - self._since
-        self.times.append(now - self._since)
-        self._since = now
+        self.clock.step()
 
     def after_epoch(self, runner: Run) -> None:
         """Note the figures of an evaluation, and start the clock again."""
         if runner.evaluated_at == runner.step:
-            self.curve.append({"seconds": self.seconds, "step": runner.step, **runner.metrics})
-        self._since = training_seconds()
+            self.curve.append({"seconds": self.clock.seconds, "step": runner.step, **runner.metrics})
+        self.clock.start()
 
     def after_train(self, runner: Run) -> None:
         """Write the file."""
-        content = {"seconds_per_step": float(np.median(self.times[WARM_UP:])), "curve": self.curve}
+        content = {"seconds_per_step": float(np.median(self.clock.times[WARM_UP:])), "curve": self.curve}
         (runner.out / "curve.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
 
 
@@ -97,24 +112,6 @@ def train_ours(job: dict[str, Any], folder: Path) -> dict[str, Any]:
     return json.loads((folder / "run/curve.json").read_text(encoding="utf-8"))
 
 
-class PeerClock:
-    """Seconds that a peer's training spends in its epochs, and in each step."""
-
-    def __init__(self) -> None:
-        self.seconds, self.times = 0.0, []
-
-    def start(self, trainer: object) -> None:
-        """An epoch begins."""
-        self._since = training_seconds()
-
-    def step(self, trainer: object) -> None:
-        """A step is over."""
-        now = training_seconds()
-        self.seconds += now - self._since
-        self.times.append(now - self._since)
-        self._since = now
-
-
 def train_peer(job: dict[str, Any], folder: Path) -> dict[str, Any]:
     """The same with a model of ultralytics: its own recipe, random weights, the same files."""
     from ultralytics import YOLO
@@ -124,8 +121,8 @@ def train_peer(job: dict[str, Any], folder: Path) -> dict[str, Any]:
     options |= dict(device="cpu", workers=0, amp=False, pretrained=False, seed=job["seed"])
     options |= dict(project=str(folder.resolve()), exist_ok=True, val=False, plots=False, verbose=False)
 
-    def fit(name: str, epochs: int) -> PeerClock:
-        model, clock = YOLO(job["config"]), PeerClock()
+    def fit(name: str, epochs: int) -> Clock:
+        model, clock = YOLO(job["config"]), Clock()
         model.add_callback("on_train_epoch_start", clock.start)
         model.add_callback("on_train_batch_end", clock.step)
         model.train(name=name, epochs=epochs, **options)

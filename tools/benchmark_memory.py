@@ -26,9 +26,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+from compare_losses import ROOT, checked_out
 from PIL import Image, ImageDraw
 
-ROOT = Path(__file__).resolve().parent.parent
 # Runs at any revision, also where there is no such hook.
 HOOK = """
 import resource
@@ -119,16 +119,9 @@ def train(tree: Path, scenes: Path, out: Path, steps: int, settings: list[str]) 
 @contextlib.contextmanager
 def trees(revisions: list[str], folder: Path) -> Iterator[dict[str, Path]]:
     """The folders of revisions, and of the working tree under the name "now"."""
-    git, found = ["git", "-C", str(ROOT), "worktree"], {}
-    try:
-        for number, revision in enumerate(revisions):
-            tree = folder / f"revision_{number}"
-            subprocess.run([*git, "add", "--quiet", "--detach", str(tree), revision], check=True)
-            found[revision] = tree
+    with contextlib.ExitStack() as stack:
+        found = {r: stack.enter_context(checked_out(r, folder / f"tree_{i}")) for i, r in enumerate(revisions)}
         yield {**found, "now": ROOT}
-    finally:
-        for tree in found.values():
-            subprocess.run([*git, "remove", "--force", str(tree)], check=True)
 
 
 def growth(options: argparse.Namespace, folder: Path) -> None:

@@ -10,10 +10,13 @@ and every tensor of the last weights. Exit code 1 if anything differs. Takes som
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -82,13 +85,37 @@ def config_of(name: str, steps: int) -> dict:
     )
 
 
-def train(tree: Path, config: Path, out: Path) -> tuple[list[dict], dict[str, torch.Tensor]]:
-    """The rows of a training with the code in `tree`, without its speed, and its last weights."""
+@contextlib.contextmanager
+def checked_out(revision: str, folder: Path) -> Iterator[Path]:
+    """The files of a git revision, in `folder / "revision"` for as long as they are needed."""
+    tree, git = folder / "revision", ["git", "-C", str(ROOT), "worktree"]
+    subprocess.run([*git, "add", "--quiet", "--detach", str(tree), revision], check=True)
+    try:
+        yield tree
+    finally:
+        subprocess.run([*git, "remove", "--force", str(tree)], check=True)
+
+
+def run_training(tree: Path, config: Path, out: Path) -> float:
+    """Train with the code in `tree`, with one thread and an environment without what the user has set.
+
+    Returns:
+        The CPU seconds that it took.
+    """
     command = [sys.executable, str(tree / "tools" / "train.py"), str(config), "--out", str(out)]
     environment = {"PYTHONPATH": str(tree), "OMP_NUM_THREADS": "1", "PATH": ""}
-    done = subprocess.run(command, env=environment, cwd=tree, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(f"training in {tree} failed:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
+    log = out.with_suffix(".log")
+    with log.open("w") as output:
+        process = subprocess.Popen(command, env=environment, cwd=tree, stdout=output, stderr=output)
+        _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        raise SystemExit(f"training in {tree} failed:\n{log.read_text()[-4000:]}")
+    return usage.ru_utime + usage.ru_stime
+
+
+def train(tree: Path, config: Path, out: Path) -> tuple[list[dict], dict[str, torch.Tensor]]:
+    """The rows of a training with the code in `tree`, without its speed, and its last weights."""
+    run_training(tree, config, out)
     lines = (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     rows = [{k: v for k, v in json.loads(line).items() if k not in SPEED} for line in lines]
     return rows, load_file(out / "last.safetensors")
@@ -112,10 +139,8 @@ def main() -> int:
     options = parser.parse_args()
     changed = False
     with tempfile.TemporaryDirectory() as temporary:
-        folder, other = Path(temporary), Path(temporary) / "revision"
-        git = ["git", "-C", str(ROOT), "worktree"]
-        subprocess.run([*git, "add", "--quiet", "--detach", str(other), options.revision], check=True)
-        try:
+        folder = Path(temporary)
+        with checked_out(options.revision, folder) as other:
             for name in options.only:
                 config = folder / f"{name}.py"
                 config.write_text(f"config = {config_of(name, options.steps)!r}\n", encoding="utf-8")
@@ -124,8 +149,6 @@ def main() -> int:
                 changed |= bool(found)
                 rows = f"{len(now[0])} rows, {len(now[1])} tensors"
                 print(f"{name}: {rows}: " + (f"{len(found)} differences: {found[:3]}" if found else "bit-equal"))
-        finally:
-            subprocess.run([*git, "remove", "--force", str(other)], check=True)
     return int(changed)
 
 

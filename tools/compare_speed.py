@@ -11,29 +11,16 @@ turns. Takes some minutes; the machine should have nothing else to do.
 from __future__ import annotations
 
 import argparse
-import os
 import statistics
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from compare_losses import AUGMENT, INPUT, ROOT, SWIN
+from compare_losses import AUGMENT, MODELS, ROOT, checked_out, run_training
 
 STEPS, IMAGES = 80, 200
-MODEL = dict(
-    type="ViDT",
-    backbone=SWIN,
-    hidden_dim=64,
-    decoder_layers=2,
-    fusion=True,
-    mask_vectors=64,
-    iou_aware=True,
-    token_labels=True,
-    proposals=True,
-    input_rule=INPUT,
-)
+MODEL, _, IOU_TYPES = MODELS["vidt_plus"]
 
 
 def config_of(scenes: Path, steps: int, split: str) -> dict[str, Any]:
@@ -51,20 +38,8 @@ def config_of(scenes: Path, steps: int, split: str) -> dict[str, Any]:
         data=dict(data, transforms=AUGMENT, batch_size=4, workers=0),
         optimizer=dict(lr=1e-3),
         train=train,
-        evaluator=dict(type="CocoEvaluator", iou_types=["bbox", "segm"]),
+        evaluator=dict(type="CocoEvaluator", iou_types=IOU_TYPES),
     )
-
-
-def cpu_seconds(tree: Path, config: Path, out: Path) -> float:
-    """CPU time of a training with the code in `tree`."""
-    command = [sys.executable, str(tree / "tools" / "train.py"), str(config), "--out", str(out)]
-    environment = {"PYTHONPATH": str(tree), "OMP_NUM_THREADS": "1", "PATH": ""}
-    with open(out.with_suffix(".log"), "w") as log:
-        process = subprocess.Popen(command, env=environment, cwd=tree, stdout=log, stderr=log)
-        _, status, usage = os.wait4(process.pid, 0)
-    if status:
-        raise SystemExit(f"training in {tree} failed:\n{out.with_suffix('.log').read_text()[-2000:]}")
-    return usage.ru_utime + usage.ru_stime
 
 
 def costs(tree: Path, folder: Path, turn: str) -> dict[str, float]:
@@ -74,7 +49,7 @@ def costs(tree: Path, folder: Path, turn: str) -> dict[str, float]:
     for name, (steps, split) in runs.items():
         config = folder / f"{name}.py"
         config.write_text(f"config = {config_of(folder / 'scenes', steps, split)!r}\n", encoding="utf-8")
-        seconds[name] = cpu_seconds(tree, config, folder / f"{name}_{turn}")
+        seconds[name] = run_training(tree, config, folder / f"{name}_{turn}")
     step, image = ((seconds[name] - seconds["short"]) * 1000 for name in ("step", "image"))
     return {"step, ms": step / STEPS, "image, ms": image / (IMAGES - 10), "short run, s": seconds["short"]}
 
@@ -98,18 +73,14 @@ def main() -> int:
     sys.path.insert(0, str(ROOT))
     measured: dict[str, list[dict[str, float]]] = {"before": [], "now": []}
     with tempfile.TemporaryDirectory() as temporary:
-        folder, other = Path(temporary), Path(temporary) / "revision"
+        folder = Path(temporary)
         export(folder / "scenes")
-        git = ["git", "-C", str(ROOT), "worktree"]
-        subprocess.run([*git, "add", "--quiet", "--detach", str(other), options.revision], check=True)
-        try:
+        with checked_out(options.revision, folder) as other:
             for number in range(options.rounds):
                 sides = [("before", other), ("now", ROOT)]
                 for side, tree in sides[:: 1 if number % 2 else -1]:
                     measured[side].append(costs(tree, folder, f"{number}_{side}"))
                 print({side: {k: round(v, 2) for k, v in m[-1].items()} for side, m in measured.items()}, flush=True)
-        finally:
-            subprocess.run([*git, "remove", "--force", str(other)], check=True)
     for what in measured["now"][0]:
         before, now = ([turn[what] for turn in measured[side]] for side in ("before", "now"))
         ratio = statistics.median(b / a for a, b in zip(before, now, strict=True))

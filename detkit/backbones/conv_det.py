@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from annotated_types import Len
 from torch import Tensor, nn
 
-from detkit.backbones.layers import CrossInputs, DetAttention, DetFeatures, Mlp, resize_mask
+from detkit.backbones.layers import CrossInputs, DetAttention, DetFeatures, Mlp, det_parameters, resize_mask
 from detkit.registry import register
 from detkit.registry.ranges import Channels, Depth, Objects
 
@@ -133,10 +133,7 @@ class ConvDet(nn.Module):
         )
         self.blocks = nn.ModuleList(AttentionBlock(dims[-1], num_heads, pos_dim) for _ in range(attention_blocks))
         self.reduce = ConvUnit(dims[-1], pos_dim, 3, 2)
-        self.det_token = nn.Parameter(torch.empty(1, num_tokens, dims[-1]))
-        self.det_pos_embed = nn.Parameter(torch.empty(1, num_tokens, pos_dim))
-        nn.init.trunc_normal_(self.det_token, std=0.02)
-        nn.init.trunc_normal_(self.det_pos_embed, std=0.02)
+        self.det_token, self.det_pos_embed = det_parameters(num_tokens, dims[-1], pos_dim)
 
     def no_weight_decay(self) -> set[str]:
         """Names of parameters without weight decay, besides biases and norms."""

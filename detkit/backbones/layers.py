@@ -31,6 +31,14 @@ class DetFeatures:
     det_pos: Tensor
 
 
+def det_parameters(num_tokens: int, dim: int, pos_dim: int) -> tuple[nn.Parameter, nn.Parameter]:
+    """Learned [DET] tokens `[1, num_tokens, dim]` and their positions `[1, num_tokens, pos_dim]`, initialized."""
+    token, position = (nn.Parameter(torch.empty(1, num_tokens, channels)) for channels in (dim, pos_dim))
+    nn.init.trunc_normal_(token, std=0.02)
+    nn.init.trunc_normal_(position, std=0.02)
+    return token, position
+
+
 @dataclass
 class CrossInputs:
     """For [DET] x [PATCH] attention of a stage: patch positions [b, h, w, c] and key bias [b, 1, 1, h * w + n]."""

@@ -26,6 +26,7 @@ from detkit.backbones.layers import (
     DropPath,
     Mlp,
     PatchEmbed,
+    det_parameters,
     resize_mask,
 )
 from detkit.backbones.pretrained import load_pretrained
@@ -39,7 +40,8 @@ from detkit.backbones.windows import (
     window_attention,
     window_regions,
 )
-from detkit.ops.linear import KeptResult, Linear
+from detkit.ops.kept import KeptResult
+from detkit.ops.linear import Linear
 from detkit.registry import register
 from detkit.registry.ranges import Channels, Depth, Index, Objects, OneOf, ShareBelowOne, Text
 
@@ -305,16 +307,10 @@ class Swin(nn.Module):
             Stage(dim, heads, window, stage_rates.tolist(), pos_dim, out_dim, local_positions)
             for dim, heads, stage_rates, out_dim in zip(dims, num_heads, rates, out_dims, strict=True)
         )
-        self.det_token = nn.Parameter(torch.empty(1, num_tokens, embed_dim))
-        self.det_pos_embed = nn.Parameter(torch.empty(1, num_tokens, pos_dim))
+        self.det_token, self.det_pos_embed = det_parameters(num_tokens, embed_dim, pos_dim)
         self._kept_dets = KeptResult()
-        self._init_weights()
         if pretrained:
             load_pretrained(self, pretrained, convert_swin, is_new)
-
-    def _init_weights(self):
-        nn.init.trunc_normal_(self.det_token, std=0.02)
-        nn.init.trunc_normal_(self.det_pos_embed, std=0.02)
 
     def no_weight_decay(self) -> set[str]:
         """Names of parameters without weight decay, besides biases and norms."""

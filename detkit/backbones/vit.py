@@ -20,11 +20,11 @@ from annotated_types import MinLen
 from torch import Tensor, nn
 
 from detkit.backbones.from_timm.blocks import attention_dropout, create_body, embed, finish, project, rotate
-from detkit.backbones.layers import CrossInputs, DetFeatures, resize_mask
+from detkit.backbones.layers import CrossInputs, DetFeatures, det_parameters, resize_mask
 from detkit.backbones.pretrained import ModelArgs, checked_model_args
 from detkit.backbones.pyramid import SimplePyramid
 from detkit.backbones.windows import join_windows, split_windows
-from detkit.ops.linear import KeptResult
+from detkit.ops.kept import KeptResult
 from detkit.registry import register
 from detkit.registry.ranges import Channels, Index, Objects, Pixels, ShareBelowOne, Text
 
@@ -134,11 +134,8 @@ class ViT(nn.Module):
         self.patch = self.body.patch_embed.feat_ratio()
         self.pyramid = SimplePyramid(dim, out_channels, self.patch, strides)
         self.det_pos_linear = nn.ModuleList(nn.Linear(pos_dim, dim) for _ in range(depth))
-        self.det_token = nn.Parameter(torch.empty(1, num_tokens, dim))
-        self.det_pos_embed = nn.Parameter(torch.empty(1, num_tokens, pos_dim))
+        self.det_token, self.det_pos_embed = det_parameters(num_tokens, dim, pos_dim)
         self._kept_dets = KeptResult()
-        nn.init.trunc_normal_(self.det_token, std=0.02)
-        nn.init.trunc_normal_(self.det_pos_embed, std=0.02)
 
     def no_weight_decay(self) -> set[str]:
         """Names of parameters without weight decay, besides biases and norms."""

@@ -4,7 +4,7 @@ import torch
 from detkit.backbones import windows
 from detkit.backbones.swin import Swin
 from detkit.engine.optim import Ema
-from detkit.ops.linear import KeptResult
+from detkit.ops.kept import KeptResult
 from detkit.vidt.model import ViDT
 
 SMALL = dict(num_tokens=5, embed_dim=16, depths=(2, 2, 2, 2), num_heads=(2, 2, 4, 4), pos_dim=32, window=4)

@@ -15,7 +15,7 @@ from annotated_types import Ge, Le, MinLen
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from detkit.backbones.layers import DetFeatures
+from detkit.backbones.layers import DetFeatures, det_parameters
 from detkit.backbones.pretrained import (
     ModelArgs,
     checked_model_args,
@@ -94,10 +94,7 @@ class TimmFeatures(nn.Module):
         self.num_tokens, self.pos_dim, self.frozen_norm = num_tokens, pos_dim, frozen_norm
         self.num_channels, self.det_channels = [*channels, pos_dim], pos_dim
         self.reduce = nn.Conv2d(channels[-1], pos_dim, 3, stride=2, padding=1)
-        self.det_token = nn.Parameter(torch.empty(1, num_tokens, pos_dim))
-        self.det_pos_embed = nn.Parameter(torch.empty(1, num_tokens, pos_dim))
-        nn.init.trunc_normal_(self.det_token, std=0.02)
-        nn.init.trunc_normal_(self.det_pos_embed, std=0.02)
+        self.det_token, self.det_pos_embed = det_parameters(num_tokens, pos_dim, pos_dim)
         if frozen_norm:
             for norm in self._batch_norms():
                 norm.requires_grad_(False)
