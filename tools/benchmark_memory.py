@@ -3,10 +3,10 @@
     python tools/benchmark_memory.py growth [REVISION ...] [--steps 1000] [--plot memory.png]
     python tools/benchmark_memory.py objects [REVISION ...] [--objects 375 500] [--steps 5]
 
-Trains finetune_cpu_masks (3 million parameters, masks of ViDT+, images of many sizes) on generated scenes in files,
-from random weights, each run in a process of its own with one thread. Memory is what that process holds resident.
+Trains finetune_cpu_masks (masks of ViDT+) on generated scenes in files, from random weights, each run in a process of
+its own with one thread. Memory is what that process holds resident.
 
-growth: images of 2 to 20 objects. The table has the most memory of the ten steps up to some steps, how much it grew
+growth: images of many sizes, with 2 to 20 objects. The table has the most memory of the ten steps up to some steps, how much it grew
 from step 50 to the last, and the CPU time of a step.
 objects: the peak for 8 images of 256 x 256 pixels with so many objects each, small ones that overlap.
 
@@ -48,6 +48,13 @@ class MemoryLog(Hook):
 """
 SHOWN = (10, 50, 100, 200, 400, 600, 800, 1000)
 GROWTH_SIDES, GROWTH_OBJECTS = (200, 420), (2, 21)
+MANY_SIZES = dict(
+    type="DetrAugment",
+    shortest=[192, 208, 224, 240, 256, 272, 288],
+    longest=384,
+    crop_resize=[224, 256, 320],
+    crop_size=[160, 256],
+)
 
 
 # Data ---------------------------------------------------------------------------------------------------------------
@@ -128,10 +135,10 @@ def growth(options: argparse.Namespace, folder: Path) -> None:
     write_scenes(folder / "scenes", 200, GROWTH_SIDES, GROWTH_OBJECTS)
     shown = [step for step in SHOWN if step < options.steps] + [options.steps]
     print("resident MB after step " + "".join(f"{step:>7}" for step in shown) + "  from step 50  CPU ms of a step")
-    curves = {}
+    settings, curves = [f"data.transforms=[{MANY_SIZES}]", *options.set], {}
     with trees(options.revisions, folder) as sides:
         for name, tree in sides.items():
-            rows = train(tree, folder / "scenes", folder / f"run_{len(curves)}", options.steps, options.set)
+            rows = train(tree, folder / "scenes", folder / f"run_{len(curves)}", options.steps, settings)
             curves[name] = rows[:, 1]
             values = [resident(rows, step) for step in shown]
             grown = values[-1] / resident(rows, min(50, options.steps)) - 1
