@@ -117,7 +117,11 @@ def train_peer(job: dict[str, Any], folder: Path) -> dict[str, Any]:
     from ultralytics import YOLO
 
     import_components()
-    options = dict(data=str(write_yolo(job["data"], folder / "data")), imgsz=job["peer_size"], batch=job["peer_batch"])
+    options = dict(
+        data=str(write_yolo(job["data"], folder / "data", with_masks(job))),
+        imgsz=job["peer_size"],
+        batch=job["peer_batch"],
+    )
     options |= dict(device="cpu", workers=0, amp=False, pretrained=False, seed=job["seed"])
     options |= dict(project=str(folder.resolve()), exist_ok=True, val=False, plots=False, verbose=False)
 
@@ -135,11 +139,22 @@ def train_peer(job: dict[str, Any], folder: Path) -> dict[str, Any]:
     return {"seconds_per_step": float(np.median(clock.times)), "curve": curve}
 
 
-def write_yolo(data: dict[str, Any], folder: Path) -> Path:
-    """Both parts of the data as folders of images and text files of boxes, and the file that names them."""
+def outline(mask_hw: np.ndarray) -> list[float]:
+    """The largest outline of a mask as x, y, x, y, ... in shares of the image; a point where there is none."""
+    import cv2
+
+    outlines, _ = cv2.findContours(mask_hw.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+    if not outlines:
+        return [0.0] * 6
+    corners = max(outlines, key=cv2.contourArea)[:, 0] + 0.5
+    return (corners / mask_hw.shape[::-1]).ravel().tolist()
+
+
+def write_yolo(data: dict[str, Any], folder: Path, masks: bool) -> Path:
+    """Both parts of the data as folders of images and text files of boxes or outlines, and the file that names them."""
     names: list[str] = []
     for part in ("train", "val"):
-        dataset = build_dataset(data[part], part)
+        dataset = build_dataset({**data[part], "masks": masks}, part)
         images, labels = folder / "images" / part, folder / "labels" / part
         export_dataset(dataset, folder / f"{part}.json", images)
         labels.mkdir(parents=True, exist_ok=True)
@@ -149,6 +164,8 @@ def write_yolo(data: dict[str, Any], folder: Path) -> Path:
             scale = objects.boxes.new_tensor([image.shape[2], image.shape[1]] * 2)
             low, high = (objects.boxes / scale).split(2, dim=1)
             rows = torch.cat([(low + high) / 2, high - low], dim=1).tolist()
+            if masks:
+                rows = [outline(mask) for mask in objects.masks.numpy()]
             lines = [
                 f"{label} " + " ".join(map(str, row)) for label, row in zip(objects.labels.tolist(), rows, strict=True)
             ]
@@ -164,18 +181,29 @@ def write_yolo(data: dict[str, Any], folder: Path) -> Path:
     return path
 
 
+def with_masks(job: dict[str, Any]) -> bool:
+    """Whether the peer's model predicts masks."""
+    return Path(job["config"]).stem.endswith("-seg")
+
+
 def evaluate_peer(model: Any, job: dict[str, Any], folder: Path) -> dict[str, float]:
     """Its figures on the validation images, by the evaluator of detkit."""
     from detkit.evaluation.coco import CocoEvaluator
     from detkit.structures import Detections
 
-    dataset = build_dataset(job["data"]["val"], "val")
-    evaluator = CocoEvaluator(dataset)
+    masks = with_masks(job)
+    dataset = build_dataset({**job["data"]["val"], "masks": masks}, "val")
+    evaluator = CocoEvaluator(dataset, iou_types=["bbox", "segm"] if masks else ["bbox"])
+    options = dict(imgsz=job["peer_size"], conf=0.001, max_det=100, device="cpu", verbose=False, retina_masks=True)
     for index, image_id in enumerate(dataset.image_ids):
         file = str(folder / "images/val" / f"{image_id:06d}.png")
-        (found,) = model.predict(file, imgsz=job["peer_size"], conf=0.001, max_det=100, device="cpu", verbose=False)
-        boxes = found.boxes
-        detections = Detections(boxes.xyxy, boxes.conf, boxes.cls.long(), label_map=dataset.label_map)
+        (found,) = model.predict(file, **options)
+        boxes, pixels = found.boxes, None
+        if masks:
+            pixels = (
+                torch.zeros(0, *found.orig_shape, dtype=torch.bool) if found.masks is None else found.masks.data > 0
+            )
+        detections = Detections(boxes.xyxy, boxes.conf, boxes.cls.long(), pixels, label_map=dataset.label_map)
         evaluator.update([detections], [dataset[index][1]])
     return {name: float(value) for name, value in evaluator.compute().items()}
 

@@ -4,9 +4,10 @@
     python tools/benchmark_learning.py quickstart --data scenes --seconds 516 --peer yolo11n.yaml --peer-size 128
 
 Every config is trained on every data set with every seed, from random weights unless `--set` says otherwise, for as
-many whole epochs as fit into the seconds; its schedule spans them. On a CPU these are CPU seconds of one thread, and
-on a GPU seconds of the clock; evaluations do not count. `--peer` trains models of ultralytics (if you have installed
-it) beside them, by its own recipe, from random weights, on the same files, and evaluates them in the same way.
+many whole epochs as fit into the seconds; its schedule spans them. On a CPU these are CPU seconds of one thread, and on
+a GPU seconds of the clock; evaluations do not count. `--peer` trains models of ultralytics (if you have installed it)
+beside them, by its own recipe, from random weights, on the same files, and evaluates them in the same way; names in
+`-seg` with masks.
 
 Writes `table.md` and `curves.png` into the folder `--out`, and a folder for each training. A training that has a
 `result.json` there is not run again, so the command may be stopped and repeated.

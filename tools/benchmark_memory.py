@@ -6,8 +6,8 @@
 Trains finetune_cpu_masks (masks of ViDT+) on generated scenes in files, from random weights, each run in a process of
 its own with one thread. Memory is what that process holds resident.
 
-growth: images of many sizes, with 2 to 20 objects. The table has the most memory of the ten steps up to some steps, how much it grew
-from step 50 to the last, and the CPU time of a step.
+growth: images of many sizes, with 2 to 20 objects. The table has the most memory of the ten steps up to some steps, how
+much it grew from step 50 to the last, and the CPU time of a step.
 objects: the peak for 8 images of 256 x 256 pixels with so many objects each, small ones that overlap.
 
 Linux only. 1000 steps take about half an hour of one core at the batch size of 8; `--set data.batch_size=2` is faster.

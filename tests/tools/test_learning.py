@@ -4,10 +4,12 @@ import importlib
 import json
 import sys
 
+import numpy as np
 import pytest
 from paths import TOOLS
 
 from detkit.data.export import export_scenes
+from detkit.runtime.components import import_components
 
 CONFIG = """
 swin = dict(type="Swin", embed_dim=16, depths=(1, 1, 1, 1), num_heads=(1, 2, 4, 8), window=4, num_tokens=4, pos_dim=16)
@@ -83,3 +85,23 @@ def test_what_is_missing_is_named(tool, tmp_path, monkeypatch):
     tool("benchmark_learning", "--peer", "yolo11n.yaml")
     with pytest.raises(SystemExit, match="ultralytics is not installed"):
         script.main()
+
+
+def test_the_files_for_a_peer_have_the_boxes_or_the_outlines(tool, scenes, tmp_path):
+    import_components()
+    learning = tool("_learning")
+    folder = scenes.parent / "data/tiny"
+    files = {part: (folder / f"instances_{part}.json", folder / part) for part in ("train", "val")}
+    data = {p: {"type": "CocoDataset", "annotation_file": f, "image_folder": i} for p, (f, i) in files.items()}
+    boxes, outlines = (
+        learning.write_yolo(data, tmp_path / str(masks), masks).parent / "labels/train" for masks in (False, True)
+    )
+    for file in sorted(boxes.iterdir()):
+        for box, corners in zip(file.open(), (outlines / file.name).open(), strict=True):
+            label, x, y, width, height = map(float, box.split())
+            same_label, *values = map(float, corners.split())
+            distance = np.abs(np.array(values).reshape(-1, 2) - [x, y])
+            assert label == same_label and (distance <= np.array([width, height]) / 2).all()
+    corners = learning.outline(np.pad(np.ones((4, 6), bool), ((2, 4), (1, 3))))  # in 10 x 10 pixels
+    corners_xy = np.reshape(corners, (-1, 2))
+    assert corners_xy.min(0).tolist() == [0.15, 0.25] and corners_xy.max(0).tolist() == [0.65, 0.55]
