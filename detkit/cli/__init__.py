@@ -69,6 +69,7 @@ COMMANDS: dict[str, Command] = {
     "list": (listing.list_arguments, listing.list_components),
     "split-points": (files.split_points_arguments, files.split_points),
     "check-points": (files.check_points_arguments, files.check_points),
+    "data": (files.data_arguments, files.data),
     "configs": (configs.configs_arguments, configs.configs),
     "config": (configs.config_arguments, configs.config),
     "export-scenes": (files.export_scenes_arguments, files.export_scenes),

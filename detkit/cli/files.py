@@ -72,3 +72,50 @@ def export_scenes(options: argparse.Namespace) -> None:
     scenes = dict(size=options.size, max_objects=options.max_objects)
     paths = run(options.out, **numbers, force=options.force, **scenes)
     print(f"written to {', '.join(map(str, paths.values()))}")
+
+
+def data_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the commands of `detkit data`."""
+    commands = parser.add_subparsers(dest="data_command", metavar="COMMAND", required=True)
+    for name, (add_arguments, run) in DATA_COMMANDS.items():
+        command = commands.add_parser(name, help=run.__doc__, description=run.__doc__)
+        add_dataset(command)
+        add_arguments(command)
+        command.set_defaults(data_function=run)
+
+
+def data(options: argparse.Namespace) -> int:
+    """Convert, check, count and split datasets: COCO, YOLO, Pascal VOC, LabelMe, CVAT."""
+    return options.data_function(options) or 0
+
+
+def add_dataset(parser: argparse.ArgumentParser) -> None:
+    """Add the positional argument `dataset` and `--format`."""
+    from detkit.data.formats.find import FORMATS
+
+    help = "a folder, a data.yaml, a json or an XML file"
+    parser.add_argument("dataset", type=local_path, metavar="SRC", help=help)
+    parser.add_argument("--format", choices=FORMATS, help="of SRC, where it holds several")
+
+
+def convert_data_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `detkit data convert`."""
+    from detkit.data.formats.write import WRITERS
+
+    parser.add_argument("--out", type=local_path, required=True, metavar="DST", help="a new folder")
+    parser.add_argument("--to", choices=list(WRITERS), default="coco", help="(default coco)")
+
+
+def convert_data(options: argparse.Namespace) -> None:
+    """Write a dataset as COCO json, one file for each part, or as YOLO or Pascal VOC; with its images."""
+    from detkit.data.formats import find_dataset, write_dataset
+
+    found = find_dataset(options.dataset, options.format)
+    print(found.summary())
+    write_dataset(found, options.out, options.to)
+    print(f"written as {options.to} to {options.out}")
+
+
+DATA_COMMANDS = {
+    "convert": (convert_data_arguments, convert_data),
+}

@@ -59,8 +59,11 @@ def misspelling(words: Sequence[str], parser: argparse.ArgumentParser, commands:
     first = words[0] if words else ""
     if first and not first.startswith("-"):
         if first not in commands:
-            return f"unknown command {first!r}{nearest(first, commands) or '; detkit --help lists them'}"
+            return f"unknown command {first!r}{nearest(first, commands) or f'; {parser.prog} --help lists them'}"
         parser, words = commands[first], words[1:]
+        nested = next((a.choices for a in parser._actions if isinstance(a, argparse._SubParsersAction)), {})
+        if nested and words and not words[0].startswith("-"):
+            return misspelling(words, parser, nested)
     known = parser._option_string_actions
     for word in words:
         if word == "--":

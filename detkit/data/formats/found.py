@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -145,12 +146,21 @@ class ContentBuilder:
         return annotation
 
     def finish(self, names: Mapping[Any, str], image_folder: Path) -> Part:
-        """The part. `names`: of the classes by key, in their order; ids count from 1."""
+        """The part; what all file names begin with becomes part of its image folder.
+
+        Args:
+            names: of the classes by key, in their order; ids count from 1.
+            image_folder: where the file names begin so far.
+        """
         ids = {key: number for number, key in enumerate(names, 1)}
         for annotation in self.annotations:
             annotation["category_id"] = ids[annotation["category_id"]]
+        common = os.path.commonpath([os.path.dirname(image["file_name"]) for image in self.images] or [""])
+        for image in self.images:
+            image["file_name"] = image["file_name"][len(common) :].lstrip("/")
         categories = [{"id": ids[key], "name": name} for key, name in names.items()]
-        return Part({"images": self.images, "annotations": self.annotations, "categories": categories}, image_folder)
+        content = {"images": self.images, "annotations": self.annotations, "categories": categories}
+        return Part(content, image_folder / common)
 
 
 def tidy(value: float) -> float:
