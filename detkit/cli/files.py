@@ -116,6 +116,66 @@ def convert_data(options: argparse.Namespace) -> None:
     print(f"written as {options.to} to {options.out}")
 
 
+def doctor_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `detkit data doctor`."""
+    parser.add_argument("--json", type=local_path, metavar="FILE", help="write all findings, with ids")
+    parser.add_argument("--page", type=local_path, metavar="FILE.html", help="write the findings with pictures")
+    parser.add_argument("--size", type=int, default=640, help="longer side of images at the model's input (640)")
+    parser.add_argument("--tokens", type=int, default=100, help="most objects that the model finds (100)")
+
+
+def doctor(options: argparse.Namespace) -> int:
+    """Look for mistakes in a dataset, worst first; exit code 1 where there are, 2 where it cannot be read."""
+    from detkit.data.doctor import examine, write_page
+
+    sizes = dict(size=options.size, tokens=options.tokens)
+    diagnosis = examine(options.dataset, options.format, **sizes)
+    print(diagnosis.text())
+    if options.json:
+        diagnosis.write_json(options.json)
+    if options.page:
+        write_page(diagnosis, options.page)
+    return 1 if diagnosis.findings else 0
+
+
+def stats(options: argparse.Namespace) -> None:
+    """Count images, objects, sizes and classes of a dataset."""
+    from detkit.data.doctor import statistics
+    from detkit.data.formats import find_dataset
+
+    print(statistics(find_dataset(options.dataset, options.format)))
+
+
+def split_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `detkit data split`."""
+    from detkit.data.formats.split import BY
+
+    parser.add_argument("--out", type=local_path, required=True, metavar="DST", help="a new folder")
+    parser.add_argument("--by", choices=BY, required=True, help="keep classes balanced, groups together, time in order")
+    parser.add_argument(
+        "--group", metavar="FIELD", help="of the images in a json; by default the start of the file name"
+    )
+    parser.add_argument("--val-share", type=float, default=0.2, help="part of the images for validation (0.2)")
+    parser.add_argument("--seed", type=int, default=0, help="of the draw (0)")
+
+
+def split(options: argparse.Namespace) -> None:
+    """Split train and val of a dataset anew and write it as COCO json with its images; a part test stays."""
+    from detkit.data.formats import find_dataset, write_dataset
+    from detkit.data.formats.split import split_dataset
+
+    if options.group and options.by != "group":
+        raise ValueError("--group is for --by group")
+    found = find_dataset(options.dataset, options.format)
+    choice = dict(val_share=options.val_share, seed=options.seed, group=options.group)
+    parts, how = split_dataset(found, options.by, **choice)
+    write_dataset(parts, options.out)
+    print(f"{how}: {options.out}")
+
+
 DATA_COMMANDS = {
     "convert": (convert_data_arguments, convert_data),
+    "doctor": (doctor_arguments, doctor),
+    "stats": (lambda parser: None, stats),
+    "split": (split_arguments, split),
 }

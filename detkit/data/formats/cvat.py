@@ -57,7 +57,7 @@ def _add_image(builder: ContentBuilder, image: Element, file: Path, index: Image
     found = index.find(name, file.parent) if name else None
     if found is None:
         problems.error("missing images", where, f"its image {name[:100]!r} is not in {index.root}")
-        found = Path(name or "unnamed").name
+        return
     if image.get("width") and image.get("height"):
         width, height = (int(finite(image.get(key), f"its {key}")) for key in ("width", "height"))
     else:

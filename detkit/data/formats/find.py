@@ -46,7 +46,7 @@ def find_dataset(path: str | Path, format: str | None = None, *, problems: Probl
     chosen = _choose(path, candidates, format)
     root = path if path.is_dir() else path.parent
     found = READERS[chosen](root, candidates[chosen], own)
-    _refuse_empty(found, path)
+    _refuse_empty(found, path, own)
     if own.strict:
         _refuse_missing(found)
         own.log()
@@ -117,10 +117,11 @@ def _choose(path: Path, candidates: Files, format: str | None) -> str:
     return next(iter(candidates))
 
 
-def _refuse_empty(found: FoundDataset, path: Path) -> None:
+def _refuse_empty(found: FoundDataset, path: Path, problems: Problems) -> None:
     empty = [name for name, part in found.parts.items() if not part.content["images"]]
-    if not found.parts or len(empty) == len(found.parts):
-        raise ValueError(f"{path} has no images")
+    if len(empty) == len(found.parts):
+        reason = f" that can be used; {problems.found[0]}" if problems.found else ""
+        raise ValueError(f"{path} has no images{reason}")
     for name in empty:
         del found.parts[name]
 

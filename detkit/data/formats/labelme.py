@@ -55,7 +55,7 @@ def _add_file(builder: ContentBuilder, file: Path, index: ImageIndex, problems: 
     found = index.find(name, file.parent) or index.find(f"{file.stem}.jpg", file.parent)
     if found is None:
         problems.error("missing images", file, f"its image {name[:100]} is not in {index.root}")
-        found = Path(name.replace("\\", "/")).name
+        return
     height, width = content.get("imageHeight"), content.get("imageWidth")
     if type(height) is not int or type(width) is not int or height < 1 or width < 1:
         height, width = read_frame(index.root / found).size

@@ -65,7 +65,7 @@ def _add_file(builder: ContentBuilder, file: Path, index: ImageIndex, problems: 
     found = (index.find(name, file.parent) if name else None) or index.find(f"{file.stem}.jpg", file.parent)
     if found is None:
         problems.error("missing images", file, f"its image {name or file.stem} is not in {index.root}")
-        found = name or f"{file.stem}.jpg"
+        return
     width, height = _size(element, index.root / found)
     image_id = builder.add_image(found, width, height)
     for number, item in enumerate(element.findall("object"), 1):

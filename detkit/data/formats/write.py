@@ -28,8 +28,8 @@ def write_dataset(found: FoundDataset, out: str | Path, to: str = "coco") -> Non
     """Write a dataset in another format to a new folder: whole, or not at all.
 
     Images are linked where the file system can (they take no space), else copied. In YOLO and VOC objects are in pixels
-    of the upright picture and end at its border; crowd regions are left out. YOLO has a polygon where an object has a segmentation; VOC has whole
-    pixels and no segmentations, and classes of which there is no object are lost.
+    of the upright picture and end at its border; crowd regions are left out. YOLO has a polygon where an object has a
+    segmentation. VOC has whole pixels and no segmentations; classes without an object are lost.
 
     Args:
         found: the dataset.
