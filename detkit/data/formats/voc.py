@@ -5,6 +5,7 @@ Boxes count pixels from 1 and both ends belong to them: xmin 1 and xmax 10 are t
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from xml.etree.ElementTree import Element
@@ -48,12 +49,12 @@ def _read_lists(root: Path) -> dict[str, str]:
     if folder is None:
         return parts
     first = "train" if (folder / "train.txt").is_file() else "trainval"
-    for name, part in ((first, "train"), ("val", "val"), ("test", "test")):
-        file = folder / f"{name}.txt"
+    for stem, part in ((first, "train"), ("val", "val"), ("test", "test")):
+        file = folder / f"{stem}.txt"
         if file.is_file():
             for line in file.read_text(encoding="utf-8-sig").splitlines():
-                if words := line.split():
-                    parts.setdefault(Path(words[0]).name.removesuffix(".xml"), part)
+                if name := re.sub(r"\s+-?[01]$", "", line.strip()):  # lists of one class say 1 or -1 behind the name
+                    parts.setdefault(Path(name).name.removesuffix(".xml"), part)
     return parts
 
 

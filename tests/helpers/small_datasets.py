@@ -1,13 +1,16 @@
+"""One small dataset, written in each format that detkit reads."""
+
 import json
 
 import numpy as np
-import pytest
 from PIL import Image
 
 WIDTH, HEIGHT = 80, 60
 NAMES = ["Red Blood Cell", "WBC", "platelet"]  # in alphabetical order by upper and lower case, as VOC numbers them
 # (class, x, y, width, height) of each image
 OBJECTS = {"a": [(0, 0, 0, 40, 30), (2, 10, 20, 5, 6)], "b": [(1, 79, 59, 1, 1)], "c c": []}
+
+EXPECTED = {f"{stem}.jpg": [(NAMES[label], *box) for label, *box in boxes] for stem, boxes in OBJECTS.items()}
 
 
 def save_image(path, size=(WIDTH, HEIGHT), seed=0, **options):
@@ -20,17 +23,20 @@ def corners(x, y, width, height):
     return [[x, y], [x + width, y], [x + width, y + height], [x, y + height]]
 
 
-@pytest.fixture
-def dataset(tmp_path):
-    """A function that writes the same images and boxes in a format and returns the folder."""
+def write_dataset_in(kind, folder):
+    """Write the dataset in a format into a new folder, which is returned."""
+    folder.mkdir(parents=True)
+    WRITERS[kind](folder)
+    return folder
 
-    def write(kind):
-        root = tmp_path / kind
-        root.mkdir()
-        WRITERS[kind](root)
-        return root
 
-    return write
+def objects(part):
+    """{name of the image file: (class, x, y, width, height) of its objects}"""
+    names = {category["id"]: category["name"] for category in part.content["categories"]}
+    found = {image["id"]: [] for image in part.content["images"]}
+    for annotation in part.content["annotations"]:
+        found[annotation["image_id"]].append((names[annotation["category_id"]], *annotation["bbox"]))
+    return {image["file_name"]: found[image["id"]] for image in part.content["images"]}
 
 
 def write_coco(root):
