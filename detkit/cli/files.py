@@ -6,6 +6,11 @@ import argparse
 
 from detkit.cli.common import local_path
 
+# Written here, for `detkit --help` imports nothing that takes its time.
+FORMATS = ("coco", "yolo", "voc", "labelme", "cvat")
+WRITTEN_FORMATS = ("coco", "yolo", "voc")
+BY = ("class", "group", "time")
+
 
 def split_points_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `detkit split-points`."""
@@ -91,8 +96,6 @@ def data(options: argparse.Namespace) -> int:
 
 def add_dataset(parser: argparse.ArgumentParser) -> None:
     """Add the positional argument `dataset` and `--format`."""
-    from detkit.data.formats.find import FORMATS
-
     help = "a folder, a data.yaml, a json or an XML file"
     parser.add_argument("dataset", type=local_path, metavar="SRC", help=help)
     parser.add_argument("--format", choices=FORMATS, help="of SRC, where it holds several")
@@ -100,10 +103,8 @@ def add_dataset(parser: argparse.ArgumentParser) -> None:
 
 def convert_data_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `detkit data convert`."""
-    from detkit.data.formats.write import WRITERS
-
     parser.add_argument("--out", type=local_path, required=True, metavar="DST", help="a new folder")
-    parser.add_argument("--to", choices=list(WRITERS), default="coco", help="(default coco)")
+    parser.add_argument("--to", choices=WRITTEN_FORMATS, default="coco", help="(default coco)")
 
 
 def convert_data(options: argparse.Namespace) -> None:
@@ -148,8 +149,6 @@ def stats(options: argparse.Namespace) -> None:
 
 def split_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `detkit data split`."""
-    from detkit.data.formats.split import BY
-
     parser.add_argument("--out", type=local_path, required=True, metavar="DST", help="a new folder")
     parser.add_argument("--by", choices=BY, required=True, help="keep classes balanced, groups together, time in order")
     parser.add_argument(

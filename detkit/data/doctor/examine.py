@@ -62,8 +62,11 @@ def examine(
         processes: how many read images; by default one for each core.
 
     Raises:
-        ValueError: there is no dataset to look at, see `find_dataset`.
+        ValueError: there is no dataset to look at, see `find_dataset`; or `size` or `tokens` is below 1.
     """
+    for name, value in (("size", size), ("tokens", tokens)):
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
     problems, findings = Problems(strict=False), Findings()
     found = find_dataset(path, format, problems=problems)
     findings.add_problems(problems)

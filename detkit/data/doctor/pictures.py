@@ -7,8 +7,11 @@ import os
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
+
+import torch
 
 from detkit.console import Console
 from detkit.data.doctor.findings import Finding, Findings
@@ -67,24 +70,36 @@ def check_pictures(found: FoundDataset, findings: Findings, *, processes: int | 
 
     Args:
         processes: how many read; by default one for each core.
+
+    Raises:
+        ValueError: one of these processes was ended from outside.
     """
+    try:
+        _check_all(found, findings, processes or os.cpu_count() or 1)
+    except BrokenProcessPool as error:
+        raise ValueError("a process that reads images was ended from outside, probably for want of memory") from error
+    _find_unlisted(found, findings)
+
+
+def _check_all(found: FoundDataset, findings: Findings, processes: int) -> None:
     first: dict[bytes, Place] = {}
-    for place, picture in _look_at_all(places(found), processes or os.cpu_count() or 1):
+    for place, picture in _look_at_all(places(found), processes):
         if picture.frame is None:
             kind = "unreadable images" if place.path.exists() else "missing images"
             what = picture.error if place.path.exists() else f"there is no {place.path}"
             findings.add(kind, _finding(place, what))
             continue
         _check_frame(place, picture.frame, findings)
-        if (twin := first.setdefault(picture.digest, place)) is not place and twin.path != place.path:
+        twin = first.setdefault(picture.digest, place)
+        if twin.part != place.part or twin.path != place.path:
             kind = "duplicate images" if twin.part == place.part else "images in two parts"
             findings.add(kind, _finding(place, f"is the same picture as {twin}", twin.path))
-    _find_unlisted(found, findings)
 
 
 def _look_at_all(images: list[Place], processes: int) -> Iterator[tuple[Place, Picture]]:
     console = Console(sys.stderr)
-    with ProcessPoolExecutor(min(processes, len(images) // CHUNK + 1)) as pool:
+    workers = min(processes, len(images) // CHUNK + 1)
+    with ProcessPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         for start in range(0, len(images), AT_ONCE):
             some = images[start : start + AT_ONCE]
             pictures = pool.map(look_at, [place.path for place in some], chunksize=CHUNK)

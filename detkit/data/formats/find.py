@@ -77,7 +77,7 @@ def _kind(file: Path) -> str | None:
         if b"<annotations" in head:
             return "cvat"
         return "voc" if b"<annotation" in head else None
-    if re.search(rb'"(shapes|imagePath)"\s*:', head):
+    if re.search(rb'"(shapes|imagePath|imageData)"\s*:', head):
         return "labelme"
     is_coco = re.search(rb'"(images|annotations|categories)"\s*:\s*\[', head)
     return "coco" if is_coco and head.lstrip(b"\xef\xbb\xbf \r\n\t")[:1] == b"{" else None

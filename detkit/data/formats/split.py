@@ -108,20 +108,25 @@ def _by_class(part: Part, wanted: int, seed: int) -> Chosen:
         if isinstance(annotation, dict) and annotation.get("image_id") in objects:
             objects[annotation["image_id"]][str(annotation.get("category_id"))] += 1
     for counts in objects.values():
-        counts[""] += not counts
+        if not counts:
+            counts[""] = 1
     totals = sum(objects.values(), Counter[Any]())
     missing = {key: count * wanted / len(images) for key, count in totals.items()}
     chosen: set[int] = set()
-    for key, total in sorted(totals.items(), key=lambda item: (item[1], item[0])):
+
+    def choose(image_id: int) -> None:
+        chosen.add(image_id)
+        for key, count in objects[image_id].items():
+            missing[key] -= count
+
+    for key, _ in sorted(totals.items(), key=lambda item: (item[1], item[0])):
         for image_id in images:
-            if missing[key] < 0.5 or len(chosen) == wanted:
-                break
-            count = objects[image_id][key]
-            if count and image_id not in chosen and count <= max(1.0, missing[key] + 0.5) and count < total:
-                chosen.add(image_id)
-                missing = {k: value - objects[image_id][k] for k, value in missing.items()}
-    fewest = sorted((i for i in images if i not in chosen), key=lambda i: objects[i].total())
-    chosen.update(fewest[: wanted - len(chosen)])
+            fits = all(count <= missing[k] + 0.5 for k, count in objects[image_id].items())
+            if objects[image_id][key] and fits and image_id not in chosen and len(chosen) < wanted:
+                choose(image_id)
+    while len(chosen) < wanted:  # what comes nearest
+        rest = (image_id for image_id in images if image_id not in chosen)
+        choose(min(rest, key=lambda i: sum(max(0.0, count - missing[k]) for k, count in objects[i].items())))
     return chosen, "by class"
 
 
@@ -131,9 +136,9 @@ def _by_group(images: Images, wanted: int, seed: int, field: str | None) -> Chos
     for image in images:
         groups[_group_of(image, field)].append(image["id"])
     if len(groups) < 2 or len(groups) == len(images):
-        what = f"the field {field!r}" if field else "the names of the files up to the last hyphen, underscore or space"
-        found = "one group" if len(groups) < 2 else "a group of its own for each image"
-        raise ValueError(f"{what} gives {found}: name a field of the images with --group FIELD")
+        by = f"by the field {field!r}" if field else "by the beginnings of their names (up to the last hyphen, ...)"
+        what = "all images would be one group" if len(groups) < 2 else "each image would be a group of its own"
+        raise ValueError(f"{what}, {by}: name a field of the images with --group FIELD")
     order = _shuffled(sorted(groups, key=str), seed)
     taken: list[Any] = []
     room = wanted

@@ -96,6 +96,14 @@ def same_picture_as_png(sick):
     (sick.root / "val" / "val0.jpg").unlink()
 
 
+def same_file_in_both(sick):
+    for part in ("train", "val"):
+        for image in sick.parts[part]["images"]:
+            image["file_name"] = f"{part}/{image['file_name']}"
+    sick.parts["val"]["images"][0]["file_name"] = "train/train0.jpg"
+    (sick.root / "val" / "val0.jpg").unlink()
+
+
 def no_dogs_in_train(sick):
     for annotation in sick.train["annotations"]:
         annotation["category_id"] = 1
@@ -161,9 +169,16 @@ def test_odd_values(plant, sick):
     assert len(sick.examine().findings) == 1
 
 
+def test_one_file_in_two_parts(sick):
+    same_file_in_both(sick)
+    assert kinds(sick.examine()) == {"images in two parts": 1}
+
+
 def test_tokens_and_size(sick):
     assert kinds(sick.examine(tokens=1)) == {"more objects than tokens": 6}
     assert kinds(sick.examine(size=20)) == {"tiny objects": 6}
+    with pytest.raises(ValueError, match="size must be at least 1, got 0"):
+        sick.examine(size=0)
 
 
 def test_findings_of_readers(tmp_path):
