@@ -9,6 +9,7 @@ these divided by the processes), and the most memory of the first process.
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import resource
 import tempfile
@@ -21,24 +22,31 @@ from PIL import Image
 from detkit.data.doctor import examine
 
 OBJECTS = 10
+PICTURES = 200  # different ones; the doctor finds the others to be duplicates
 
 
 def write_images(root: Path, count: int, width: int, height: int) -> None:
-    """Write a COCO dataset of different pictures with the detail of a photograph."""
+    """Write a COCO dataset of pictures with the detail of a photograph."""
     rng = np.random.default_rng(0)
-    grain = rng.normal(0, 6, (height, width, 3))
+    pictures = [encode_picture(rng, width, height) for _ in range(min(count, PICTURES))]
     images, annotations = [], []
     for i in range(1, count + 1):
-        coarse = Image.fromarray(rng.integers(0, 256, (12, 16, 3), dtype=np.uint8)).resize((width, height))
-        pixels = (np.asarray(coarse) + grain).clip(0, 255).astype(np.uint8)
-        Image.fromarray(pixels).save(root / f"{i:06d}.jpg", quality=85)
+        (root / f"{i:06d}.jpg").write_bytes(pictures[i % len(pictures)])
         images.append({"id": i, "file_name": f"{i:06d}.jpg", "width": width, "height": height})
-        for box in (
-            rng.random((OBJECTS, 4)) * [width / 2, height / 2, width / 3, height / 3] + [0, 0, 20, 20]
-        ).tolist():
+        boxes = rng.random((OBJECTS, 4)) * [width / 2, height / 2, width / 3, height / 3] + [0, 0, 20, 20]
+        for box in boxes.tolist():
             annotations.append({"id": len(annotations) + 1, "image_id": i, "category_id": 1, "bbox": box})
     content = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "object"}]}
     (root / "all.json").write_text(json.dumps(content))
+
+
+def encode_picture(rng: np.random.Generator, width: int, height: int) -> bytes:
+    """Coarse coloured clouds with noise, as JPEG."""
+    coarse = Image.fromarray(rng.integers(0, 256, (12, 16, 3), dtype=np.uint8)).resize((width, height))
+    pixels = (np.asarray(coarse) + rng.normal(0, 6, (height, width, 3))).clip(0, 255).astype(np.uint8)
+    data = io.BytesIO()
+    Image.fromarray(pixels).save(data, "JPEG", quality=85)
+    return data.getvalue()
 
 
 def cpu_seconds() -> float:

@@ -11,6 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from detkit.ops.masks.outlines import polygon_area
+from detkit.ops.rle import mask_areas
+
 logger = logging.getLogger(__name__)
 
 PART_WORDS = {
@@ -137,7 +140,7 @@ class ContentBuilder:
             "image_id": image_id,
             "category_id": key,
             "bbox": [tidy(x1), tidy(y1), tidy(x2 - x1), tidy(y2 - y1)],
-            "area": tidy((x2 - x1) * (y2 - y1)),
+            "area": tidy(object_area(box, segmentation)),
             "iscrowd": 0,
             **shape,
             **more,
@@ -161,6 +164,16 @@ class ContentBuilder:
         categories = [{"id": ids[key], "name": name} for key, name in names.items()]
         content = {"images": self.images, "annotations": self.annotations, "categories": categories}
         return Part(content, image_folder / common)
+
+
+def object_area(box: Sequence[float], segmentation: Any = None) -> float:
+    """The area in pixels of a segmentation, polygons or run lengths; of a box x1, y1, x2, y2 where there is none."""
+    if isinstance(segmentation, dict):
+        return int(mask_areas([segmentation])[0])
+    if segmentation:
+        return sum(abs(polygon_area(polygon)) for polygon in segmentation)
+    x1, y1, x2, y2 = box
+    return (x2 - x1) * (y2 - y1)
 
 
 def tidy(value: float) -> float:

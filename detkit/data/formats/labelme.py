@@ -14,7 +14,15 @@ from PIL import Image
 
 from detkit.data.coco_file import load_json
 from detkit.data.formats.files import ImageIndex, finite
-from detkit.data.formats.found import ContentBuilder, FoundDataset, Problems, part_of_path, polygon_box, tidy
+from detkit.data.formats.found import (
+    ContentBuilder,
+    FoundDataset,
+    Problems,
+    object_area,
+    part_of_path,
+    polygon_box,
+    tidy,
+)
 from detkit.images import read_frame
 from detkit.ops.rle import encode_region
 
@@ -125,7 +133,7 @@ def _extend(annotation: dict[str, Any], polygon: list[float]) -> None:
     annotation["segmentation"].append(polygon)
     x1, y1, x2, y2 = polygon_box([value for part in annotation["segmentation"] for value in part])
     annotation["bbox"] = [x1, y1, tidy(x2 - x1), tidy(y2 - y1)]
-    annotation["area"] = tidy((x2 - x1) * (y2 - y1))
+    annotation["area"] = tidy(object_area((x1, y1, x2, y2), annotation["segmentation"]))
 
 
 def _mask(shape: dict[str, Any], points: list[float], size: tuple[int, int]) -> tuple[Any, dict[str, Any]]:

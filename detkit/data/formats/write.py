@@ -16,7 +16,7 @@ from detkit.data.annotations import judge_annotations, sound_segmentation
 from detkit.data.formats.found import FoundDataset, Part
 from detkit.files import write_json
 from detkit.images import read_frame
-from detkit.ops.masks.outlines import join_polygons, mask_outlines
+from detkit.ops.masks.outlines import join_polygons, mask_outlines, polygon_area
 from detkit.ops.orientation import Turn
 from detkit.ops.rle import decode_mask
 
@@ -38,7 +38,8 @@ def write_dataset(found: FoundDataset, out: str | Path, to: str = "coco") -> Non
             (`Annotations`, `JPEGImages`, `ImageSets/Main`).
 
     Raises:
-        ValueError: the folder holds something, an image cannot be read, or no annotation of a part can be used.
+        ValueError: the folder holds something, or no annotation of a part can be used; for YOLO and VOC also an image
+            that cannot be read or has another size than its annotations say.
     """
     if to not in WRITERS:
         raise ValueError(f"to must be one of {', '.join(WRITERS)}, got {to!r}")
@@ -129,7 +130,13 @@ def _polygons(annotation: Mapping[str, Any], image: Mapping[str, Any], turn: Tur
         return segmentation
     mask = decode_mask(segmentation, *turn.size)
     overlap = (mask != decode_mask([join_polygons(segmentation)], *turn.size)).any()
-    return mask_outlines(mask) if overlap else segmentation
+    return mask_outlines(mask) if overlap else [_one_way_round(polygon) for polygon in segmentation]
+
+
+def _one_way_round(polygon: list[float]) -> list[float]:
+    """The polygon with its corners in the order that gives it a positive area."""
+    corners = list(zip(polygon[::2], polygon[1::2], strict=True))
+    return polygon if polygon_area(polygon) >= 0 else [value for corner in corners[::-1] for value in corner]
 
 
 def _part(value: float, side: int) -> float:
@@ -188,8 +195,16 @@ def _clipped(box: Sequence[float], size: tuple[int, int]) -> tuple[float, float,
 
 
 def _turn(image: Mapping[str, Any], file: Path) -> Turn:
-    """How annotations get to the upright picture, whose size it has."""
-    return Turn.of(read_frame(file), (image["height"], image["width"]))
+    """How annotations get to the upright picture, whose size it has.
+
+    Raises:
+        ValueError: the image cannot be read, or has another size than the annotations say.
+    """
+    frame, stated = read_frame(file), (image["height"], image["width"])
+    if stated not in (frame.size, frame.stored_size):
+        size = f"{frame.size[1]} x {frame.size[0]} pixels, its annotations say {stated[1]} x {stated[0]}"
+        raise ValueError(f"{file} (image id {image['id']}) has {size}: correct it, `detkit data doctor` lists all such")
+    return Turn.of(frame, stated)
 
 
 def _class_names(part: Part) -> dict[int, str]:

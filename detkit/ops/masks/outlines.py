@@ -30,6 +30,12 @@ def _without_straight(points: np.ndarray) -> np.ndarray:
     return points[before[:, 0] * after[:, 1] != before[:, 1] * after[:, 0]]
 
 
+def polygon_area(polygon: Sequence[float]) -> float:
+    """The area of a polygon x1, y1, x2, y2, ...; negative where its corners run the other way round, as in holes."""
+    xs, ys = np.array(polygon[::2], dtype=np.float64), np.array(polygon[1::2], dtype=np.float64)
+    return float((xs * np.roll(ys, -1) - np.roll(xs, -1) * ys).sum() / 2)
+
+
 def join_polygons(polygons: Sequence[Sequence[float]]) -> list[float]:
     """Several polygons x1, y1, x2, y2, ... as one that covers the same: bridges without width join them."""
     first, *others = polygons

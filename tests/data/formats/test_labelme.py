@@ -37,7 +37,7 @@ def test_polygons_of_a_group_are_one_object(labelme):
     two = shape("polygon", [[10, 10], [20, 10], [20, 15]], group_id=3)
     alone = shape("polygon", [[30, 30], [35, 30], [35, 35]])
     first, second = annotations(labelme(one, two, alone))
-    assert first["bbox"] == [1, 1, 19, 14] and len(first["segmentation"]) == 2
+    assert first["bbox"] == [1, 1, 19, 14] and first["area"] == 8 + 25 and len(first["segmentation"]) == 2
     assert second["bbox"] == [30, 30, 5, 5]
 
 

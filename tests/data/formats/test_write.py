@@ -8,6 +8,7 @@ from PIL import Image
 from small_datasets import EXPECTED, NAMES, objects, save_image, write_dataset_in
 
 from detkit.data.formats import find_dataset, write_dataset
+from detkit.ops.masks.outlines import polygon_area
 from detkit.ops.rle import decode_mask, encode_masks
 
 
@@ -71,13 +72,14 @@ def test_other_masks_in_yolo_cover_the_same(kind, masks, tmp_path):
     blob[10:20, 15:25] = kind != "ring"
     blob[30:35, 50:55] = True
     segmentation = {
-        "apart": [[5, 5, 10.5, 5, 10, 12], [30, 20, 40, 20, 40.5, 33.3], [1, 30, 9, 30, 9, 39]],
+        "apart": [[5, 5, 10, 12, 10.5, 5], [30, 20, 40, 20, 40.5, 33.3], [1, 30, 9, 30, 9, 39]],
         "overlap": OVERLAP,
         "run lengths": encode_masks(blob[None])[0],
         "ring": encode_masks(blob[None])[0],
     }[kind]
     (written,) = yolo_segmentations(masks(segmentation), tmp_path / "out")
     assert len(written) == 1
+    assert abs(polygon_area(written[0])) == pytest.approx(decode_mask(segmentation, 40, 60).sum(), abs=25)
     assert (decode_mask(written, 40, 60) == decode_mask(segmentation, 40, 60)).all()
 
 
@@ -109,6 +111,13 @@ def test_photos_that_exif_turns(stated, masks, tmp_path):
     write_dataset(found, tmp_path / "out", "yolo")
     again = find_dataset(tmp_path / "out").parts["train"].content
     assert again["annotations"][0]["bbox"] == [36, 0, 4, 6] and again["images"][0]["width"] == 40
+
+
+def test_an_image_of_another_size(masks, tmp_path):
+    found = masks([[1, 1, 9, 1, 9, 9]])
+    save_image(tmp_path / "data" / "a.jpg", (30, 20))
+    with pytest.raises(ValueError, match=r"a.jpg \(image id 1\) has 30 x 20 pixels, its annotations say 60 x 40"):
+        write_dataset(found, tmp_path / "out", "voc")
 
 
 def test_names_that_meet(tmp_path):

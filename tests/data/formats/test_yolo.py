@@ -29,7 +29,11 @@ def test_boxes_and_polygons(yolo):
     file = yolo("train: train/images\nnames: {0: a, 1: b c}", {"train/labels/a.txt": lines})
     box, polygon = annotations(find_dataset(file))
     assert box["bbox"] == [40, 15, 20, 20] and "segmentation" not in box
-    assert polygon["bbox"] == [10, 10, 20, 20] and polygon["segmentation"] == [[10, 10, 30, 10, 30, 30]]
+    assert (
+        polygon["bbox"] == [10, 10, 20, 20]
+        and (box["area"], polygon["area"]) == (400, 200)
+        and polygon["segmentation"] == [[10, 10, 30, 10, 30, 30]]
+    )
     assert find_dataset(file).names == ["a", "b c"]
 
 
