@@ -79,7 +79,7 @@ class PartCheck:
             return "empty boxes", f"its bbox is {short(box)}"
         over = max(-x, -y, x + width - image["width"], y + height - image["height"])
         if over > SLACK:
-            what = f"its bbox {short(box)} reaches {over:g} pixels over the {image['width']} x {image['height']}"
+            what = f"its bbox {short(box)} reaches {over:g} pixels over the border"
             return "boxes outside", what
         return None
 
@@ -133,7 +133,7 @@ class PartCheck:
             self.findings.add(kind, Finding(f"{self.name}: {name}", what, ids=ids))
             return
         boxes = boxes or [content["bbox"]] if _is_box(content.get("bbox")) else []
-        finding = self._finding(self.images[image_id], f"{name} {what}", boxes=boxes, ids=ids)
+        finding = self._finding(self.images[image_id], f"{name}: {what}", boxes=boxes, ids=ids)
         self.findings.add(kind, finding)
 
 

@@ -44,20 +44,22 @@ def _page(diagnosis: Diagnosis) -> Iterator[str]:
         yield f'<tr><td class="n">{count:,}</td><td><a href="#k{number}">{kind}</a></td><td>{KINDS[kind]}</td></tr>'
     yield "</table>"
     for number, (kind, count, kept) in enumerate(diagnosis.findings.by_kind()):
-        yield f'<h2 id="k{number}">{count:,} {kind}</h2><p>{KINDS[kind]}</p><div class="pictures">'
-        for finding in [finding for finding in kept if finding.images][:PICTURES]:
-            yield _figure(finding)
-        yield "</div><details><summary>list</summary><ul>"
+        figures = list(filter(None, map(_figure, [finding for finding in kept if finding.images][:PICTURES])))
+        yield f'<h2 id="k{number}">{count:,} {kind}</h2><p>{KINDS[kind]}</p>'
+        yield f'<div class="pictures">{"".join(figures)}</div>'
+        yield f"<details{'' if figures else ' open'}><summary>list</summary><ul>"
         for finding in kept[:LISTED]:
             yield f"<li>{escape(finding.where)}: {escape(finding.what)}</li>"
         yield f"<li>and {count - LISTED:,} more</li></ul></details>" if count > LISTED else "</ul></details>"
     yield "</body></html>\n"
 
 
-def _figure(finding: Finding) -> str:
+def _figure(finding: Finding) -> str | None:
+    """The pictures of a finding with its text; None where none of them can be read."""
     pictures = [_picture(image, finding if i == 0 else None) for i, image in enumerate(finding.images)]
+    readable = "".join(filter(None, pictures))
     text = escape(f"{finding.where}: {finding.what}")
-    return f"<figure>{''.join(filter(None, pictures))}<figcaption>{text}</figcaption></figure>"
+    return f"<figure>{readable}<figcaption>{text}</figcaption></figure>" if readable else None
 
 
 def _picture(path: Path, finding: Finding | None) -> str | None:

@@ -41,11 +41,8 @@ def read_cvat(root: Path, files: Sequence[Path], problems: Problems) -> FoundDat
             names.setdefault(label.text or "", label.text or "")
         for image in element.iterfind("image"):
             part = part_of_stem(image.get("subset") or "") or part_of_stem(file.stem) or "train"
-            try:
+            with problems.guard("unreadable annotations", f"{file}: image id {image.get('id')}"):
                 _add_image(builders.setdefault(part, ContentBuilder()), image, file, index, problems)
-            except ValueError as error:
-                where = f"{file}: image id {image.get('id')}"
-                problems.error("unreadable annotations", where, str(error).removeprefix(f"{where}: "))
     for key in sorted({a["category_id"] for builder in builders.values() for a in builder.annotations}):
         names.setdefault(key, key)
     order = [part for part in ("train", "val", "test") if part in builders]
@@ -67,15 +64,11 @@ def _add_image(builder: ContentBuilder, image: Element, file: Path, index: Image
         if shape.tag in NO_AREA:
             problems.note("shapes without area", f"{where}, shape {number}", f"is a {shape.tag} and left out")
             continue
-        try:
+        with problems.guard("unreadable annotations", f"{where}, shape {number}"):
             key = shape.get("label") or ""
             if not key.strip():
                 raise ValueError("has no label")
-            box, segmentation = _read_shape(shape, (height, width))
-        except ValueError as error:
-            problems.error("unreadable annotations", f"{where}, shape {number}", str(error))
-            continue
-        builder.add_object(image_id, key, box, segmentation)
+            builder.add_object(image_id, key, *_read_shape(shape, (height, width)))
 
 
 def _read_shape(shape: Element, size: tuple[int, int]) -> tuple[Any, Any]:

@@ -6,11 +6,13 @@ import logging
 import os
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from detkit.data.coco_file import check_size
 from detkit.ops.masks.outlines import polygon_area
 from detkit.ops.rle import mask_areas
 
@@ -82,6 +84,10 @@ class Problem(NamedTuple):
         return f"{self.where}: {self.what}"
 
 
+class ProblemError(ValueError):
+    """A problem that ends the reading."""
+
+
 @dataclass
 class Problems:
     """Where readers tell what is wrong.
@@ -98,12 +104,26 @@ class Problems:
         """Something that cannot be used.
 
         Raises:
-            ValueError: where reading is strict.
+            ProblemError: where reading is strict.
         """
         problem = Problem(kind, str(where), what)
         if self.strict:
-            raise ValueError(str(problem))
+            raise ProblemError(str(problem))
         self.found.append(problem)
+
+    @contextmanager
+    def guard(self, kind: str, where: Any) -> Iterator[None]:
+        """Make a ValueError inside of the block a problem of this kind; what comes after it in the block is left out.
+
+        Raises:
+            ProblemError: where reading is strict.
+        """
+        try:
+            yield
+        except ProblemError:  # told already, with a place inside of this one
+            raise
+        except ValueError as error:
+            self.error(kind, where, re.sub(rf"^{re.escape(str(where))}:? ", "", str(error)))
 
     def note(self, kind: str, where: Any, what: str) -> None:
         """Something that is left out and hinders nobody."""
@@ -124,10 +144,15 @@ class ContentBuilder:
         self.annotations: list[dict[str, Any]] = []
 
     def add_image(self, file_name: str, width: int, height: int, **more: Any) -> int:
-        """Add an image and return its id."""
-        image_id = len(self.images) + 1
-        self.images.append({"id": image_id, "file_name": file_name, "width": width, "height": height, **more})
-        return image_id
+        """Add an image and return its id.
+
+        Raises:
+            ValueError: it has no sensible size.
+        """
+        image = {"id": len(self.images) + 1, "file_name": file_name, "width": width, "height": height, **more}
+        check_size(image, f"its image {file_name}")
+        self.images.append(image)
+        return image["id"]
 
     def add_object(
         self, image_id: int, key: Any, box: Sequence[float], segmentation: Any = None, **more: Any

@@ -43,10 +43,8 @@ def read_labelme(root: Path, files: Sequence[Path], problems: Problems) -> Found
     builders: dict[str, ContentBuilder] = {}
     for file in files:
         builder = builders.setdefault(part_of_path(file, root), ContentBuilder())
-        try:
+        with problems.guard("unreadable annotations", file):
             _add_file(builder, file, index, problems)
-        except ValueError as error:
-            problems.error("unreadable annotations", file, str(error).removeprefix(f"{file} "))
     keys = sorted({a["category_id"] for builder in builders.values() for a in builder.annotations})
     names = {key: key for key in keys}
     order = [part for part in ("train", "val", "test") if part in builders]
@@ -70,16 +68,12 @@ def _add_file(builder: ContentBuilder, file: Path, index: ImageIndex, problems: 
     image_id = builder.add_image(found, width, height)
     groups: dict[Any, dict[str, Any]] = {}
     for number, shape in enumerate(shapes, 1):
-        try:
+        where, kind = f"{file}: shape {number}", shape.get("shape_type") if isinstance(shape, dict) else None
+        if kind in NO_AREA:
+            problems.note("shapes without area", where, f"is a {kind} and left out")
+            continue
+        with problems.guard("unreadable annotations", where):
             _add_shape(builder, image_id, (height, width), shape, groups)
-        except _WithoutArea as kind:
-            problems.note("shapes without area", f"{file}: shape {number}", f"is a {kind} and left out")
-        except ValueError as error:
-            problems.error("unreadable annotations", f"{file}: shape {number}", str(error))
-
-
-class _WithoutArea(Exception):
-    """A shape that is no object."""
 
 
 def _add_shape(
@@ -88,8 +82,6 @@ def _add_shape(
     if not isinstance(shape, dict) or not isinstance(shape.get("label"), str) or not shape["label"].strip():
         raise ValueError("has no label")
     label, kind = shape["label"], shape.get("shape_type") or "polygon"
-    if kind in NO_AREA:
-        raise _WithoutArea(kind)
     points = _points(shape)
     if kind == "rectangle":
         builder.add_object(image_id, label, polygon_box(points))
@@ -140,6 +132,8 @@ def _mask(shape: dict[str, Any], points: list[float], size: tuple[int, int]) -> 
     """The box and the run lengths of a mask, which is a PNG of its box in base64."""
     try:
         with Image.open(io.BytesIO(base64.b64decode(shape["mask"]))) as image:
+            if image.width > size[1] or image.height > size[0]:
+                raise ValueError(f"it has {image.width} x {image.height} pixels, the image {size[1]} x {size[0]}")
             pixels = np.array(image.convert("L")) > 0
     except Exception as error:  # decoders raise all kinds of errors for damaged data
         raise ValueError(f"its mask cannot be read: {error}") from error

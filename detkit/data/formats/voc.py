@@ -32,10 +32,8 @@ def read_voc(root: Path, files: Sequence[Path], problems: Problems) -> FoundData
         if part is None:
             problems.note("annotations in no part", file, "is in none of the lists in ImageSets/Main")
             continue
-        try:
+        with problems.guard("unreadable annotations", file):
             _add_file(builders.setdefault(part, ContentBuilder()), file, index, problems)
-        except ValueError as error:
-            problems.error("unreadable annotations", file, str(error).removeprefix(f"{file} "))
     keys = sorted({a["category_id"] for builder in builders.values() for a in builder.annotations})
     names = {key: key for key in keys}
     order = [part for part in ("train", "val", "test") if part in builders]
@@ -70,16 +68,16 @@ def _add_file(builder: ContentBuilder, file: Path, index: ImageIndex, problems: 
     width, height = _size(element, index.root / found)
     image_id = builder.add_image(found, width, height)
     for number, item in enumerate(element.findall("object"), 1):
-        try:
-            box = _box(item)
-            key = (item.findtext("name") or "").strip()
-            if not key:
-                raise ValueError("has no name")
-        except ValueError as error:
-            problems.error("unreadable annotations", f"{file}: object {number}", str(error))
-            continue
-        flags = {flag: 1 for flag in FLAGS if (item.findtext(flag) or "").strip() == "1"}
-        builder.add_object(image_id, key, box, **flags)
+        with problems.guard("unreadable annotations", f"{file}: object {number}"):
+            _add_object(builder, image_id, item)
+
+
+def _add_object(builder: ContentBuilder, image_id: int, item: Element) -> None:
+    key = (item.findtext("name") or "").strip()
+    if not key:
+        raise ValueError("has no name")
+    flags = {flag: 1 for flag in FLAGS if (item.findtext(flag) or "").strip() == "1"}
+    builder.add_object(image_id, key, _box(item), **flags)
 
 
 def _size(element: Element, image: Path) -> tuple[int, int]:

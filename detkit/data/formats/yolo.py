@@ -161,12 +161,9 @@ def _add_image(
     image_id = builder.add_image(image.relative_to(folder).as_posix(), width, height)
     labels = label_file(image)
     for number, words in _lines(labels, problems):
-        try:
+        with problems.guard("unreadable annotations", f"{labels} line {number}"):
             key, box, polygon = _parse(words[:5] if keypoints else words, classes, width, height)
-        except ValueError as error:
-            problems.error("unreadable annotations", f"{labels} line {number}", str(error))
-            continue
-        builder.add_object(image_id, key, box, polygon)
+            builder.add_object(image_id, key, box, polygon)
 
 
 def _lines(file: Path, problems: Problems) -> Iterator[tuple[int, list[str]]]:

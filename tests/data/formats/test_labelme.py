@@ -74,8 +74,9 @@ def test_windows_paths(labelme):
     ],
 )
 def test_bad_shapes(labelme, item, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=message) as caught:
         find_dataset(labelme(item))
+    assert str(caught.value).count("a.json") == 1
 
 
 def test_an_image_that_is_not_there(labelme, tmp_path):

@@ -59,6 +59,10 @@ def test_parts_are_lists_or_folders(tmp_path):
         (BOMB, "a.xml: holds a document type or entities"),
         (STRANGER, "a.xml: holds a document type or entities"),
         (f"<annotation><filename>b.jpg</filename>{box(1, 1, 2, 2)}</annotation>", "its image b.jpg is not in"),
+        (
+            "<annotation><filename>other.jpg</filename><size><width>9e99</width><height>1</height></size></annotation>",
+            "a.xml: its image other.jpg has width",
+        ),
         (f"<annotation><filename>../../b.jpg</filename>{box(1, 1, 2, 2)}</annotation>", "b.jpg is not in"),
     ],
 )
@@ -79,8 +83,9 @@ def test_bad_files(tmp_path, text, message):
     ],
 )
 def test_bad_objects(tmp_path, item, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=message) as caught:
         find_dataset(voc(tmp_path, box(1, 1, 5, 5) + item))
+    assert str(caught.value).count("a.xml") == 1
 
 
 def cvat(folder, *shapes, attributes='subset="Train"', head=""):
@@ -136,8 +141,9 @@ def test_classes_are_in_the_order_of_the_labels(tmp_path):
     ],
 )
 def test_bad_shapes(tmp_path, shape, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=message) as caught:
         find_dataset(cvat(tmp_path, shape))
+    assert str(caught.value).count("annotations.xml") == 1
 
 
 def test_video(tmp_path):
