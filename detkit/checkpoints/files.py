@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import json
+import shutil
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from detkit.checkpoints.header import CheckpointError
+from detkit.checkpoints.header import CheckpointError, decode, metadata_of
 from detkit.download.kinds import PICKLE, TAR, ZIP, kind_of_file, why_no_weights
-from detkit.files import refuse_url
+from detkit.files import refuse_url, write_atomically
 
 WEIGHTS = ("best.safetensors", "last.safetensors")  # of a run, by preference
 
@@ -59,3 +61,28 @@ def opened(path: str | Path) -> Iterator[Any]:
             yield file
     except SafetensorError as error:
         raise CheckpointError(f"{path}: is truncated or not a safetensors file ({error})") from error
+
+
+def update_header(path: str | Path, entries: Mapping[str, Any]) -> None:
+    """Replace or add entries of the header of a weight file, atomically; the bytes of its tensors stay as they are.
+
+    Raises:
+        CheckpointError: no such file, truncated, altered, or not written by detkit.
+    """
+    with opened(path) as file:
+        header = decode(file.metadata() or {}, path)
+    path = Path(path)
+    with path.open("rb") as source:
+        length = int.from_bytes(source.read(8), "little")
+        layout = json.loads(source.read(length))
+        layout["__metadata__"] = metadata_of({**header, **entries})
+        text = json.dumps(layout, separators=(",", ":")).encode()
+        text += b" " * (-len(text) % 8)  # tensors begin at a multiple of 8
+
+        def write(temporary: Path) -> None:
+            with temporary.open("wb") as target:
+                target.write(len(text).to_bytes(8, "little") + text)
+                source.seek(8 + length)
+                shutil.copyfileobj(source, target, 2**20)
+
+        write_atomically(path, write)

@@ -25,7 +25,12 @@ class CheckpointError(ValueError):
 
 def encode(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, str]:
     """The metadata of a safetensors file with these tensors."""
-    text = json.dumps({**header, "schema": SCHEMA, TENSORS: digest_of_tensors(tensors)})
+    return metadata_of({**header, "schema": SCHEMA, TENSORS: digest_of_tensors(tensors)})
+
+
+def metadata_of(header: Mapping[str, Any]) -> dict[str, str]:
+    """The metadata of a safetensors file with this complete header."""
+    text = json.dumps(header)
     return {"format": "pt", "detkit": text, HEADER: _digest(text)}
 
 
@@ -155,6 +160,10 @@ FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "metrics": (
         lambda value: isinstance(value, dict) and all(type(v) in (int, float) for v in value.values()),
         "a dict of numbers",
+    ),
+    "thresholds": (
+        lambda value: isinstance(value, dict) and all(_is_number(v) and 0 <= v <= 1 for v in value.values()),
+        "a dict of class names and scores from 0 to 1",
     ),
     "step": (_is_count, "a number from 0"),
     "epoch": (_is_count, "a number from 0"),

@@ -150,6 +150,7 @@ def load_model(path: str | Path, device: torch.device | str = "cpu", *, imports:
         model = build_stored(header, path)
     load_strictly(model, weights, path)
     check_finite(weights, path)
+    model.thresholds = header.get("thresholds")
     return model.to(choose_device(str(device))).eval()
 
 

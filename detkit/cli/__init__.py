@@ -59,6 +59,8 @@ COMMANDS: dict[str, Command] = {
     "replay": (training.replay_arguments, training.replay),
     "evaluate": (measuring.evaluate_arguments, measuring.evaluate),
     "evaluate-corruptions": (measuring.evaluate_corruptions_arguments, measuring.evaluate_corruptions),
+    "report": (measuring.report_arguments, measuring.report),
+    "compare": (measuring.compare_arguments, measuring.compare),
     "predict": (predicting.predict_arguments, predicting.predict),
     "benchmark": (measuring.benchmark_arguments, measuring.benchmark),
     "convert": (checkpoints.convert_arguments, checkpoints.convert),

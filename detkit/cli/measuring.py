@@ -24,22 +24,26 @@ def evaluate_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def evaluate(options: argparse.Namespace) -> None:
-    """Evaluate a checkpoint on its validation data, or on the data given with --set data.val.…"""
-    from detkit.checkpoints.weights import explaining_imports, load_model
-    from detkit.files import write_text
+    """Evaluate a checkpoint on its validation data, or on the data given with --set data.val.…
+
+    The figures go to metrics.json beside the results: those of --out, or for the best weights of a run its folder.
+    """
+    from detkit.checkpoints.weights import explaining_imports, load_model, read_header
+    from detkit.reports.evaluated import DETECTIONS, evaluation_key, run_of, write_evaluation
     from detkit.runtime.components import build_evaluation
     from detkit.runtime.evaluate import evaluate as run
     from detkit.runtime.processes import distributed, is_main
 
     checkpoint, config = evaluated_checkpoint(options)
-    if options.out and not options.out.absolute().parent.is_dir():
-        raise ValueError(f"--out {options.out}: {options.out.parent} is no folder")
+    folder = run_of(checkpoint)
+    results = options.out or (folder / DETECTIONS if folder else None)
+    _check_results(options.out)
     with distributed(options.device) as device:
         model = load_model(checkpoint, device)
         with explaining_imports(checkpoint, config):
             dataset, evaluator = build_evaluation(config, model.label_map)
         data = config["data"]
-        run(
+        figures = run(
             model,
             dataset,
             evaluator,
@@ -51,9 +55,75 @@ def evaluate(options: argparse.Namespace) -> None:
         if is_main():
             print(f"{checkpoint} on {len(dataset)} images")
             print(evaluator.table(per_class=True))
-            if options.out:
-                write_text(options.out, json.dumps(evaluator.results()))
-                print(f"results written to {options.out}")
+            if results:
+                key = evaluation_key(read_header(checkpoint), config, evaluator)
+                metrics = write_evaluation(results, evaluator, figures, checkpoint, key)
+                print(f"results written to {results}, figures to {metrics}")
+
+
+def _check_results(out: Path | None) -> None:
+    from detkit.reports.evaluated import METRICS
+
+    if out and not out.absolute().parent.is_dir():
+        raise ValueError(f"--out {out}: {out.parent} is no folder")
+    if out and out.name == METRICS:
+        raise ValueError(f"--out {out}: {METRICS} beside it is for the figures, choose another name")
+
+
+def report_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `detkit report`."""
+    parser.add_argument("checkpoint", help="a .safetensors checkpoint of a detector, or the folder of a run")
+    add_set(parser)
+    add_import(parser)
+    parser.add_argument("--out", type=local_path, help="the page (default: report.html in the run)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
+
+
+def report(options: argparse.Namespace) -> None:
+    """Write a page on what a detector finds, what it misses and where to set its thresholds, which it stores."""
+    from detkit.checkpoints.files import find_weights, is_run
+    from detkit.reports import report as run
+
+    path = run(
+        options.checkpoint,
+        options.out,
+        overrides=options.set,
+        device=options.device,
+        imports=options.imports,
+    )
+    weights = find_weights(options.checkpoint) if is_run(options.checkpoint) else options.checkpoint
+    print(f"report written to {path}, thresholds into {weights}")
+
+
+def compare_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `detkit compare`."""
+    parser.add_argument("a", help="a .safetensors checkpoint of a detector, or the folder of a run")
+    parser.add_argument("b", help="another one, with the same validation data")
+    add_set(parser)
+    add_import(parser)
+    parser.add_argument("--out", type=local_path, help="a page (.html) or a file with all figures (.json)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
+
+
+def compare(options: argparse.Namespace) -> None:
+    """Compare two detectors on one validation set: differences with intervals, and the images that changed most."""
+    from detkit.reports import compare as run
+    from detkit.reports.comparing import explain, table_rows
+
+    content = run(
+        options.a, options.b, options.out, overrides=options.set, device=options.device, imports=options.imports
+    )
+    rows = [["", "A", "B", "B - A", "interval", ""], *table_rows(content)]
+    widths = [max(len(row[column]) for row in rows) for column in range(6)]
+    print(f"A: {content['a']}\nB: {content['b']}\n{content['images']} images")
+    for name, *cells in rows:
+        values = "  ".join(f"{cell:>{width}}" for cell, width in zip(cells, widths[1:], strict=True))
+        print(f"{name:{widths[0]}}  {values}".rstrip())
+    print(explain(content))
+    for row in content["changed"]:
+        print(f"image {row['image_id']}: F1 {row['a']:.2f} -> {row['b']:.2f}")
+    if options.out:
+        print(f"comparison written to {options.out}")
 
 
 def evaluate_corruptions_arguments(parser: argparse.ArgumentParser) -> None:

@@ -122,6 +122,21 @@ def evaluate_hotcoco(
         precision [10 IoU thresholds, 101 recalls, classes, 4 area ranges, 3 limits of detections] and
         recall [10, classes, 4, 3], -1 where the ground truth has no object.
     """
+    evaluation = match_hotcoco(ground_truth, rows, masks, max_detections)
+    evaluation.accumulate()
+    curves = evaluation.eval
+    assert curves is not None
+    return curves["precision"], curves["recall"]
+
+
+def match_hotcoco(
+    ground_truth: dict[str, Any], rows: np.ndarray, masks: list[dict[str, Any]] | None, max_detections: int
+) -> Any:
+    """The `hotcoco.COCOeval` of `evaluate_hotcoco`, matched but not accumulated.
+
+    In it images and categories are numbered from 0 in the order of their ids, annotations and detections from 1 in
+    their own order; detections of unknown categories are left out.
+    """
     import hotcoco
 
     known = np.isin(rows["category_id"], [category["id"] for category in ground_truth["categories"]])
@@ -136,10 +151,7 @@ def evaluate_hotcoco(
     evaluation = hotcoco.COCOeval(truth, found, "bbox" if masks is None else "segm")
     evaluation.params.max_dets = [1, 10, max_detections]
     evaluation.evaluate()
-    evaluation.accumulate()
-    curves = evaluation.eval
-    assert curves is not None
-    return curves["precision"], curves["recall"]
+    return evaluation
 
 
 def evaluate_pycocotools(

@@ -15,7 +15,6 @@ from detkit.evaluation.backends import (
     DETECTION,
     clean_ground_truth,
     detection_rows,
-    mean_defined,
     result_dicts,
     summarize,
 )
@@ -65,7 +64,7 @@ class CocoEvaluator:
         ground_truth = dataset if isinstance(dataset, dict) else dataset.coco()
         self.ground_truth = clean_ground_truth(ground_truth, with_masks="segm" in iou_types)
         self._image_ids = {image["id"] for image in self.ground_truth["images"]}
-        self._class_names = _unique_names(self.ground_truth["categories"])
+        self.class_names = _unique_names(self.ground_truth["categories"])
         self._reported_ids: set[int] = set()
         self.reset()
 
@@ -74,7 +73,7 @@ class CocoEvaluator:
         self._records: dict[int, Record] = {}
         self._counted: dict[int, Record] = {}
         self._figures: dict[str, float] = {}
-        self._per_class: dict[str, float] = {}
+        self._classes: dict[str, dict[str, dict[str, float]]] = {}
 
     def update(self, predictions: Sequence[Detections], annotations: Sequence[Annotations]) -> None:
         """Add the detections of some images; of the annotations only `image_id` is read.
@@ -115,30 +114,42 @@ class CocoEvaluator:
         if counted is not None:
             self._counted = counted
             self._evaluate()
-        self._figures, self._per_class = _broadcast((self._figures, self._per_class))
+        self._figures, self._classes = _broadcast((self._figures, self._classes))
         return dict(self._figures)
 
     def per_class(self) -> dict[str, float]:
         """ "bbox/AP/<class name>" of the last `compute`, 0..1, or -1 for a class without objects."""
-        return dict(self._per_class)
+        return {
+            f"{iou_type}/AP/{name}": figures["AP"]
+            for iou_type, classes in self._classes.items()
+            for name, figures in classes.items()
+        }
+
+    def class_figures(self) -> dict[str, dict[str, dict[str, float]]]:
+        """The twelve figures of each class at the last `compute`: `{"bbox": {"<class name>": {"AP": 0.4, ...}}}`."""
+        return self._classes
 
     def _evaluate(self) -> None:
         self._warn_about_missing()
-        rows, masks = self._stack()
-        self._figures, self._per_class = {}, {}
+        rows, masks = self.detections()
+        self._figures, self._classes = {}, {}
         for iou_type in self.iou_types:
             precision, recall = BACKENDS[self.backend](
                 self.ground_truth, rows, masks if iou_type == "segm" else None, self.max_detections
             )
             figures = summarize(precision, recall, self.max_detections)
             self._figures |= {f"{iou_type}/{name}": value for name, value in figures.items()}
-            self._per_class |= {
-                f"{iou_type}/AP/{name}": mean_defined(precision[:, :, k, 0, -1])
-                for k, name in enumerate(self._class_names)
+            self._classes[iou_type] = {
+                name: summarize(precision[:, :, k : k + 1], recall[:, k : k + 1], self.max_detections)
+                for k, name in enumerate(self.class_names)
             }
 
-    def _stack(self) -> tuple[np.ndarray, list[dict[str, Any]]]:
-        """All detections of known categories, images in the order of their ids."""
+    def detections(self) -> tuple[np.ndarray, list[dict[str, Any]]]:
+        """What the last `compute` counted, of the categories of the ground truth, images in the order of their ids.
+
+        Returns:
+            Rows of `detkit.evaluation.backends.DETECTION`, and the mask of each as RLE (none without "segm").
+        """
         records = [self._counted[image_id] for image_id in sorted(self._counted)]
         rows = np.concatenate([np.empty(0, DETECTION), *(rows for rows, _ in records)])
         masks = [mask for _, of_image in records for mask in of_image or ()]
@@ -176,10 +187,10 @@ class CocoEvaluator:
         for iou_type in self.iou_types:
             lines.append(f"{iou_type:6}" + "".join(_percent(self._figures[f"{iou_type}/{name}"]) for name in names))
         if per_class:
-            width = max(map(len, [*self._class_names, "class"]))
+            width = max(map(len, [*self.class_names, "class"]))
             lines += ["", f"{'class':{width}}" + "".join(f"{iou_type + ' AP':>9}" for iou_type in self.iou_types)]
-            for name in self._class_names:
-                values = (self._per_class[f"{iou_type}/AP/{name}"] for iou_type in self.iou_types)
+            for name in self.class_names:
+                values = (self._classes[iou_type][name]["AP"] for iou_type in self.iou_types)
                 lines.append(f"{name:{width}}" + "".join("  " + _percent(value) for value in values))
         return "\n".join(lines)
 

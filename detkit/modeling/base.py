@@ -71,7 +71,11 @@ class Model(nn.Module, ABC):
     Attributes:
         label_map: what the class outputs mean.
         input_rule: how images are resized and normalised.
+        thresholds: the least score of each class, by its name, that `detkit report` stored in the checkpoint; None
+            where it stored none.
     """
+
+    thresholds: dict[str, float] | None = None
 
     def __init__(self, label_map: LabelMap, input_rule: InputRule):
         super().__init__()

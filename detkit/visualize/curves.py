@@ -25,7 +25,7 @@ def plot_curves(rows: Sequence[dict[str, Any]], path: str | Path) -> None:
     """
     from matplotlib.figure import Figure
 
-    losses, figures = _loss_curves(rows), _figure_curves(rows)
+    losses, figures = loss_curves(rows), figure_curves(rows)
     right = "AP" if all("AP" in name for name in figures) else "validation"
     panels = [panel for panel in ((losses, "loss"), (figures, right)) if panel[0]]
     if not panels:
@@ -68,7 +68,7 @@ def plot_ladder(rows: Sequence[dict[str, Any]], path: str | Path) -> None:
     figure.savefig(path, dpi=120, format="png")
 
 
-def _loss_curves(rows: Sequence[dict[str, Any]]) -> dict[str, list[tuple[int, float]]]:
+def loss_curves(rows: Sequence[dict[str, Any]]) -> dict[str, list[tuple[int, float]]]:
     curves: dict[str, list[tuple[int, float]]] = {}
     for row in rows:
         totals: dict[str, float] = {}
@@ -81,7 +81,7 @@ def _loss_curves(rows: Sequence[dict[str, Any]]) -> dict[str, list[tuple[int, fl
     return curves
 
 
-def _figure_curves(rows: Sequence[dict[str, Any]]) -> dict[str, list[tuple[int, float]]]:
+def figure_curves(rows: Sequence[dict[str, Any]]) -> dict[str, list[tuple[int, float]]]:
     curves: dict[str, list[tuple[int, float]]] = {}
     for row in rows:
         for key, value in row.items():

@@ -66,7 +66,7 @@ def draw_detections(image: Any, detections: DrawnObjects) -> Image.Image:
     found = detections.cpu()
     texts = [f"{name} {score:.2f}" for name, score in zip(_legible_names(found), found.scores.tolist(), strict=True)]
     order = found.scores.argsort().tolist()
-    return _draw(to_pil(image), found.boxes, found.masks, texts, _colors(found), order)
+    return draw_boxes(to_pil(image), found.boxes, found.masks, texts, _colors(found), order)
 
 
 def draw_points(
@@ -156,7 +156,7 @@ def draw_comparison(
     factor = whole_factor(picture.size, LEGIBLE_SIDE)
     picture = enlarge(picture, factor)
     detections, truth = _magnify(detections.cpu(), factor), _magnify(truth.cpu(), factor)
-    right = _draw(picture.copy(), truth.boxes, truth.masks, _legible_names(truth), _colors(truth), order)
+    right = draw_boxes(picture.copy(), truth.boxes, truth.masks, _legible_names(truth), _colors(truth), order)
     if points is not None:
         right = _draw_colored_points(right, points * factor, _colors(truth))
     left = draw_detections(picture, detections)
@@ -183,14 +183,26 @@ def _colors(found: DrawnObjects) -> list[Color]:
     return [class_color(category) for category in found.category_ids()]
 
 
-def _draw(
+def draw_boxes(
     picture: Image.Image,
     boxes: Tensor,
     masks: Tensor | None,
-    texts: list[str],
-    colors: list[Color],
-    order: list[int],
+    texts: Sequence[str],
+    colors: Sequence[Color],
+    order: Sequence[int],
 ) -> Image.Image:
+    """Draw boxes, translucent masks and tags on a picture, which changes.
+
+    Args:
+        boxes: [n, 4], x1 y1 x2 y2 in pixels of the picture.
+        masks: [n, h, w] bool, or None.
+        texts: of each tag; there is none where it is empty.
+        colors: of each object.
+        order: the numbers of the objects, the topmost last.
+
+    Raises:
+        ValueError: the masks have another size than the picture.
+    """
     if masks is not None:
         picture = _blend_masks(picture, masks, colors, order)
     draw = ImageDraw.Draw(picture)
@@ -199,12 +211,12 @@ def _draw(
     for i in order:
         x1, y1, x2, y2 = corners[i]
         draw.rectangle((min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2)), outline=colors[i], width=line)
-    for i in order:
+    for i in (i for i in order if texts[i]):
         _draw_tag(draw, corners[i], texts[i], colors[i], font_for(picture.size, texts[i]), picture.size)
     return picture
 
 
-def _blend_masks(picture: Image.Image, masks: Tensor, colors: list[Color], order: list[int]) -> Image.Image:
+def _blend_masks(picture: Image.Image, masks: Tensor, colors: Sequence[Color], order: Sequence[int]) -> Image.Image:
     pixels = np.asarray(picture, dtype=np.float32).copy()
     if masks.shape[1:] != pixels.shape[:2]:
         raise ValueError(f"masks are {tuple(masks.shape[1:])} (h, w) but the image is {pixels.shape[:2]}")
