@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, overload
@@ -10,10 +11,25 @@ if TYPE_CHECKING:
     import torch
 
     from detkit.modeling.base import Model
+    from detkit.reports import compare, report
 
     M = TypeVar("M", bound=Model)
 
 __version__ = "0.1.0"
+__all__ = ["compare", "load", "report"]
+
+# The commands as functions, imported when they are used: name -> module and function.
+COMMANDS = {
+    "compare": ("detkit.reports", "compare"),
+    "report": ("detkit.reports", "report"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in COMMANDS:
+        raise AttributeError(f"module 'detkit' has no attribute {name!r}")
+    module, function = COMMANDS[name]
+    return getattr(importlib.import_module(module), function)
 
 
 @overload

@@ -27,10 +27,7 @@ def predict_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--grid", type=int, help="of a matcher without --points: match GRID x GRID points (default 8)")
     parser.add_argument(
-        "--min-score",
-        type=float,
-        help="leave out what scores lower (default: the thresholds that `detkit report` stored in the checkpoint, "
-        "without them 0.3; with points or a matcher 0)",
+        "--min-score", type=float, help="leave out what scores lower (default 0.3; with points or a matcher 0)"
     )
     add_import(parser)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
@@ -40,7 +37,7 @@ def predict(options: argparse.Namespace) -> None:
     """Find objects in images, or the points of one image in another; write drawn images and a json."""
     from detkit.checkpoints.weights import load_model
     from detkit.correspondence.matcher import Matcher
-    from detkit.inference.images import least_score, predict_files
+    from detkit.inference.images import predict_files
     from detkit.modeling.image_model import ImageModel
     from detkit.runtime.processes import choose_device
 
@@ -55,9 +52,9 @@ def predict(options: argparse.Namespace) -> None:
         return _predict_points(model, options)
     if options.prompt:
         raise ValueError("--prompt says what to use of --points: give them too")
-    summary = predict_files(model, options.images, options.out, min_score=options.min_score)
-    hint = summary.hint(least_score(model, options.min_score))
-    print(f"{summary.objects} objects in {summary.images} images{hint}: {options.out}")
+    min_score = 0.3 if options.min_score is None else options.min_score
+    summary = predict_files(model, options.images, options.out, min_score=min_score)
+    print(f"{summary.objects} objects in {summary.images} images{summary.hint(min_score)}: {options.out}")
     _report_broken(summary.broken, summary.images)
 
 

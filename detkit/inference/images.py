@@ -19,7 +19,6 @@ from detkit.images import image_size, read_image
 from detkit.inference.files import check_outputs, drawing_names, find_images, save_drawing
 from detkit.modeling.image_model import ImageModel
 from detkit.structures import Detections
-from detkit.structures.detections import MIN_SCORE
 
 logger = logging.getLogger(__name__)
 
@@ -47,16 +46,13 @@ class Summary:
         if len(scores):
             self.best_score = max(self.best_score or 0.0, float(scores.max()))
 
-    def hint(self, min_score: float | Mapping[str, float]) -> str:
+    def hint(self, min_score: float) -> str:
         """Why nothing was found; empty where something was."""
         if self.objects or not self.images:
             return ""
         if self.best_score is None:
             return "; the model suggests none at all"
-        least = (
-            f"--min-score {min_score:g}" if isinstance(min_score, float | int) else "the stored thresholds"
-        )
-        return f"; no score reaches {least}, the best is {self.best_score:.3g}"
+        return f"; no score reaches --min-score {min_score:g}, the best is {self.best_score:.3g}"
 
 
 @dataclass
@@ -76,43 +72,32 @@ class ImageResult:
     more: dict[str, Any] = field(default_factory=dict)
 
 
-def least_score(model: ImageModel, min_score: float | None) -> float | Mapping[str, float]:
-    """The score to leave out what is below: the given one, those stored in the checkpoint, or `MIN_SCORE`."""
-    if min_score is not None:
-        return min_score
-    return MIN_SCORE if model.thresholds is None else model.thresholds
-
-
-def predict_files(model: ImageModel, paths: Sequence[Path], out: Path, *, min_score: float | None = None) -> Summary:
+def predict_files(model: ImageModel, paths: Sequence[Path], out: Path, *, min_score: float = 0.3) -> Summary:
     """Find objects in files and folders of images.
 
     Writes one drawn image for each file, in the folders of the files, and `predictions.json`: a list of `{"file",
     "drawn", "objects"}`, each object with class name, category id, score and box (x, y, width, height in pixels of the
     upright image, clipped to it; masks as RLE). A file that cannot be used is reported and left out.
 
-    Args:
-        min_score: objects that score lower are left out; None takes `least_score`.
-
     Raises:
         ValueError: no images, or a drawing would replace a file that is none.
     """
     files, summary = find_images(paths), Summary()
-    least = least_score(model, min_score)
 
     def predict(_: Path, image: Tensor) -> ImageResult:
         found = model.predict(image)[0]
         summary.note_scores(found.scores)
-        detections = drop_low_scores(found, least).clipped(*image_size(image))
+        detections = drop_low_scores(found, min_score).clipped(*image_size(image))
         results = [{k: v for k, v in result.items() if k != "image_id"} for result in detections.to_coco(0)]
-        return ImageResult(results, detections.names(), detections.draw(image, min_score=0))
+        return ImageResult(results, detections.names(), detections.draw(image, min_score=min_score))
 
     process_files(files, out, summary, predict)
     return summary
 
 
-def drop_low_scores(detections: Detections, min_score: float | Mapping[str, float]) -> Detections:
-    """The detections that score at least `min_score`, see `Detections.at_least`, on the CPU."""
-    return detections.at_least(min_score).cpu()
+def drop_low_scores(detections: Detections, min_score: float) -> Detections:
+    """The detections that score at least `min_score`, on the CPU."""
+    return detections[detections.scores >= min_score].cpu()
 
 
 def process_files(

@@ -71,8 +71,7 @@ class Model(nn.Module, ABC):
     Attributes:
         label_map: what the class outputs mean.
         input_rule: how images are resized and normalised.
-        thresholds: the least score of each class, by its name, that `detkit report` stored in the checkpoint; None
-            where it stored none.
+        thresholds: the score from which an object of each class counts, by name; None where none were chosen.
     """
 
     thresholds: dict[str, float] | None = None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +11,10 @@ import numpy as np
 
 from detkit.files import write_text
 from detkit.reports.bootstrap import RESAMPLES, SEED, PrecisionTable, bootstrap
-from detkit.reports.errors import RIGHT, Errors, find_errors
 from detkit.reports.evaluated import Evaluated, evaluate_checkpoint, truth_key
-from detkit.reports.html import Cell, note, page, percent, picture, table
-from detkit.reports.matching import IOU, Matching
-from detkit.reports.pictures import Photo, as_jpeg, draw_found, draw_true, legend
-from detkit.reports.thresholds import accepted, choose_thresholds, score_curves
+from detkit.reports.findings import Findings, find
+from detkit.reports.parts.html import Cell, note, page, percent, picture, table
+from detkit.reports.parts.pictures import Photo, as_jpeg, draw_found, draw_true, legend
 from detkit.visualize import contact_sheet
 
 CHANGED = 12  # images that are listed
@@ -25,24 +22,6 @@ DRAWN = 6  # images that are drawn
 PICTURE_BYTES = 350_000
 FORMATS = (".html", ".json")
 Row = dict[str, float | None]
-
-
-@dataclass
-class Compared:
-    """One of the two, with its detections at its own thresholds."""
-
-    evaluated: Evaluated
-    all: Matching
-    kept: Matching
-    errors: Errors
-
-    def image_f1(self) -> np.ndarray:
-        """F1 of each image; 1 where there is nothing and nothing was found."""
-        images = len(self.kept.image_ids)
-        right = np.bincount(self.kept.image[self.errors.kind == RIGHT], minlength=images)
-        found = np.bincount(self.kept.image, minlength=images)
-        both = found + np.bincount(self.kept.objects.image, minlength=images)
-        return np.where(both > 0, 2 * right / np.maximum(both, 1), 1.0)
 
 
 def compare(
@@ -88,7 +67,7 @@ def compare(
     content |= {"images": len(both[0].truth["images"]), "resamples": resamples, "seed": seed}
     content |= {"figures": {}, "classes": {}}
     for kind in kinds:
-        compared = [_compared(one, kind) for one in both]
+        compared = [find(one, kind) for one in both]
         figures, content["classes"][kind] = _differences(compared, kind, resamples, seed)
         content["figures"] |= figures
     content["changed"] = _changed(compared)
@@ -110,20 +89,12 @@ def _check_same(a: Evaluated, b: Evaluated) -> None:
         raise ValueError(f"{names}: one is measured by boxes, the other by masks; set evaluator.iou_types with --set")
 
 
-def _compared(evaluated: Evaluated, iou_type: str) -> Compared:
-    matching = Matching(evaluated, iou_type)
-    curves = score_curves(matching, len(evaluated.names), IOU)
-    thresholds = choose_thresholds(curves, evaluated.names, evaluated.names)
-    kept = Matching(evaluated, iou_type, accepted(matching, thresholds, evaluated.names))
-    return Compared(evaluated, matching, kept, find_errors(kept, evaluated.truth))
-
-
 def _differences(
-    compared: Sequence[Compared], kind: str, resamples: int, seed: int
+    compared: Sequence[Findings], kind: str, resamples: int, seed: int
 ) -> tuple[dict[str, Row], dict[str, Row]]:
     """The AP, AP50 and AP75 of all classes, and the AP of each class, of both, with intervals of the difference."""
     names = compared[0].evaluated.names
-    tables = [PrecisionTable(one.all, len(names)) for one in compared]
+    tables = [PrecisionTable(one.matching, len(names)) for one in compared]
 
     def values(of: PrecisionTable, weights: np.ndarray) -> np.ndarray:
         precision = of.average_precision(weights)
@@ -146,7 +117,7 @@ def _or_none(value: float) -> float | None:
     return None if np.isnan(value) else float(value)
 
 
-def _changed(compared: Sequence[Compared]) -> list[dict[str, Any]]:
+def _changed(compared: Sequence[Findings]) -> list[dict[str, Any]]:
     a, b = (one.image_f1() for one in compared)
     order = [int(i) for i in np.argsort(-np.abs(b - a), kind="stable")[:CHANGED] if a[i] != b[i]]
     ids = compared[0].kept.image_ids
@@ -180,7 +151,7 @@ def explain(content: dict[str, Any]) -> str:
     )
 
 
-def _page(content: dict[str, Any], compared: Sequence[Compared]) -> str:
+def _page(content: dict[str, Any], compared: Sequence[Findings]) -> str:
     columns = ["", "A, %", "B, %", "difference", "interval", ""]
     changed: list[list[Cell]] = [
         [row["image_id"], row["a"], row["b"], row["b"] - row["a"]] for row in content["changed"]
@@ -195,7 +166,7 @@ def _page(content: dict[str, Any], compared: Sequence[Compared]) -> str:
     return page("Two checkpoints compared", sections, note(f"A: {content['a']}. B: {content['b']}."))
 
 
-def _drawn(compared: Sequence[Compared], image_id: int) -> str:
+def _drawn(compared: Sequence[Findings], image_id: int) -> str:
     a, b = compared
     image = int(np.searchsorted(a.kept.image_ids, image_id))
     try:

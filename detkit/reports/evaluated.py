@@ -102,7 +102,7 @@ def evaluate_checkpoint(
     stored = read_evaluation(folder, key) if folder else None
     if stored is None:
         figures = _run(weights, config, dataset, evaluator, device)
-        if folder:
+        if folder and not overrides:
             write_evaluation(folder / DETECTIONS, evaluator, figures, weights, key)
         stored = (*evaluator.detections(), figures, evaluator.class_figures())
     return Evaluated(weights, header, config, dataset, evaluator, *stored)

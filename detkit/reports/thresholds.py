@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from detkit.reports.matching import Matching
-from detkit.structures.detections import MIN_SCORE
+from detkit.structures import LabelMap
 
+UNKNOWN = 0.3  # the threshold where no detection is right, as `detkit predict` has it without thresholds
 LOWEST = 0.05  # no threshold is below: so low a score is noise, whatever the validation data says
 GRID = np.linspace(0, 1, 101)
 
@@ -23,18 +24,13 @@ class ScoreCurve:
         objects: the number of true objects.
         score: [n] of the detections that count, highest first.
         right: [n] bool.
-        threshold: the least score to accept, where F1 is best; `detkit.structures.detections.MIN_SCORE` where no
-            detection is right.
-        f1, precision, recall: at that threshold; 0 where no detection is right.
+        threshold: the least score to accept, where F1 is best; `UNKNOWN` where no detection is right.
     """
 
     objects: int
     score: np.ndarray
     right: np.ndarray
-    threshold: float = MIN_SCORE
-    f1: float = 0.0
-    precision: float = 0.0
-    recall: float = 0.0
+    threshold: float = UNKNOWN
 
     def __post_init__(self) -> None:
         if not self.objects or not self.right.any():
@@ -45,10 +41,13 @@ class ScoreCurve:
         below = self.score[best + 1] if best + 1 < len(self.score) else 0.0
         middle = math.floor(5000 * (self.score[best] + below)) / 10_000  # between the last accepted and the next
         self.threshold = max(LOWEST, middle if middle > below else float(self.score[best]))
-        accepted = int((self.score >= self.threshold).sum())
+
+    def at(self, threshold: float) -> tuple[float, float, float]:
+        """F1, precision and recall at a threshold."""
+        accepted = int((self.score >= threshold).sum())
         hits = int(self.right[:accepted].sum())
-        self.f1 = 2 * hits / (accepted + self.objects)
-        self.precision, self.recall = hits / max(accepted, 1), hits / self.objects
+        f1 = 2 * hits / max(accepted + self.objects, 1)
+        return f1, hits / max(accepted, 1), hits / max(self.objects, 1)
 
     def f1_after(self, accepted: np.ndarray) -> np.ndarray:
         """F1 when so many of the best detections are accepted."""
@@ -67,9 +66,9 @@ class ScoreCurve:
         return np.append(precision, 0.0)[place]
 
 
-def score_curves(matching: Matching, classes: int, iou: float) -> list[ScoreCurve]:
-    """The curve of each class, and last that of all classes together."""
-    right, counted, _ = matching.match(iou)
+def score_curves(matching: Matching, classes: int) -> list[ScoreCurve]:
+    """The curve of each class at IoU 0.5, and last that of all classes together."""
+    right, counted, _ = matching.match()
     order = np.argsort(-matching.score, kind="stable")
     order = order[counted[order]]
     objects = np.bincount(matching.objects.category, minlength=classes)
@@ -78,24 +77,23 @@ def score_curves(matching: Matching, classes: int, iou: float) -> list[ScoreCurv
     return [*curves, ScoreCurve(int(objects.sum()), matching.score[order], right[order])]
 
 
-def choose_thresholds(
-    curves: Sequence[ScoreCurve], names: Sequence[str], known: Sequence[str | None]
-) -> dict[str, float]:
-    """The threshold of each class of a model.
+def class_thresholds(curves: Sequence[ScoreCurve]) -> np.ndarray:
+    """The threshold of each class; one without objects takes that of all classes together."""
+    *of_classes, of_all = curves
+    return np.array([curve.threshold if curve.objects else of_all.threshold for curve in of_classes])
 
-    A class without objects in the validation data takes that of all classes together.
+
+def by_name(
+    thresholds: np.ndarray, of_all: ScoreCurve, category_ids: Sequence[int], label_map: LabelMap
+) -> dict[str, float]:
+    """The thresholds of the classes of a model, as its checkpoint stores them.
 
     Args:
-        curves: of `score_curves`.
-        names: of the classes of the validation data.
-        known: class names of the model.
+        thresholds: of the classes of the validation data.
+        of_all: the curve of all of them, whose threshold the other classes of the model take.
+        category_ids: of the classes of the validation data.
+        label_map: of the model.
     """
-    *of_classes, of_all = curves
-    own = {name: curve.threshold for name, curve in zip(names, of_classes, strict=True) if curve.objects}
-    return {name: own.get(name, of_all.threshold) for name in known if name is not None}
-
-
-def accepted(matching: Matching, thresholds: Mapping[str, float], names: Sequence[str]) -> np.ndarray:
-    """Which detections `[n]` reach the threshold of their class."""
-    least = np.array([thresholds.get(name, MIN_SCORE) for name in names])
-    return matching.score >= least[matching.category]
+    known = dict(zip(category_ids, thresholds.tolist(), strict=True))
+    named = zip(label_map.names, label_map.category_ids, strict=True)
+    return {name: known.get(number, of_all.threshold) for name, number in named if name is not None}

@@ -6,7 +6,7 @@ Shape letters: n objects, h/w pixels.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Self
 
@@ -22,8 +22,6 @@ from detkit.visualize import draw_detections
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-
-MIN_SCORE = 0.3  # what scores lower is not shown, where nothing better is known
 
 
 @dataclass(repr=False)
@@ -58,16 +56,6 @@ class Detections(MaskStruct):
         """Select detections by a bool mask, an index tensor or a slice."""
         kept: Any = {k: v[keep] for k, v in vars(self).items() if isinstance(v, (Tensor, RegionMasks))}
         return replace(self, **kept)
-
-    def at_least(self, min_score: float | Mapping[str, float]) -> Self:
-        """The detections that score at least `min_score`: one score for all, or one for each class name.
-
-        A class without a score of its own takes `MIN_SCORE`.
-        """
-        if not isinstance(min_score, Mapping):
-            return self[self.scores >= min_score]
-        least = [min_score.get(name, MIN_SCORE) for name in self.names()]
-        return self[self.scores >= self.scores.new_tensor(least)]
 
     def clipped(self, height: int, width: int) -> Self:
         """The same detections with their boxes clipped to an image of that size."""
@@ -105,9 +93,9 @@ class Detections(MaskStruct):
                 result["segmentation"] = rle
         return results
 
-    def draw(self, image: Any, min_score: float = MIN_SCORE) -> Image:
+    def draw(self, image: Any, min_score: float = 0.3) -> Image:
         """The image with boxes, masks, class names and scores of detections of at least `min_score`."""
-        return draw_detections(image, self.at_least(min_score))
+        return draw_detections(image, self[self.scores >= min_score])
 
 
 @dataclass(repr=False)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from detkit.reports.html import Cell, note, percent, table
+from detkit.reports.parts.html import Cell, note, percent, table
 
 SIDES = (0, 8, 16, 32, 64, 96, 192, 384, np.inf)  # of an object: the square root of its area, in pixels
 

@@ -1,0 +1,1 @@
+"""What a page consists of: HTML, charts, pictures, facts of the data."""
