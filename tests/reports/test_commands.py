@@ -85,18 +85,14 @@ def test_report_writes_a_page_and_stores_thresholds(run, capsys):
         assert len(file.keys()) > 10
 
 
-def test_an_evaluation_is_not_done_twice(run, caplog):
-    caplog.set_level("INFO", "detkit.reports")
-    first = detkit.report(run)
-    assert first == run / "report.html" and "evaluating" in caplog.text
-    page = first.read_text()
-    caplog.clear()
-    assert main(["evaluate", str(run)]) == 0
+def test_an_evaluation_is_not_done_twice(run):
+    page, detections = detkit.report(run).read_text(), run / "detections.json"
+    written = detections.stat().st_mtime_ns
     assert detkit.report(run, run / "again.html").read_text() == page
-    assert "evaluating" not in caplog.text
-    (run / "detections.json").write_text("[")
+    assert detections.stat().st_mtime_ns == written
+    detections.write_text("[")
     assert detkit.report(run).read_text() == page
-    assert "evaluating" in caplog.text
+    assert len(json.loads(detections.read_text())) > 10
 
 
 def test_a_checkpoint_gets_its_report_beside_it(run, tmp_path):
@@ -122,9 +118,6 @@ def test_compare_a_run_with_itself_and_with_another(run, tmp_path, capsys):
         row = content["figures"][name]
         assert row["difference"] == pytest.approx(row["b"] - row["a"]) and row["low"] <= row["high"]
         assert row["a"] == pytest.approx(read_header(run)["metrics"][name])
-    detkit.compare(run, noisy, tmp_path / "out.html", resamples=5)
-    page = (tmp_path / "out.html").read_text()
-    assert "Two checkpoints compared" in page and "http" not in page and "data:image/jpeg" in page
 
 
 @pytest.mark.parametrize("command", ["report", "compare"])

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 SETTINGS: Any = {
+    "svg.hashsalt": "detkit",  # the same chart is the same text
     "svg.fonttype": "none",  # text stays text, in the font of the browser
     "text.parse_math": False,  # a class may be called "$x$"
     "font.family": "sans-serif",
