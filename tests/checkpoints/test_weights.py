@@ -6,6 +6,7 @@ from safetensors.torch import save_file
 from toy_run import ToyModel
 
 from detkit import registry
+from detkit.checkpoints.files import update_header
 from detkit.checkpoints.weights import CheckpointError, load_model, read_header, read_weights, save_weights
 from detkit.registry import ConfigError
 from detkit.runtime.components import build_model
@@ -101,3 +102,28 @@ def test_number_of_classes_must_agree():
     assert len(build_model(dict(type="ToyModel", num_classes=3), LABELS).label_map) == 3
     with pytest.raises(ConfigError, match=r"model\.num_classes: is 80, but the data has 3 classes"):
         build_model(dict(type="ToyModel", num_classes=80), LABELS)
+
+
+def test_entries_of_the_header_are_replaced_and_the_tensors_stay(saved):
+    model, path = saved
+    before, content = read_header(path), path.read_bytes()
+    tensors = content[8 + int.from_bytes(content[:8], "little") :]
+    update_header(path, {"thresholds": {"cat": 0.25, "dög": 1}, "step": 8})
+    assert read_header(path) == {**before, "thresholds": {"cat": 0.25, "dög": 1}, "step": 8}
+    assert path.read_bytes().endswith(tensors)
+    assert (
+        load_model(path).thresholds == {"cat": 0.25, "dög": 1}
+        and read_weights(path)[0].keys() == model.state_dict().keys()
+    )
+    update_header(path, {"thresholds": {"cat": 1.5}})
+    with pytest.raises(CheckpointError, match="thresholds in its header must be a dict of class names and scores"):
+        load_model(path)
+
+
+def test_the_header_of_a_damaged_file_is_not_replaced(saved):
+    _, path = saved
+    content = path.read_bytes().replace(b"input_rule", b"input_rulE")
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match="header does not have its checksum"):
+        update_header(path, {"step": 8})
+    assert path.read_bytes() == content
