@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ def evaluate(options: argparse.Namespace) -> None:
 
     checkpoint, config = evaluated_checkpoint(options)
     folder = run_of(checkpoint)
-    results = options.out or (folder / DETECTIONS if folder else None)
+    results = options.out or (folder / DETECTIONS if folder and os.access(folder, os.W_OK) else None)
     _check_results(options.out)
     with distributed(options.device) as device:
         model = load_model(checkpoint, device)

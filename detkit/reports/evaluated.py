@@ -113,8 +113,8 @@ def _validation(weights: Path, header: dict[str, Any], config: dict[str, Any]) -
         with explaining_imports(weights, config):
             dataset, evaluator = build_evaluation(config, LabelMap(**header["label_map"]))
     except (ValueError, OSError) as error:
-        hint = "name the data with --set data.val.annotation_file=FILE data.val.image_folder=FOLDER"
-        raise ValueError(f"{weights}: {error}" + ("" if config["data"]["val"] else f"; {hint}")) from error
+        hint = "; name the data with --set data.val.annotation_file=FILE data.val.image_folder=FOLDER"
+        raise ValueError(f"{weights}: {error}{hint if str(error).startswith('data.val') else ''}") from error
     if not isinstance(evaluator, CocoEvaluator):
         raise ValueError(f"{weights}: reports are for detectors; this is measured by a {type(evaluator).__name__}")
     return dataset, evaluator
