@@ -132,6 +132,10 @@ def test_benchmark(run, capsys):
     figures = json.loads((run / "speed.json").read_text())
     assert figures["forward images/s"] > 0 and figures["GFLOPs per image"] > 0
     assert f"{figures['parameters']:,}" in dry
+    capsys.readouterr()
+    assert main(["benchmark", str(run / "run"), "--repeats", "1", "--device", "cpu"]) == 0
+    printed = capsys.readouterr().out
+    assert "forward ms (batch 1)" in printed and "forward peak memory MB" in printed and "training" not in printed
 
 
 def test_drop_layers(run, capsys):

@@ -62,6 +62,7 @@ COMMANDS: dict[str, Command] = {
     "report": (measuring.report_arguments, measuring.report),
     "compare": (measuring.compare_arguments, measuring.compare),
     "predict": (predicting.predict_arguments, predicting.predict),
+    "fit": (checkpoints.fit_arguments, checkpoints.fit),
     "benchmark": (measuring.benchmark_arguments, measuring.benchmark),
     "convert": (checkpoints.convert_arguments, checkpoints.convert),
     "drop-layers": (checkpoints.drop_layers_arguments, checkpoints.drop_layers),

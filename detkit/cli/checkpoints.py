@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import re
+from pathlib import Path
+from typing import Any
 
-from detkit.cli.common import add_import, local_path
+from detkit.cli.common import add_import, local_path, stored_config
+from detkit.config import resolve_config
 
 
 def convert_arguments(parser: argparse.ArgumentParser) -> None:
@@ -51,3 +55,55 @@ def drop_layers(options: argparse.Namespace) -> None:
 
     before, after = run(options.source, options.destination, keep=options.keep)
     print(f"{options.destination}: {after / 1e6:.2f} M of {before / 1e6:.2f} M parameters")
+
+
+def fit_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `detkit fit`."""
+    parser.add_argument("checkpoint", help="a .safetensors checkpoint of a ViDT, or the folder of a run")
+    parser.add_argument("--latency", type=milliseconds, required=True, help="the most for a photo: 30ms, 0.5s")
+    parser.add_argument(
+        "--val", type=local_path, help="COCO json to measure AP on (default: the checkpoint's data.val)"
+    )
+    parser.add_argument("--images", type=local_path, help="its images (default: beside it, in images or in its name)")
+    add_import(parser)
+    parser.add_argument("--out", type=local_path, help="folder for table, plot and checkpoint (default: fit/)")
+    parser.add_argument("--force", action="store_true", help="replace a checkpoint that is there")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
+
+
+def milliseconds(text: str) -> float:
+    """A time on the command line: 30ms, 0.5s, or a number of milliseconds."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(ms|s)?", text.strip())
+    if match is None or float(match[1]) <= 0:
+        raise argparse.ArgumentTypeError(f"a time such as 30ms or 0.5s, not {text!r}")
+    return float(match[1]) * (1000 if match[2] == "s" else 1)
+
+
+def fit(options: argparse.Namespace) -> None:
+    """Write the most accurate smaller version of a ViDT that is fast enough here, with a table and a plot."""
+    from detkit.checkpoints.files import find_weights
+    from detkit.files import refuse_to_overwrite
+    from detkit.runtime.processes import choose_device
+    from detkit.studies.fitting import fit as run
+
+    checkpoint = find_weights(options.checkpoint)
+    out = options.out or checkpoint.parent / "fit"
+    if not options.force:
+        refuse_to_overwrite([out / "fitted.safetensors"])
+    config = _fit_config(options, checkpoint)
+    best = run(checkpoint, config, out, latency_ms=options.latency, device=choose_device(options.device))
+    print((out / "table.md").read_text(encoding="utf-8"), end="")
+    print(f"{out / 'fitted.safetensors'}: {best.ms:.1f} ms, box AP {100 * (best.ap or 0):.1f}")
+
+
+def _fit_config(options: argparse.Namespace, checkpoint: Path) -> dict[str, Any]:
+    """What `build_evaluation` needs for the data of `--val`, or for the checkpoint's own."""
+    from detkit.data.coco_file import find_image_folder
+
+    if options.val is None:
+        if options.images is not None:
+            raise ValueError("--images is for --val: give it too")
+        return {**resolve_config(stored_config(checkpoint)), "evaluator": {"type": "CocoEvaluator"}}
+    folder = options.images or find_image_folder(options.val)
+    val = {"type": "CocoDataset", "annotation_file": str(options.val), "image_folder": str(folder)}
+    return {"data": {"val": val}, "evaluator": {"type": "CocoEvaluator"}}

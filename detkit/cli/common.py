@@ -60,6 +60,20 @@ def add_import(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_views(parser: argparse.ArgumentParser) -> None:
+    """Add `--slice`, `--overlap` and `--tta`."""
+    parser.add_argument(
+        "--slice",
+        type=int,
+        metavar="PIXELS",
+        help="also look into parts of this side, for small objects in large images",
+    )
+    parser.add_argument(
+        "--overlap", type=float, default=0.2, help="share of a part that neighbours share (default 0.2)"
+    )
+    parser.add_argument("--tta", action="store_true", help="also look at mirrored and scaled copies: 4 times as slow")
+
+
 def allow_imports(options: argparse.Namespace) -> None:
     """Import what `--import` names, for commands that have it.
 

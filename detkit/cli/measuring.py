@@ -8,7 +8,14 @@ import os
 from pathlib import Path
 from typing import Any
 
-from detkit.cli.common import add_config, add_import, add_set, evaluated_checkpoint, local_path
+from detkit.cli.common import (
+    add_config,
+    add_import,
+    add_set,
+    add_views,
+    evaluated_checkpoint,
+    local_path,
+)
 from detkit.config import apply_overrides, load_config
 
 
@@ -21,6 +28,7 @@ def evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     add_import(parser)
     parser.add_argument("--run", type=local_path, help="with a config: folder of its run (default: runs/CONFIG_NAME)")
     parser.add_argument("--out", type=local_path, help="write the results here, as json (of detectors: COCO results)")
+    add_views(parser)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
 
 
@@ -30,13 +38,14 @@ def evaluate(options: argparse.Namespace) -> None:
     The figures go to metrics.json beside the results: those of --out, or for the best weights of a run its folder.
     """
     from detkit.checkpoints.weights import explaining_imports, load_model, read_header
+    from detkit.modeling.viewed import ViewedModel
     from detkit.reports.evaluated import DETECTIONS, evaluation_key, run_of, write_evaluation
     from detkit.runtime.components import build_evaluation
     from detkit.runtime.evaluate import evaluate as run
     from detkit.runtime.processes import distributed, is_main
 
     checkpoint, config = evaluated_checkpoint(options)
-    folder = run_of(checkpoint)
+    folder = None if options.slice or options.tta else run_of(checkpoint)  # the run keeps its plain figures
     results = options.out or (folder / DETECTIONS if folder and os.access(folder, os.W_OK) else None)
     _check_results(options.out)
     with distributed(options.device) as device:
@@ -44,6 +53,8 @@ def evaluate(options: argparse.Namespace) -> None:
         with explaining_imports(checkpoint, config):
             dataset, evaluator = build_evaluation(config, model.label_map)
         data = config["data"]
+        if options.slice or options.tta:
+            model = ViewedModel(model, slice=options.slice, overlap=options.overlap, tta=options.tta)
         figures = run(
             model,
             dataset,
@@ -57,7 +68,8 @@ def evaluate(options: argparse.Namespace) -> None:
             print(f"{checkpoint} on {len(dataset)} images")
             print(evaluator.table(per_class=True))
             if results:
-                key = evaluation_key(read_header(checkpoint), config, evaluator)
+                is_plain = not (options.slice or options.tta)
+                key = evaluation_key(read_header(checkpoint), config, evaluator) if is_plain else None
                 metrics = write_evaluation(results, evaluator, figures, checkpoint, key)
                 print(f"results written to {results}, figures to {metrics}")
 
@@ -161,9 +173,16 @@ def benchmark_arguments(parser: argparse.ArgumentParser) -> None:
     add_config(parser)
     add_import(parser)
     parser.add_argument("--dry-run", action="store_true", help="build the model and print its parameters only")
-    parser.add_argument("--size", type=int, nargs="+", default=[640], help="image side, or height and width")
+    parser.add_argument(
+        "--size",
+        type=int,
+        nargs="+",
+        help="image side, or height and width (default: of a checkpoint its input for a 4:3 photo, else 640)",
+    )
     parser.add_argument("--batch", type=int, default=1, help="images of a forward pass (default 1)")
-    parser.add_argument("--train-batch", type=int, default=2, help="images of a training step (default 2)")
+    parser.add_argument(
+        "--train-batch", type=int, help="images of a training step (default 2; of a checkpoint none is measured)"
+    )
     parser.add_argument("--repeats", type=int, default=10, help="timed repetitions; the median is printed")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
     parser.add_argument("--precision", default="auto", choices=["auto", "bf16", "fp32"])
@@ -171,14 +190,15 @@ def benchmark_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def benchmark(options: argparse.Namespace) -> None:
-    """Measure images/s, memory, parameters and FLOPs of the model of a checkpoint or, with random weights, a config."""
+    """Measure ms of an image, memory, parameters and FLOPs of a checkpoint or, with random weights, a config."""
     from detkit.checkpoints.files import is_run
     from detkit.checkpoints.weights import load_model
     from detkit.files import write_text
     from detkit.runtime.processes import choose_device
-    from detkit.studies.benchmark import benchmark_model, build_for_benchmark, count_parameters
+    from detkit.studies.benchmark import PHOTO, benchmark_model, build_for_benchmark, count_parameters
 
-    if Path(options.config).suffix == ".safetensors" or is_run(options.config):
+    is_checkpoint = Path(options.config).suffix == ".safetensors" or is_run(options.config)
+    if is_checkpoint:
         if options.set:
             raise ValueError(f"--set is for configs, {options.config} is a checkpoint: its model is as it is")
         model: Any = load_model(options.config)
@@ -187,15 +207,14 @@ def benchmark(options: argparse.Namespace) -> None:
     model = model.to(choose_device(options.device))
     figures: dict[str, float] = dict(count_parameters(model))
     if not options.dry_run:
-        height, width = options.size * 2 if len(options.size) == 1 else options.size
-        figures |= benchmark_model(
-            model,
-            size=(height, width),
-            batch=options.batch,
-            train_batch=options.train_batch,
-            repeats=options.repeats,
-            precision=options.precision,
-        )
+        chosen: dict[str, Any] = dict(batch=options.batch, repeats=options.repeats, precision=options.precision)
+        size = options.size or [640]
+        chosen["size"] = tuple(size * 2 if len(size) == 1 else size)
+        if is_checkpoint and not options.size:
+            chosen["size"] = model.input_rule.size_of(PHOTO)
+        train_batch = options.train_batch or (None if is_checkpoint else 2)
+        print("input {} x {} pixels, {}".format(*reversed(chosen["size"]), model.device))
+        figures |= benchmark_model(model, train_batch=train_batch, **chosen)
     for name, value in figures.items():
         print(f"{name:32} {value:,.2f}" if isinstance(value, float) else f"{name:32} {value:,}")
     if options.json:

@@ -8,14 +8,23 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from detkit.cli.common import add_import, local_path
+from detkit.cli.common import add_import, add_views, local_path
 
 
 def predict_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `detkit predict`."""
     parser.add_argument("checkpoint", help="a .safetensors checkpoint, or the folder of a run")
-    parser.add_argument("images", nargs="+", type=Path, help="image files or folders; of a matcher: source and target")
-    parser.add_argument("--out", type=local_path, required=True, help="folder for the drawn images and the json files")
+    parser.add_argument(
+        "images",
+        nargs="+",
+        help="image files, folders, globs in quotes, URLs of images, or a video; of a matcher: source and target",
+    )
+    parser.add_argument(
+        "--out",
+        type=local_path,
+        required=True,
+        help="folder for the drawn images and the json files, or the drawn video",
+    )
     parser.add_argument(
         "--points",
         nargs="+",
@@ -27,8 +36,12 @@ def predict_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--grid", type=int, help="of a matcher without --points: match GRID x GRID points (default 8)")
     parser.add_argument(
-        "--min-score", type=float, help="leave out what scores lower (default 0.3; with points or a matcher 0)"
+        "--min-score",
+        type=float,
+        help="leave out what scores lower (default: the checkpoint's thresholds, else 0.3; for points, matchers 0)",
     )
+    parser.add_argument("--classes", nargs="+", metavar="NAME", help="find these classes only")
+    add_views(parser)
     add_import(parser)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
 
@@ -37,7 +50,8 @@ def predict(options: argparse.Namespace) -> None:
     """Find objects in images, or the points of one image in another; write drawn images and a json."""
     from detkit.checkpoints.weights import load_model
     from detkit.correspondence.matcher import Matcher
-    from detkit.inference.images import predict_files
+    from detkit.inference.images import Options, predict_files
+    from detkit.inference.video import is_video
     from detkit.modeling.image_model import ImageModel
     from detkit.runtime.processes import choose_device
 
@@ -52,15 +66,38 @@ def predict(options: argparse.Namespace) -> None:
         return _predict_points(model, options)
     if options.prompt:
         raise ValueError("--prompt says what to use of --points: give them too")
-    min_score = 0.3 if options.min_score is None else options.min_score
-    summary = predict_files(model, options.images, options.out, min_score=min_score)
-    print(f"{summary.objects} objects in {summary.images} images{summary.hint(min_score)}: {options.out}")
+    chosen = Options(options.min_score, options.classes, options.slice, options.overlap, options.tta)
+    if any(map(is_video, options.images)):
+        return _predict_video(model, chosen, options)
+    summary = predict_files(model, options.images, options.out, chosen)
+    print(
+        f"{summary.objects} objects in {summary.images} images{summary.hint(chosen.lowest_score(model))}: {options.out}"
+    )
     _report_broken(summary.broken, summary.images)
+
+
+def _predict_video(model: Any, chosen: Any, options: argparse.Namespace) -> None:
+    from detkit.inference.video import drawn_video, predict_video
+
+    if len(options.images) > 1:
+        raise ValueError(f"one video at a time, alone: got {', '.join(options.images)}")
+    out = drawn_video(Path(options.images[0]), options.out)
+    summary = predict_video(model, Path(options.images[0]), out, chosen)
+    hint = summary.hint(chosen.lowest_score(model))
+    print(f"{summary.objects} objects in {summary.images} frames{hint}, {summary.speed()}: {out}")
+
+
+def _refuse_views(options: argparse.Namespace, what: str) -> None:
+    """Refuse options that only a detector without points has."""
+    given = dict(classes=options.classes, slice=options.slice, tta=options.tta)
+    if names := [f"--{name}" for name, value in given.items() if value]:
+        raise ValueError(f"{', '.join(names)}: not {what}")
 
 
 def _predict_points(model: Any, options: argparse.Namespace) -> None:
     from detkit.inference.points import predict_points
 
+    _refuse_views(options, "with --points")
     if len(options.points) != 1:
         raise ValueError(f"a detector takes one file of points, --points got {' '.join(options.points)}")
     arguments: dict[str, Any] = dict(prompt=options.prompt or "point", min_score=options.min_score or 0.0)
@@ -72,12 +109,13 @@ def _predict_points(model: Any, options: argparse.Namespace) -> None:
 def _predict_pair(model: Any, options: argparse.Namespace) -> None:
     from detkit.inference.pairs import GRID, predict_pair
 
+    _refuse_views(options, "with a matcher")
     if options.prompt or (options.points and options.grid is not None):
         raise ValueError("a matcher takes either --points x,y x,y ... or --grid N, and no --prompt")
     points = [_point(text) for text in options.points] if options.points else None
     grid = GRID if options.grid is None else options.grid
     arguments: dict[str, Any] = dict(points=points, grid=grid, min_confidence=options.min_score or 0.0)
-    matches = predict_pair(model, options.images, options.out, **arguments)
+    matches = predict_pair(model, [*map(Path, options.images)], options.out, **arguments)
     print(f"{len(matches)} matches: {options.out}")
 
 
@@ -89,7 +127,7 @@ def _point(text: str) -> tuple[float, float]:
     return x, y
 
 
-def _report_broken(files: Sequence[Path], used: int) -> None:
+def _report_broken(files: Sequence[str | Path], used: int) -> None:
     """Name the files that could not be used; none that could is an error."""
     if not files:
         return

@@ -49,6 +49,23 @@ def read_coco_file(path: Path, *, masks: bool = False, quiet: bool = False) -> d
     return {**content, "annotations": judged.annotations}
 
 
+def find_image_folder(path: str | Path) -> Path:
+    """The folder with the images of a COCO json: beside it, or in `images`, or in a folder of its name.
+
+    Raises:
+        ValueError: the file cannot be used, or its first image is in none of them.
+    """
+    path = Path(path)
+    images = read_instances(path)["images"]
+    beside = path.parent
+    folders = [beside, beside / "images", beside / path.stem, beside / "images" / path.stem]
+    for folder in folders:
+        if images and (folder / images[0]["file_name"]).is_file():
+            return folder
+    name = images[0]["file_name"] if images else "an image"
+    raise ValueError(f"{path}: {name} is in none of {', '.join(map(str, folders))}: give the folder with --images")
+
+
 def read_instances(path: str | Path) -> dict[str, Any]:
     """The content of a COCO json whose images and categories are in order; its annotations are not looked at.
 

@@ -110,7 +110,7 @@ class SyntheticScenes(ImageDataset):
         seed: which scenes.
         size: side of the square image in pixels, or (height, width); at least 32.
         min_objects, max_objects: bounds of the number of objects, 1..255; a scene has fewer where no room is left.
-        object_size: smallest and largest diameter as parts of the image's shorter side.
+        object_size: smallest and largest diameter as parts of the image's shorter side; at least 3 pixels.
         min_visible: part of every object that is never hidden, 0..1.
         masks: whether annotations carry instance masks.
 
@@ -126,7 +126,7 @@ class SyntheticScenes(ImageDataset):
         size: PictureSide | tuple[PictureSide, PictureSide] = 128,
         min_objects: Annotated[int, Ge(1), Le(255)] = 1,
         max_objects: Annotated[int, Ge(1), Le(255)] = 5,
-        object_size: tuple[Annotated[float, Ge(0.1), Le(0.9)], Annotated[float, Ge(0.1), Le(0.9)]] = (0.15, 0.55),
+        object_size: tuple[Annotated[float, Ge(0.01), Le(0.9)], Annotated[float, Ge(0.01), Le(0.9)]] = (0.15, 0.55),
         min_visible: PositiveShare = 0.3,
         masks: bool = True,
     ):
@@ -135,8 +135,9 @@ class SyntheticScenes(ImageDataset):
             raise ValueError(f"length must be at least 1 and size at least 32, got length {length} and size {size}")
         if not 1 <= min_objects <= max_objects <= 255:
             raise ValueError(f"need 1 <= min_objects <= max_objects <= 255, got {min_objects} and {max_objects}")
-        if not 0.1 <= object_size[0] <= object_size[1] <= 0.9:
-            raise ValueError(f"object_size must be two ascending numbers in 0.1..0.9, got {object_size}")
+        if not 0.01 <= object_size[0] <= object_size[1] <= 0.9 or object_size[0] * min(height, width) < 3:
+            limits = f"two ascending numbers in 0.01..0.9, the first at least 3 pixels of {min(height, width)}"
+            raise ValueError(f"object_size must be {limits}, got {object_size}")
         if not 0 < min_visible <= 1:
             raise ValueError(f"min_visible must lie in 0..1 and not be 0, got {min_visible}")
         self.length, self.seed, self.height, self.width = length, seed, height, width

@@ -1,4 +1,4 @@
-"""Files of weights from the web, downloaded once into a cache folder."""
+"""Files from the web: weights, downloaded once into a cache folder, and images."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
-from detkit.download.kinds import HEAD_BYTES, damage, no_weights, why_no_weights
+from detkit.download.kinds import HEAD_BYTES, WEIGHTS, Kind
 from detkit.download.progress import DownloadProgress, megabytes
 from detkit.files import write_atomically
 
@@ -55,8 +55,8 @@ def local_file(source: str | Path, *, sha256: str | None = None) -> Path:
     return path
 
 
-def fetch(url: str, *, sha256: str | None = None, cache: str | Path | None = None) -> Path:
-    """Download a file of weights, unless it was downloaded before; of several processes of a machine one does it.
+def fetch(url: str, *, sha256: str | None = None, cache: str | Path | None = None, kind: Kind = WEIGHTS) -> Path:
+    """Download a file, unless it was downloaded before; of several processes of a machine one does it.
 
     The file appears in the cache only when it is complete: its size is compared with what the server and the file
     itself say. A cached file with another checksum than `sha256`, or a damaged one, is downloaded again.
@@ -65,23 +65,24 @@ def fetch(url: str, *, sha256: str | None = None, cache: str | Path | None = Non
         url: begins with http:// or https://; may end in `#sha256=HEX` instead of giving `sha256`.
         sha256: what the file must have, 64 hex digits.
         cache: the folder; None takes `cache_folder()`.
+        kind: what the file must be, see `detkit.download.kinds`.
 
     Raises:
-        DownloadError: no connection, an HTTP error, a transfer that broke off, a web page or anything else that is no
-            file of weights, more than `largest_download()`, or another checksum.
+        DownloadError: no connection, an HTTP error, a transfer that broke off, a web page or anything else of another
+            kind, more than `largest_download()` or than the kind allows, or another checksum.
         ValueError: not an http(s) URL, or not a checksum.
     """
     if not is_url(url):
         raise ValueError(f"not an http(s) URL: {url!r}")
     url, expected = _without_checksum(url, sha256)
     path = Path(cache or cache_folder()) / cached_name(url)
-    if path.is_file() and _is_intact(path, expected):
+    if path.is_file() and _is_intact(path, expected, kind):
         return path
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with _alone(path, url):
-            if not (path.is_file() and _is_intact(path, expected)):
-                write_atomically(path, lambda temporary: _download(url, temporary, expected))
+            if not (path.is_file() and _is_intact(path, expected, kind)):
+                write_atomically(path, lambda temporary: _download(url, temporary, expected, kind))
     except urllib.error.HTTPError as error:
         raise DownloadError(f"cannot download {url}: HTTP status {error.code} {_first_line(error.reason)}") from error
     except urllib.error.URLError as error:
@@ -128,6 +129,10 @@ def largest_download() -> int:
         raise ValueError(f"DETKIT_MAX_DOWNLOAD_GB must be a positive number of gigabytes, got {text!r}") from None
 
 
+def _limit(kind: Kind) -> int:
+    return largest_download() if kind.largest is None else min(kind.largest, largest_download())
+
+
 def cached_name(url: str) -> str:
     """The file name of the URL with a short hash of the whole URL before its suffix."""
     name = urllib.parse.unquote(urllib.parse.urlsplit(url).path.rsplit("/", 1)[-1])
@@ -143,35 +148,42 @@ def _without_checksum(url: str, sha256: str | None) -> tuple[str, str | None]:
     return url, None if sha256 is None else _checked(sha256)
 
 
-def _is_intact(path: Path, expected: str | None) -> bool:
+def _is_intact(path: Path, expected: str | None, kind: Kind) -> bool:
     """Whether a cached file is the wanted one, or without a checksum: what an unbroken download would have left."""
     if expected is not None:
         return _digest(path) == expected
-    return why_no_weights(path) is None and not damage(path)
+    return _problem(path, kind) in (None, "")
 
 
-def _download(url: str, path: Path, expected: str | None) -> None:
+def _problem(path: Path, kind: Kind) -> str | None:
+    """Why a complete file is not of the kind, or damaged; "" where its content cannot tell."""
+    with path.open("rb") as file:
+        unfit = kind.unfit(file.read(HEAD_BYTES))
+    return kind.damage(path) if unfit is None else unfit
+
+
+def _download(url: str, path: Path, expected: str | None, kind: Kind) -> None:
     request = urllib.request.Request(url, headers={"User-Agent": "detkit"})
     with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
-        length, knows_end = _length(url, response), response.headers.get("Transfer-Encoding") is not None
+        length, knows_end = _length(url, response, kind), response.headers.get("Transfer-Encoding") is not None
         progress = DownloadProgress(url, length)
-        _receive(url, response, path, progress)
+        _receive(url, response, path, progress, kind)
     if length is not None and progress.done != length:
         raise DownloadError(f"cannot download {url}: it ended after {progress.done} of {length} bytes")
     if expected is not None:
         return _compare(url, _digest(path), expected)
-    problem = why_no_weights(path) or damage(path)
+    problem = _problem(path, kind)
     if problem == "" and length is None and not knows_end:
         problem = "may be truncated, the server does not say how long it is: give its checksum, as URL#sha256=HEX"
     if problem:
         raise DownloadError(f"cannot use {url}: what came {problem}")
 
 
-def _length(url: str, response: http.client.HTTPResponse) -> int | None:
+def _length(url: str, response: http.client.HTTPResponse, kind: Kind) -> int | None:
     """How many bytes the server says will come; None if it does not."""
     if response.headers.get_content_type() in ("text/html", "application/xhtml+xml"):
-        raise DownloadError(f"cannot use {url}: what came {no_weights(b'<html')}")
-    text, limit = response.headers.get("Content-Length"), largest_download()
+        raise DownloadError(f"cannot use {url}: what came {kind.unfit(b'<html')}")
+    text, limit = response.headers.get("Content-Length"), _limit(kind)
     if text is None or response.headers.get("Transfer-Encoding") is not None:
         return None
     if not text.isascii() or not text.isdigit() or len(text) > 20:
@@ -181,11 +193,11 @@ def _length(url: str, response: http.client.HTTPResponse) -> int | None:
     return int(text)
 
 
-def _receive(url: str, response: http.client.HTTPResponse, path: Path, progress: DownloadProgress) -> None:
-    limit = largest_download()
+def _receive(url: str, response: http.client.HTTPResponse, path: Path, progress: DownloadProgress, kind: Kind) -> None:
+    limit = _limit(kind)
     with path.open("wb") as file:
         while chunk := response.read(CHUNK_BYTES):
-            if not progress.done and (problem := no_weights(chunk[:HEAD_BYTES])):
+            if not progress.done and (problem := kind.unfit(chunk[:HEAD_BYTES])):
                 raise DownloadError(f"cannot use {url}: what came {problem}")
             file.write(chunk)
             progress.update(len(chunk))
@@ -196,7 +208,8 @@ def _receive(url: str, response: http.client.HTTPResponse, path: Path, progress:
 
 def _too_large(url: str, limit: int, size: int | None = None) -> str:
     has = "it is larger than" if size is None else f"it has {megabytes(size)}, more than"
-    return f"cannot download {url}: {has} {megabytes(limit)}; DETKIT_MAX_DOWNLOAD_GB allows more"
+    more = "DETKIT_MAX_DOWNLOAD_GB allows more" if limit == largest_download() else "get it yourself and give its path"
+    return f"cannot download {url}: {has} {megabytes(limit)}; {more}"
 
 
 def _checked(sha256: str) -> str:

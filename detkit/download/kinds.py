@@ -1,14 +1,30 @@
-"""What kind of file something given as weights is, seen from its content; and whether it is complete."""
+"""What kind of file something is, seen from its content, and whether it is complete: weights, or an image."""
 
 from __future__ import annotations
 
 import json
 import os
 import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 ZIP, SAFETENSORS, PICKLE, TAR = "zip", "safetensors", "pickle", "tar"
 HEAD_BYTES = 1024  # what `kind_of` looks at
+LARGEST_IMAGE = 200_000_000  # bytes
+# How the formats of detkit.images.IMAGE_SUFFIXES begin; those of INSIDE have their mark behind so many bytes.
+IMAGES = (
+    b"\xff\xd8\xff",
+    b"\x89PNG\r\n\x1a\n",
+    b"GIF8",
+    b"BM",
+    b"II*\0",
+    b"MM\0*",
+    b"II+\0",
+    b"MM\0+",
+    b"\xff\x4f\xff\x51",
+)
+INSIDE = ((8, b"WEBP"), (4, b"ftypavif"), (4, b"ftypavis"), (4, b"jP  "))
 LONGEST_HEADER = 100_000_000  # bytes; the limit of the safetensors format
 
 
@@ -86,3 +102,34 @@ def _damage_of_safetensors(path: Path) -> str | None:
         return f"is truncated or damaged (its header cannot be read: {type(error).__name__})"
     size = os.path.getsize(path)
     return None if size == expected else f"is truncated or damaged: it has {size} bytes, by its header {expected}"
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a download is to be.
+
+    Attributes:
+        unfit: why a file that begins with these bytes is of another kind, and what to do; None if it may be of this.
+        damage: what is wrong with a complete file; None where nothing is, "" where its kind cannot tell.
+        largest: bytes; None where only the general limit counts.
+    """
+
+    unfit: Callable[[bytes], str | None]
+    damage: Callable[[Path], str | None]
+    largest: int | None = None
+
+
+def no_image(head: bytes) -> str | None:
+    """Why a file that begins with `head` is no image; None if it may be one."""
+    if not head:
+        return "is empty"
+    if head.startswith(IMAGES) or any(head.startswith(mark, at) for at, mark in INSIDE):
+        return None
+    text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if text.startswith((b"<!doctype html", b"<html", b"<head", b"<!--", b"<script")):
+        return "is an HTML page, not an image: take the address of the image itself"
+    return f"is no image: it begins with {head[:20]!r}"
+
+
+WEIGHTS = Kind(no_weights, damage)
+IMAGE = Kind(no_image, lambda path: None, LARGEST_IMAGE)  # what is wrong shows when it is decoded

@@ -5,9 +5,7 @@ See `detkit.engine.evaluating` for the evaluation, `detkit.engine.writers` for t
 
 from __future__ import annotations
 
-import ctypes
 import math
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +17,7 @@ from detkit.checkpoints.weights import save_weights
 from detkit.engine.evaluating import EarlyStop, Evaluate
 from detkit.engine.hook import Hook, Run
 from detkit.engine.writers import build_writers
+from detkit.modeling.memory import return_free_memory
 from detkit.registry import ConfigError, build
 from detkit.runtime.processes import all_reduce_sum, is_main, world_size
 
@@ -141,19 +140,15 @@ def kept_weights(out: Path, step: int) -> Path:
 
 
 class ReturnMemory(Hook):
-    """Gives free memory back to the system every `every` steps, where the C library is glibc.
-
-    Tensors of sizes that vary leave gaps between what stays, and glibc keeps those.
-    """
+    """Gives free memory back to the system every `every` steps, see `detkit.modeling.memory`."""
 
     def __init__(self, every: int = RETURN_EVERY):
         self.every = every
-        self._trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
 
     def after_step(self, runner: Run) -> None:
         """Return it, where it is time."""
-        if self._trim is not None and runner.step % self.every == 0:
-            self._trim(0)
+        if runner.step % self.every == 0:
+            return_free_memory()
 
 
 class Profile(Hook):

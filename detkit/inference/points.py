@@ -12,11 +12,13 @@ import torch
 from torch import Tensor
 
 from detkit.images import image_size, read_photo
-from detkit.inference.files import check_outputs, find_images
-from detkit.inference.images import ImageResult, Summary, drop_low_scores, process_files
+from detkit.inference.files import check_outputs
+from detkit.inference.images import drop_low_scores
 from detkit.inference.point_prompts import ImagePoints, first_ten, read_point_prompts
+from detkit.inference.processing import ImageResult, Summary, process_files
 from detkit.modeling.image_model import ImageModel
 from detkit.modeling.prompted import NEEDED, PromptedModel
+from detkit.modeling.sources import find_images
 from detkit.structures import PromptedDetections
 
 logger = logging.getLogger(__name__)
@@ -54,7 +56,7 @@ class PointSummary(Summary):
 
 def predict_points(
     model: ImageModel,
-    paths: Sequence[Path],
+    paths: Sequence[str | Path],
     points_file: Path,
     out: Path,
     *,

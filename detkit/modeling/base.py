@@ -53,7 +53,11 @@ class InputRule:
         """
         size = image_size(image)
         check_shape(size, self.longest, self.multiple)
-        return resize_image(image, resized_size(size, self.shortest, self.longest, self.multiple))
+        return resize_image(image, self.size_of(size))
+
+    def size_of(self, size: tuple[int, int]) -> tuple[int, int]:
+        """The (h, w) that an image of (h, w) `size` is resized to."""
+        return resized_size(size, self.shortest, self.longest, self.multiple)
 
     def to_dict(self) -> dict[str, Any]:
         """The fields, as a checkpoint stores them."""
@@ -85,6 +89,11 @@ class Model(nn.Module, ABC):
     def device(self) -> torch.device:
         """Where the parameters are."""
         return next(self.parameters()).device
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the classes, in the order of the labels; outputs that no class uses are left out."""
+        return tuple(name for name in self.label_map.names if name is not None)
 
     @property
     def max_detections(self) -> int | None:

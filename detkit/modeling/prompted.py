@@ -48,7 +48,8 @@ class PromptedModel(ImageModel):
         labels: Any = None,
         boxes: Any = None,
         prompt: str | None = None,
-    ) -> list[Detections]:
+        **options: Any,
+    ) -> Any:
         """Find objects in images of any size, where wanted from what is known about them.
 
         Args:
@@ -64,13 +65,15 @@ class PromptedModel(ImageModel):
                 "point": `points` and `labels`; one mask for each point.
                 "point_with_size": also `boxes`, which tell how large the objects are.
                 How a model makes use of each, its module says: `detkit.pointseg.candidates`, `detkit.vidt.prompts`.
+            options: without a prompt those of `ImageModel.predict`: stream, min_score, classes, slice, overlap, tta.
 
         Returns:
             One `Detections` per image, in pixels of that image; with a prompt `PromptedDetections`, which know the
             points they answer. A point may have no answer.
 
         Raises:
-            ValueError: an unknown prompt, something that it needs is missing or does not fit, or a point outside.
+            ValueError: an unknown prompt, something that it needs is missing or does not fit, a point outside, or
+                options beside a prompt.
         """
         prompt = prompt or ("none" if points is None else "point")
         if prompt not in PROMPTS:
@@ -78,7 +81,9 @@ class PromptedModel(ImageModel):
         if prompt == "none":
             if any(given is not None for given in (points, labels, boxes)):
                 raise ValueError("prompt 'none' uses no points, labels or boxes: leave them out, or choose another")
-            return super().predict(images, batch_size)
+            return super().predict(images, batch_size, **options)
+        if options:
+            raise ValueError(f"prompt {prompt!r} does not go together with {', '.join(options)}: leave them out")
         self._check_ready(batch_size)
         if not isinstance(images, (list, tuple)):
             images = [images]

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from detkit.ops.masks import RegionMasks
 from detkit.ops.rle import encode_masks
+from detkit.structures import conversions
 from detkit.structures.images import Annotations
 from detkit.structures.labels import LabelMap
 from detkit.structures.masks import DENSE_MASKS, DenseMasks, MaskStruct
@@ -35,6 +36,8 @@ class Detections(MaskStruct):
         masks: [n, h, w] bool at the original size, or None. They may be given as `RegionMasks`, which become a tensor
             the first time that they are read; `encode_masks` and selecting do without.
         label_map: what the labels mean; None leaves them numbers.
+        source: path or URL of the image, where it came from one and the model was asked by `predict`.
+        size: (h, w) of the image, where `predict` has noted it.
     """
 
     boxes: Tensor
@@ -42,6 +45,8 @@ class Detections(MaskStruct):
     labels: Tensor
     masks: DenseMasks = DENSE_MASKS
     label_map: LabelMap | None = field(default=None, repr=False)
+    source: str | None = field(default=None, kw_only=True)
+    size: tuple[int, int] | None = field(default=None, kw_only=True)
 
     @classmethod
     def of_annotations(cls, annotations: Annotations, label_map: LabelMap | None = None) -> Self:
@@ -52,10 +57,22 @@ class Detections(MaskStruct):
     def __len__(self) -> int:
         return len(self.scores)
 
+    def __repr__(self) -> str:
+        masks = ", with masks" if self.stored_masks is not None else ""
+        return (
+            f"{type(self).__name__}({conversions.describe(self)}{masks}{f', in {self.source}' if self.source else ''})"
+        )
+
     def __getitem__(self, keep: Any) -> Self:
         """Select detections by a bool mask, an index tensor or a slice."""
         kept: Any = {k: v[keep] for k, v in vars(self).items() if isinstance(v, (Tensor, RegionMasks))}
         return replace(self, **kept)
+
+    def noted(self, source: str | None, size: tuple[int, int]) -> Self:
+        """The same detections with the source and the size (h, w) of their image."""
+        noted = copy.copy(self)
+        noted.source, noted.size = source, size
+        return noted
 
     def clipped(self, height: int, width: int) -> Self:
         """The same detections with their boxes clipped to an image of that size."""
@@ -92,6 +109,51 @@ class Detections(MaskStruct):
             for result, rle in zip(results, found.encode_masks(), strict=True):
                 result["segmentation"] = rle
         return results
+
+    def to_dicts(self) -> list[dict[str, Any]]:
+        """One dict for each object, of values that json can write.
+
+        Returns:
+            "name" and "label" of the class, "score", "box" (x1 y1 x2 y2 in pixels) and, where there are masks, "mask"
+            (compressed RLE).
+        """
+        return conversions.to_dicts(self)
+
+    def to_yolo(self, size: tuple[int, int] | None = None, *, scores: bool = False) -> str:
+        """The text of a YOLO label file: a line `label x y width height` for each object, relative to the image.
+
+        Args:
+            size: (h, w) of the image; by default the one that `predict` has noted.
+            scores: add the score to each line.
+
+        Raises:
+            ValueError: the size is neither given nor known.
+        """
+        return conversions.to_yolo(self, size, scores=scores)
+
+    def to_supervision(self) -> Any:
+        """As `supervision.Detections`, which that package draws, tracks and counts.
+
+        Raises:
+            ImportError: supervision is not installed.
+        """
+        return conversions.to_supervision(self)
+
+    def to_pandas(self) -> Any:
+        """As a `pandas.DataFrame` with the columns source, name, label, score, x1, y1, x2, y2; a row for each object.
+
+        Raises:
+            ImportError: pandas is not installed.
+        """
+        return conversions.to_pandas(self)
+
+    def crops(self, image: Any) -> list[Image]:
+        """The parts of the image inside of the boxes, at least one pixel each.
+
+        Args:
+            image: the image that was searched, whatever `detkit.images.load_image` takes.
+        """
+        return conversions.crops(self, image)
 
     def draw(self, image: Any, min_score: float = 0.3) -> Image:
         """The image with boxes, masks, class names and scores of detections of at least `min_score`."""

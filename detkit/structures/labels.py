@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from detkit.registry import nearest
+
 
 @dataclass
 class LabelMap:
@@ -26,6 +28,19 @@ class LabelMap:
 
     def __len__(self) -> int:
         return len(self.names)
+
+    def labels_of(self, *names: str) -> list[int]:
+        """The labels of classes.
+
+        Raises:
+            ValueError: no class has such a name; the nearest is suggested.
+        """
+        known = {name: label for label, name in enumerate(self.names) if name is not None}
+        for name in names:
+            if name not in known:
+                shown = ", ".join(list(known)[:10]) + (", ..." if len(known) > 10 else "")
+                raise ValueError(f"the model has no class {name!r}{nearest(name, known) or f'; it knows {shown}'}")
+        return [known[name] for name in names]
 
     @classmethod
     def numbered(cls, num_classes: int) -> LabelMap:

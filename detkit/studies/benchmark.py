@@ -19,6 +19,7 @@ from detkit.runtime.evaluate import autocast
 from detkit.structures import Annotations, Batch, LabelMap
 
 NUM_COCO_CLASSES = 80
+PHOTO = (480, 640)  # (h, w), as most of COCO's are
 
 
 def build_for_benchmark(config: dict[str, Any]) -> nn.Module:
@@ -51,14 +52,16 @@ def random_batch(size: tuple[int, int], batch: int, num_classes: int, device: to
 
 
 def benchmark_model(
-    model: nn.Module, *, size: tuple[int, int], batch: int, train_batch: int, repeats: int, precision: str
+    model: nn.Module, *, size: tuple[int, int], batch: int, train_batch: int | None, repeats: int, precision: str
 ) -> dict[str, float]:
-    """Median time of a forward pass and of a training step, peak memory and FLOPs, on the model's device.
+    """Median time of a forward pass and, for a `train_batch`, of a training step, peak memory and FLOPs, on its device.
 
     FLOPs are two for each multiplication and addition of matrix products and convolutions (what
     `torch.utils.flop_counter` counts), for one image; sampling and elementwise operations are left out.
     """
     figures = benchmark_forward(model, size=size, batch=batch, repeats=repeats, precision=precision)
+    if train_batch is None:
+        return figures
     step = _training_step(model, size, train_batch, precision)
     return figures | _measure("training", step, train_batch, repeats, next(model.parameters()).device)
 

@@ -1,7 +1,7 @@
 """Pictures of images with what is known or found in them, and of training runs."""
 
 from detkit.visualize.canvas import class_color, contact_sheet
-from detkit.visualize.curves import plot_curves, plot_ladder
+from detkit.visualize.curves import plot_curves, plot_ladder, plot_latency
 from detkit.visualize.detections import draw_boxes, draw_comparison, draw_detections, draw_points
 from detkit.visualize.matches import draw_matches
 
@@ -15,4 +15,5 @@ __all__ = [
     "draw_points",
     "plot_curves",
     "plot_ladder",
+    "plot_latency",
 ]

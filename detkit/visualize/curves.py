@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from detkit.files import write_atomically
+
 # Of the figures of an evaluation, those that are drawn.
 FIGURES = re.compile(r"(^|/)(AP(50|75)?|PCK@[0-9.]+|IoU(/rough)?)$")
 
@@ -66,6 +68,36 @@ def plot_ladder(rows: Sequence[dict[str, Any]], path: str | Path) -> None:
         axes.grid(alpha=0.3)
         axes.legend(fontsize="small")
     figure.savefig(path, dpi=120, format="png")
+
+
+def plot_latency(rows: Sequence[dict[str, Any]], limit_ms: float, path: str | Path) -> None:
+    """Plot AP against latency as one PNG, atomically; a line joins those that no faster one equals.
+
+    Args:
+        rows: each with "ms", "ap" (0..1, or None where it was not measured), "shortest" (pixels) and "chosen".
+        limit_ms: drawn as a vertical line, where it is not far from all of them.
+        path: the file to write.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.subplots()
+    measured = sorted((row for row in rows if row["ap"] is not None), key=lambda row: row["ms"])
+    for side in sorted({row["shortest"] for row in measured}, reverse=True):
+        points = [(row["ms"], 100 * row["ap"]) for row in measured if row["shortest"] == side]
+        axes.scatter(*zip(*points, strict=True), label=f"{side} pixels")
+    best = [row for i, row in enumerate(measured) if all(row["ap"] > other["ap"] for other in measured[:i])]
+    axes.plot([row["ms"] for row in best], [100 * row["ap"] for row in best], color="grey", linewidth=1, zorder=0)
+    for row in measured:
+        if row["chosen"]:
+            axes.scatter([row["ms"]], [100 * row["ap"]], s=160, facecolors="none", edgecolors="black", label="chosen")
+    if limit_ms <= 1.5 * measured[-1]["ms"]:
+        axes.axvline(limit_ms, color="black", linestyle="--", linewidth=1, label=f"{limit_ms:g} ms")
+    axes.set(xlabel="ms of a photo", ylabel="box AP")
+    axes.set_ylim(bottom=0)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize="small")
+    write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=120, format="png"))
 
 
 def loss_curves(rows: Sequence[dict[str, Any]]) -> dict[str, list[tuple[int, float]]]:

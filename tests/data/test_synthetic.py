@@ -110,7 +110,14 @@ def test_rendering_is_fast():
 
 
 @pytest.mark.parametrize(
-    "options", [{"length": 0}, {"size": 16}, {"min_objects": 4, "max_objects": 2}, {"object_size": (0.5, 0.2)}]
+    "options",
+    [
+        {"length": 0},
+        {"size": 16},
+        {"min_objects": 4, "max_objects": 2},
+        {"object_size": (0.5, 0.2)},
+        {"object_size": (0.02, 0.5)},
+    ],
 )
 def test_options_out_of_range_are_errors(options):
     with pytest.raises(ValueError, match="got"):

@@ -32,7 +32,7 @@ def test_command(words):
         return
     options = make_parser(COMMANDS)[0].parse_args(words)  # ends the process where it does not understand them
     config = getattr(options, "config", None)
-    is_name = config is not None and not config.isupper() and not config.endswith(".py")
+    is_name = config is not None and not config.isupper() and not config.endswith((".py", ".safetensors"))
     assert not is_name or config in (*config_names(), *SHORT_NAMES)
 
 

@@ -11,10 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from detkit.checkpoints.weights import make_header, save_weights
+from detkit.checkpoints.weights import make_header, read_weights, save_weights
 from detkit.cli import main
-from detkit.inference import images as inference
-from detkit.inference.files import check_outputs, drawing_names, find_images, is_drawing, save_drawing
+from detkit.inference import processing as inference
+from detkit.inference.files import check_outputs, drawing_names, save_drawing
+from detkit.modeling.sources import find_images, is_drawing
 from detkit.runtime.components import build_model, import_components
 from detkit.structures import LabelMap
 
@@ -164,8 +165,20 @@ def test_nothing_found_tells_the_best_score_and_the_flag(checkpoint, photos, tmp
     assert "0 objects in 7 images; no score reaches --min-score 0.999, the best is 0." in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("url", ["https://example.com/a.jpg", "s3://bucket/a.jpg"])
-def test_urls_are_refused_as_urls(checkpoint, tmp_path, capsys, url):
+def test_thresholds_of_the_checkpoint_decide_where_no_score_is_given(checkpoint, photos, tmp_path, capsys):
+    def predicted(**thresholds):
+        weights, header = read_weights(checkpoint)
+        save_weights(tmp_path / "chosen.safetensors", weights, {**header, "thresholds": thresholds})
+        assert main(["predict", str(tmp_path / "chosen.safetensors"), str(photos), "--out", str(tmp_path / "out")]) == 0
+        return {o["name"] for record in records_of(tmp_path / "out").values() for o in record["objects"]}
+
+    assert predicted(chat=0.999, 犬=0.0) == {"犬"}
+    assert predicted(chat=0.999, 犬=0.999) == set()
+    assert "no score reaches the threshold of its class (--min-score 0 shows all)" in capsys.readouterr().out
+
+
+def test_urls_that_cannot_be_downloaded_are_refused_as_urls(checkpoint, tmp_path, capsys):
+    url = "s3://bucket/a.jpg"
     assert predict(checkpoint, url, out=tmp_path / "out") == 2
     assert f"{url} is a URL: download the image and give its path" in capsys.readouterr().err
 

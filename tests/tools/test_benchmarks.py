@@ -10,6 +10,12 @@ import sys
 import pytest
 import torch
 from paths import ROOT, TOOLS
+from small_vidt import small_config
+
+from detkit.checkpoints.weights import make_header, save_weights
+from detkit.data.synthetic import SyntheticScenes
+from detkit.registry import build
+from detkit.runtime.components import import_components
 
 
 def run(script, *arguments):
@@ -130,3 +136,16 @@ def test_small_detectors_alone_and_a_missing_peer():
     if importlib.util.find_spec("transformers") is None:
         done = run([ROOT / "tools/benchmark_small.py"], "--peer", *row)
         assert done.returncode == 1 and done.stderr.strip().endswith("pip install transformers")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_memory_of_a_prediction(tmp_path):
+    import_components()
+    config = small_config(decoder_layers=1)
+    model = build({**config, "num_classes": 6})
+    model.label_map = SyntheticScenes(1).label_map
+    save_weights(tmp_path / "small.safetensors", model.state_dict(), make_header({"model": config}, model))
+    script, checkpoint = ROOT / "tools/benchmark_prediction.py", tmp_path / "small.safetensors"
+    done = run([script], "memory", checkpoint, "--images", "2")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert [line.split()[:2] for line in done.stdout.splitlines()] == [["1", "images"], ["2", "images"]]

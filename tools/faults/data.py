@@ -339,9 +339,9 @@ def train_and_evaluate(case: Path, model: Any, heard: Messages) -> tuple[str, st
 
 def predict(case: Path, model: Any, heard: Messages) -> tuple[str, str] | None:
     """Predictions for the folder of images."""
-    from detkit.inference.images import predict_files
+    from detkit.inference.images import Options, predict_files
 
-    predict_files(model.eval(), [case / "images" / "train"], case / "drawn", min_score=0.0)
+    predict_files(model.eval(), [case / "images" / "train"], case / "drawn", Options(min_score=0.0))
     for record in json.loads((case / "drawn" / "predictions.json").read_text()):
         if not all(math.isfinite(v) and v >= 0 for entry in record["objects"] for v in entry["bbox"]):
             return "nonsense", f"{record}"
