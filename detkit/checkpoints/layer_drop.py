@@ -31,6 +31,9 @@ def drop_layers(source: str | Path, destination: str | Path, *, keep: int) -> tu
         model.keep_layers(keep)
     except ValueError as error:
         raise ConfigError(f"{source}: {error}") from error
-    config = {**header["config"], "model": {**header["config"]["model"], "decoder_layers": keep}}
+    section = {**header["config"]["model"], "decoder_layers": keep}
+    if model.denoising is None:
+        section.pop("denoising", None)
+    config = {**header["config"], "model": section}
     save_weights(destination, model.state_dict(), make_header(config, model, dropped_from=str(source)))
     return before, sum(p.numel() for p in model.parameters())

@@ -20,6 +20,19 @@ from detkit.ops.linear import Linear, linear
 
 
 @dataclass
+class AttentionMask:
+    """Which queries a decoder layer's self-attention may not look at.
+
+    Attributes:
+        blocked: [q, q] bool, True where the query of the row may not look at that of the column.
+        padding: [b, q] bool, True for queries that nobody may look at.
+    """
+
+    blocked: Tensor
+    padding: Tensor
+
+
+@dataclass
 class Memory:
     """The feature maps of one batch, flattened and concatenated over levels.
 
@@ -133,7 +146,9 @@ class DecoderLayer(nn.Module):
             nn.init.xavier_uniform_(layer.weight)
         nn.init.xavier_uniform_(self.self_attn.out_proj.weight)
 
-    def forward(self, det_bqc: Tensor, det_pos: Tensor, references: Tensor, memory: Memory) -> Tensor:
+    def forward(
+        self, det_bqc: Tensor, det_pos: Tensor, references: Tensor, memory: Memory, mask: AttentionMask | None = None
+    ) -> Tensor:
         """The refined det tokens, `[b, q, c]`.
 
         Args:
@@ -141,17 +156,21 @@ class DecoderLayer(nn.Module):
             det_pos: position embeddings, `[1, q, c]` or `[b, q, c]`; added to queries and keys, not to values.
             references: where the deformable attention looks, see `DeformableAttention.forward`.
             memory: the maps.
+            mask: which queries the self-attention may not look at; by default it looks at all.
         """
         query = det_bqc + det_pos
-        det = self.norm2(det_bqc + self.dropout(self._attend(query, det_bqc)))
+        det = self.norm2(det_bqc + self.dropout(self._attend(query, det_bqc, mask)))
         sampled = self.cross_attn(det + det_pos, references, memory)
         det = self.norm1(det + self.dropout(sampled))
         hidden = self.dropout(F.relu(self.linear1(det)))
         return self.norm3(det + self.dropout(self.linear2(hidden)))
 
-    def _attend(self, query_bqc: Tensor, value_bqc: Tensor) -> Tensor:
+    def _attend(self, query_bqc: Tensor, value_bqc: Tensor, mask: AttentionMask | None = None) -> Tensor:
         """The self-attention; without gradients its products are those of `detkit.ops.linear`."""
         attn = self.self_attn
+        if mask is not None:
+            masks = dict(key_padding_mask=mask.padding, attn_mask=mask.blocked)
+            return attn(query_bqc, query_bqc, value_bqc, need_weights=False, **masks)[0]
         if self.training or torch.is_grad_enabled():
             return attn(query_bqc, query_bqc, value_bqc, need_weights=False)[0]
         weights, biases = (p.tensor_split([2 * attn.embed_dim]) for p in (attn.in_proj_weight, attn.in_proj_bias))

@@ -1,13 +1,30 @@
-"""The prediction heads of ViDT and ViDT+, which are applied to the det tokens of a stage."""
+"""The projections before the decoder of ViDT and ViDT+, and the heads that predict from the det tokens of a stage."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from detkit.vidt.decoder import HeadMlp
+
+
+def input_projection(conv: type[nn.Module], channels: int, hidden_dim: int) -> nn.Sequential:
+    """A 1 x 1 convolution and a group norm."""
+    groups = min(32, hidden_dim // 8)
+    if not groups or hidden_dim % groups:
+        raise ValueError(f"hidden_dim must be a multiple of 8, and of 32 where it is larger than 256, got {hidden_dim}")
+    layer = conv(channels, hidden_dim, 1)
+    nn.init.xavier_uniform_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return nn.Sequential(layer, nn.GroupNorm(groups, hidden_dim))
+
+
+def apply_heads(heads: nn.ModuleList, det_of_stage: Sequence[Tensor]) -> Tensor:
+    """The predictions `[s, b, n, ...]` of all stages, each by its own head of the list."""
+    return torch.stack([head(det) for head, det in zip(heads, det_of_stage, strict=True)])
 
 
 def stage_heads(make: Callable[[], nn.Module], stages: int, *, shared: bool) -> nn.ModuleList:

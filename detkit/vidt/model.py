@@ -7,6 +7,7 @@ Shape letters: s stages, b images, n det tokens, c channels, h/w pixels.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Annotated, Any
 
 import torch
@@ -21,31 +22,16 @@ from detkit.registry import register
 from detkit.registry.ranges import Channels, Depth, NonNegativeFloat, Objects, OptionsOf, ShareBelowOne
 from detkit.structures import Annotations, Detections, ImageBatch, LabelMap, Prompt
 from detkit.vidt.decoder import DecoderLayer, HeadMlp, Memory, inverse_sigmoid
+from detkit.vidt.denoising import Denoised, Denoising, NoisedObjects, split_denoised
 from detkit.vidt.fusion import PyramidFusion
-from detkit.vidt.heads import class_head, iou_head, stage_heads, vector_head
-from detkit.vidt.losses.criterion import SetCriterion
+from detkit.vidt.heads import apply_heads, class_head, input_projection, iou_head, stage_heads, vector_head
+from detkit.vidt.losses.criterion import SetCriterion, pad_targets
 from detkit.vidt.losses.distillation import check_teacher, distillation_loss
 from detkit.vidt.losses.token_labels import TokenHead
 from detkit.vidt.outputs import DistillationFeatures, Stages
 from detkit.vidt.postprocess import postprocess
 from detkit.vidt.prompts import answer_prompts
 from detkit.vidt.proposals import DensePredictions, ProposalHead, Queries
-
-
-def input_projection(conv: type[nn.Module], channels: int, hidden_dim: int) -> nn.Sequential:
-    """A 1 x 1 convolution and a group norm."""
-    groups = min(32, hidden_dim // 8)
-    if not groups or hidden_dim % groups:
-        raise ValueError(f"hidden_dim must be a multiple of 8, and of 32 where it is larger than 256, got {hidden_dim}")
-    layer = conv(channels, hidden_dim, 1)
-    nn.init.xavier_uniform_(layer.weight)
-    nn.init.zeros_(layer.bias)
-    return nn.Sequential(layer, nn.GroupNorm(groups, hidden_dim))
-
-
-def apply_heads(heads: nn.ModuleList, det_of_stage: Sequence[Tensor]) -> Tensor:
-    """The predictions `[s, b, n, ...]` of all stages, each by its own head of the list."""
-    return torch.stack([head(det) for head, det in zip(heads, det_of_stage, strict=True)])
 
 
 @register
@@ -77,6 +63,8 @@ class ViDT(PromptedModel):
         queries: with proposals, how many queries the decoder refines. Query i starts from det token i modulo their
             number, so that there may be far more queries than tokens in the backbone, where a token costs most. By
             default one for each token.
+        denoising: with proposals, about how many denoising queries are learned beside the others, in training only (see
+            `detkit.vidt.denoising`). By default none, as published.
         criterion: loss terms, by default `SetCriterion()`.
         top_k: detections kept for an image.
         input_rule: arguments of `InputRule`.
@@ -103,6 +91,7 @@ class ViDT(PromptedModel):
         distil_weight: NonNegativeFloat = 4.0,
         proposals: bool = False,
         queries: Objects | None = None,
+        denoising: Annotated[int, Ge(0), Le(10_000)] = 0,
         criterion: SetCriterion | None = None,
         top_k: Objects = 100,
         input_rule: Annotated[Mapping[str, Any], OptionsOf(InputRule)] | None = None,
@@ -113,6 +102,8 @@ class ViDT(PromptedModel):
             raise ValueError("proposals need box_refine: boxes to start from that no stage moves make no sense")
         if queries is not None and not proposals:
             raise ValueError("queries need proposals: without them there is one query for each det token")
+        if denoising and not (proposals and decoder_layers):
+            raise ValueError("denoising needs proposals and at least one decoder layer")
         super().__init__(LabelMap.numbered(num_classes), InputRule(**(input_rule or {})))
         self.backbone = backbone
         self.box_refine, self.top_k = box_refine, top_k
@@ -138,6 +129,7 @@ class ViDT(PromptedModel):
         self.iou_embed = stage_heads(lambda: iou_head(hidden_dim), stages, shared=shared) if iou_aware else None
         self.token_head = TokenHead(hidden_dim, num_classes) if token_labels else None
 
+        self.denoising = Denoising(hidden_dim, num_classes, denoising) if denoising else None
         # In a list, so that the teacher's weights belong neither to the optimizer nor to checkpoints.
         self._teacher = [] if teacher is None else [teacher.eval()]
         self.distil_weight = distil_weight
@@ -149,11 +141,23 @@ class ViDT(PromptedModel):
         """The number of queries: each finds at most one object."""
         return self.queries or self.backbone.num_tokens
 
-    def forward_stages(self, images: ImageBatch) -> Stages:
-        """The predictions of all stages for normalised images."""
+    def forward_stages(self, images: ImageBatch, annotations: Sequence[Annotations] | None = None) -> Stages:
+        """The predictions of all stages for normalised images.
+
+        Args:
+            images: normalised and padded.
+            annotations: what is known of them, from which denoising queries are made, if the model has any.
+        """
         det, det_pos, memory = self.encode(images)
         queries, dense = self.start(det, det_pos, memory)
-        det_of_stage, boxes = self.decode(queries, memory)
+        noised = None
+        if self.denoising is not None and annotations is not None:
+            noised = self.denoising.noised(pad_targets(annotations, images.sizes, det.device))
+        det_of_stage, boxes = self.decode(queries, memory, noised)
+        denoised = None
+        if noised is not None:
+            det_of_stage, boxes, tokens, cleaned = split_denoised(det_of_stage, boxes, queries.content.shape[1])
+            denoised = Denoised(apply_heads(self.class_embed[1:], tokens), torch.stack(cleaned), noised)
         det_sbnc = torch.stack(det_of_stage)
         return Stages(
             apply_heads(self.class_embed, det_of_stage),
@@ -163,6 +167,7 @@ class ViDT(PromptedModel):
             ious=None if self.iou_embed is None else apply_heads(self.iou_embed, det_of_stage),
             token_logits=None if self.token_head is None else self.token_head(memory),
             features=DistillationFeatures(memory.features, memory.shapes, det, det_sbnc),
+            denoised=denoised,
         )
 
     def forward_last(self, images: ImageBatch) -> Stages:
@@ -198,23 +203,30 @@ class ViDT(PromptedModel):
         references = self.reference_points(det_pos).float().sigmoid().expand(len(det_bnc), -1, -1)
         return Queries(det_bnc, det_pos, references), None
 
-    def decode(self, queries: Queries, memory: Memory) -> tuple[list[Tensor], list[Tensor]]:
+    def decode(
+        self, queries: Queries, memory: Memory, noised: NoisedObjects | None = None
+    ) -> tuple[list[Tensor], list[Tensor]]:
         """Run the decoder; the boxes of a stage are the references of the next one.
 
         Returns:
-            The queries `[b, q, c]` and the boxes `[b, q, 4]` (cxcywh, 0..1) of each stage.
+            The queries `[b, q, c]` and the boxes `[b, q, 4]` (cxcywh, 0..1) of each stage. From stage 1 on the queries
+            of `noised` objects follow, if there are any.
         """
-        content, references = queries.content, queries.references
-        tokens, boxes = [], []
+        tokens, boxes, mask = [], [], None
         for stage in range(len(self.decoder) + 1):
+            if stage == 1 and noised is not None:
+                assert self.denoising is not None and self.proposals is not None
+                queries, mask = self.denoising.join(queries, noised, self.proposals)
+            content, references = queries.content, queries.references
             if stage > 0:
                 ratios = memory.valid_ratios.repeat(1, 1, references.shape[-1] // 2)
                 scaled = references[:, :, None] * ratios[:, None]
-                content = self.decoder[stage - 1](content, queries.positions, scaled, memory)
+                content = self.decoder[stage - 1](content, queries.positions, scaled, memory, mask)
             tokens.append(content)
             boxes.append(self._refine(self.bbox_embed[stage](content).float(), references))
             if self.box_refine:
                 references = boxes[-1].detach()
+            queries = replace(queries, content=content, references=references)
         return tokens, boxes
 
     @staticmethod
@@ -229,7 +241,7 @@ class ViDT(PromptedModel):
         self, images: ImageBatch, annotations: Sequence[Annotations], num_objects: Tensor | None = None
     ) -> dict[str, Tensor]:
         """Weighted loss terms; boxes of the annotations in pixels of the unpadded `images`."""
-        stages = self.forward_stages(images)
+        stages = self.forward_stages(images, annotations)
         losses = self.criterion(stages, annotations, images.sizes, num_objects)
         for teacher in self._teacher:
             with torch.no_grad():
@@ -250,6 +262,8 @@ class ViDT(PromptedModel):
         self.class_embed, self.bbox_embed = self.class_embed[: number + 1], self.bbox_embed[: number + 1]
         if self.iou_embed is not None:
             self.iou_embed = self.iou_embed[: number + 1]
+        if not number:
+            self.denoising = None
 
     def postprocess(self, stages: Stages, original_sizes: Sequence[tuple[int, int]]) -> list[Detections]:
         """Detections in pixels of images of (h, w) `original_sizes`."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from detkit.vidt.denoising import Denoised
 from detkit.vidt.proposals import DensePredictions
 
 
@@ -38,6 +39,7 @@ class Stages:
         ious: [s, b, n, 1], the logit of the IoU of the box with its object, or None.
         token_logits: [b, h, w, classes] of each level, the classes of the positions (token labeling), or None.
         features: what the predictions were made from, for distillation, or None.
+        denoised: the predictions of denoising queries, or None.
     """
 
     logits: Tensor
@@ -47,3 +49,4 @@ class Stages:
     ious: Tensor | None = None
     token_logits: list[Tensor] | None = None
     features: DistillationFeatures | None = None
+    denoised: Denoised | None = None

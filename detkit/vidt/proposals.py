@@ -97,8 +97,11 @@ class ProposalHead(nn.Module):
         token = torch.arange(best.shape[1], device=best.device) % det_bnc.shape[1]
         references = gather_rows(dense.boxes.detach(), best)
         content = det_bnc[:, token] + self.content(gather_rows(memory.features, best))
-        positions = det_pos[:, token] + self.position(encode_boxes(references, content.shape[-1] // 2))
-        return Queries(content, positions, references)
+        return Queries(content, det_pos[:, token] + self.embed_boxes(references), references)
+
+    def embed_boxes(self, boxes: Tensor) -> Tensor:
+        """Position embeddings `[b, q, c]` of boxes `[b, q, 4]` (cxcywh in 0..1)."""
+        return self.position(encode_boxes(boxes, self.position[-1].out_features // 2))
 
 
 def gather_rows(x_bsc: Tensor, index_bn: Tensor) -> Tensor:

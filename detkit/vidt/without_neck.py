@@ -22,9 +22,9 @@ from detkit.registry import register
 from detkit.registry.ranges import Channels, OptionsOf
 from detkit.structures import Annotations, Detections, ImageBatch, LabelMap
 from detkit.vidt.decoder import HeadMlp
+from detkit.vidt.heads import input_projection
 from detkit.vidt.losses.criterion import pad_targets
 from detkit.vidt.losses.matching import Assignment, Targets, hungarian_assignment
-from detkit.vidt.model import input_projection
 from detkit.vidt.outputs import Stages
 
 CLASS_COST, BOX_WEIGHT, GIOU_WEIGHT = 2.0, 5.0, 2.0

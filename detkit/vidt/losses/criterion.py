@@ -18,6 +18,7 @@ from detkit.ops.boxes import box_iou, cxcywh_to_xyxy, generalized_iou, xyxy_to_c
 from detkit.registry import register
 from detkit.registry.ranges import NonNegativeFloat, Objects
 from detkit.structures import Annotations
+from detkit.vidt.denoising import Denoised
 from detkit.vidt.losses.matching import Assignment, Targets, hungarian_assignment, matching_cost
 from detkit.vidt.losses.token_labels import dice_loss, token_targets
 from detkit.vidt.masks import check_masks, masks_to_vectors
@@ -87,6 +88,8 @@ class SetCriterion:
     number of objects is given from outside and takes the place of the number of pairs; the two differ only where an
     image has more objects than queries.
 
+    Terms of denoising queries are called `loss_ce_denoising` and so on; the number of groups divides them too.
+
     Args:
         class_weight: weight of the focal loss, and of the class cost in matching.
         box_weight: weight of the L1 distance of relative cxcywh boxes, as loss and as matching cost.
@@ -148,7 +151,9 @@ class SetCriterion:
             terms = self.terms(stages, targets, assignment)
             losses = losses_by_stage({name: term / num_objects for name, term in terms.items()})
             token_losses = self.token_losses(stages.token_logits, annotations, sizes, num_objects)
-            return losses | vector_losses | token_losses | self.dense_losses(stages.dense, targets, num_objects)
+            dense_losses = self.dense_losses(stages.dense, targets, num_objects)
+            denoising_losses = self.denoising_losses(stages.denoised, targets, num_objects)
+            return losses | vector_losses | token_losses | dense_losses | denoising_losses
 
     def terms(self, stages: Stages, targets: Targets, assignment: Assignment) -> dict[str, Tensor]:
         """The weighted terms of each stage, `[s]`, summed over queries or matched pairs."""
@@ -171,6 +176,15 @@ class SetCriterion:
         assignment = assign_positions(dense, targets, cost, self.positives)
         terms = self.terms(stage, targets, assignment)
         return {f"{name}_dense": term[0] / (num_objects * self.positives) for name, term in terms.items()}
+
+    def denoising_losses(self, denoised: Denoised | None, targets: Targets, num_objects: Tensor) -> dict[str, Tensor]:
+        """The weighted terms of the denoising queries, each a scalar; no terms where there are none."""
+        if denoised is None:
+            return {}
+        stages = Stages(denoised.counted_logits(), denoised.boxes)
+        terms = self.terms(stages, targets, denoised.assignment())
+        scale = num_objects * denoised.noised.groups
+        return losses_by_stage({f"{name}_denoising": term / scale for name, term in terms.items()})
 
     @property
     def costs(self) -> dict[str, float]:
