@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
@@ -41,6 +42,7 @@ def train_loader(
     rank: int = 0,
     world_size: int = 1,
     skip_broken: bool = True,
+    epochs: float = math.inf,
 ) -> DataLoader:
     """A loader of training batches; its `batch_sampler` is the `SampleKeys` to set epoch and position on.
 
@@ -51,9 +53,13 @@ def train_loader(
         workers: processes that load; 0 loads in this one.
         rank, world_size: which of how many training processes this is.
         skip_broken: replace unreadable samples, instead of raising.
+        epochs: of the whole training, for transforms that are left out at its end.
     """
     keys = dataset.sample_keys(len(dataset), batch_size=batch_size, seed=seed, rank=rank, world_size=world_size)
-    view: Any = dataset.training_view(dataset, transforms, seed=seed, skip_broken=skip_broken)
+    options: dict[str, Any] = {"seed": seed, "skip_broken": skip_broken}
+    if any(getattr(transform, "until", 1.0) < 1 for transform in transforms):
+        options["epochs"] = epochs
+    view: Any = dataset.training_view(dataset, transforms, **options)
     return DataLoader(view, batch_sampler=keys, collate_fn=dataset.collate, **_worker_options(workers))
 
 

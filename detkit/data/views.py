@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -18,7 +19,7 @@ from detkit.structures.protocols import Samples
 logger = logging.getLogger(__name__)
 
 Sample = tuple[Tensor, Annotations]
-Transform = Callable[[Tensor, Annotations, np.random.Generator], Sample]
+Transform = Callable[..., Sample]  # (image, annotations, rng), or with the partners as a fourth argument
 
 MAX_BROKEN_IN_A_ROW = 100
 
@@ -28,16 +29,26 @@ class TrainingView(torch.utils.data.Dataset):
 
     A sample depends on the seed and the key only, so workers, ranks and resuming change nothing.
 
+    A transform with the method `partners(rng)` wants that many other samples as a fourth argument. They are drawn at
+    random from the dataset and passed through the transforms before it. A transform with the attribute `until`, a share
+    in 0..1, is left out after the last whole epoch within that share of all `epochs`; the first epoch always has it.
+
     A sample that cannot be read (its `__getitem__` raises ValueError or OSError) is reported (once per
     worker) and replaced by the next one that can be, or raises with `skip_broken=False`; so is an image that is too
     thin for the transforms.
     """
 
     def __init__(
-        self, dataset: Samples, transforms: Sequence[Transform] = (), *, seed: int = 0, skip_broken: bool = True
+        self,
+        dataset: Samples,
+        transforms: Sequence[Transform] = (),
+        *,
+        seed: int = 0,
+        skip_broken: bool = True,
+        epochs: float = math.inf,
     ):
         self.dataset, self.transforms = dataset, tuple(transforms)
-        self.seed, self.skip_broken = seed, skip_broken
+        self.seed, self.skip_broken, self.epochs = seed, skip_broken, epochs
         self._reported: set[int] = set()
 
     def __len__(self) -> int:
@@ -45,6 +56,14 @@ class TrainingView(torch.utils.data.Dataset):
 
     def __getitem__(self, key: int) -> Any:
         epoch, index = divmod(key, len(self.dataset))
+        transforms = [t for t in self.transforms if self._is_used(t, epoch)]
+        return self._usable(index, (self.seed, epoch, index), transforms)
+
+    def _is_used(self, transform: Transform, epoch: int) -> bool:
+        return epoch == 0 or epoch + 1 <= getattr(transform, "until", 1.0) * self.epochs + 1e-6
+
+    def _usable(self, index: int, seed: Any, transforms: Sequence[Transform]) -> Any:
+        """The sample of `index` after the transforms; where it cannot be used, the next one that can."""
         tries = min(len(self.dataset), MAX_BROKEN_IN_A_ROW)
         for candidate in range(index, index + tries):
             candidate %= len(self.dataset)
@@ -54,15 +73,26 @@ class TrainingView(torch.utils.data.Dataset):
                 self._report(candidate, error)
                 continue
             try:
-                return self._transformed(image, annotations, np.random.default_rng((self.seed, epoch, index)))
+                return self._transformed(image, annotations, np.random.default_rng(seed), transforms)
             except ThinImageError as error:
                 self._report(candidate, error)
         raise ValueError(f"{tries} samples in a row, from index {index}, cannot be used; see the warnings above")
 
-    def _transformed(self, image: Any, annotations: Any, rng: np.random.Generator) -> Any:
-        for transform in self.transforms:
-            image, annotations = transform(image, annotations, rng)
+    def _transformed(
+        self, image: Any, annotations: Any, rng: np.random.Generator, transforms: Sequence[Transform]
+    ) -> Any:
+        for number, transform in enumerate(transforms):
+            if not hasattr(transform, "partners"):
+                image, annotations = transform(image, annotations, rng)
+            elif wanted := transform.partners(rng):
+                others = [self._partner(rng, transforms[:number]) for _ in range(wanted)]
+                image, annotations = transform(image, annotations, rng, others)
         return image, annotations
+
+    def _partner(self, rng: np.random.Generator, transforms: Sequence[Transform]) -> Any:
+        """Another sample, drawn at random, after the transforms."""
+        index, seed = int(rng.integers(len(self.dataset))), int(rng.integers(1 << 62))
+        return self._usable(index, seed, transforms)
 
     def _report(self, index: int, error: Exception) -> None:
         """Report a sample that cannot be used, or raise where that is wanted."""

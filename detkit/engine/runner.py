@@ -116,7 +116,7 @@ class Runner:
         self.train_data, self.val_data = build_datasets(config["data"])
         self.model = build_model(config["model"], self.train_data.label_map).to(device).train()
         warn_of_crowds(self.model, self.train_data)
-        self.loader = build_loader(config["data"], self.train_data, seed=self.options["seed"])
+        self.loader = build_loader(config["data"], self.train_data, seed=self.options["seed"], train=self.options)
         self.keys: Any = self.loader.batch_sampler
         self.optimizer = build_optimizer(self.model, **config["optimizer"])
         self.schedule = build_schedule(config, self.steps_per_epoch)

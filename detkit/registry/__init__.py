@@ -8,10 +8,10 @@ import inspect
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, get_args, get_origin
+from typing import Annotated, Any, get_args, get_origin
 
 from detkit.registry.errors import ConfigError
-from detkit.registry.ranges import OptionsOf
+from detkit.registry.ranges import AsIs, OptionsOf
 from detkit.registry.values import describe, evaluated, fits, literals, option_marks, parameters_of, shown, wants_path
 
 __all__ = [
@@ -98,7 +98,8 @@ def lookup(name: str, path: str = "config") -> Callable:
 def build(config: dict[str, Any], path: str = "config", **extra: Any) -> Any:
     """Call what `config["type"]` names with the other keys as arguments.
 
-    Values that are dicts with a "type" (also inside lists, tuples and dicts) are built first.
+    Values that are dicts with a "type" (also inside lists, tuples and dicts) are built first, unless the argument is
+    marked by `detkit.registry.ranges.AsIs`.
 
     Args:
         path: where `config` stands in the whole config; error messages begin with it.
@@ -109,9 +110,13 @@ def build(config: dict[str, Any], path: str = "config", **extra: Any) -> Any:
             constructor.
     """
     name, component = check(config, path, extra)
+    known = accepted_arguments(component)
     arguments = {key: value for key, value in config.items() if key != "type"}
-    arguments = {key: _build_value(value, f"{path}.{key}") for key, value in arguments.items()}
-    arguments = _with_paths(arguments, accepted_arguments(component))
+    arguments = {
+        key: value if _is_handed_over(known.get(key)) else _build_value(value, f"{path}.{key}")
+        for key, value in arguments.items()
+    }
+    arguments = _with_paths(arguments, known)
     try:
         return component(**arguments, **extra)
     except AttributeError as error:
@@ -160,10 +165,10 @@ def check_all(value: Any, path: str = "config", extra: Iterable[str] = ()) -> No
         ConfigError: see `check`.
     """
     if isinstance(value, dict):
-        if "type" in value:
-            check(value, path, extra)
+        known = accepted_arguments(check(value, path, extra)[1]) if "type" in value else {}
         for key, item in value.items():
-            check_all(item, f"{path}.{key}")
+            if not _is_handed_over(known.get(key)):
+                check_all(item, f"{path}.{key}")
     elif isinstance(value, (list, tuple)):
         for number, item in enumerate(value):
             check_all(item, f"{path}.{number}")
@@ -303,6 +308,12 @@ def _makes(config: Mapping[str, Any]) -> type | None:
         return component
     made = evaluated(getattr(component, "__annotations__", {}).get("return", Any), component.__globals__)
     return made if inspect.isclass(made) else None
+
+
+def _is_handed_over(parameter: inspect.Parameter | None) -> bool:
+    if parameter is None or get_origin(parameter.annotation) is not Annotated:
+        return False
+    return any(isinstance(mark, AsIs) for mark in parameter.annotation.__metadata__)
 
 
 def _build_value(value: Any, path: str) -> Any:

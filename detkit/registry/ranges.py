@@ -53,6 +53,11 @@ class ComponentDict:
 Component = Annotated[dict[str, Any], ComponentDict()]
 
 
+@dataclass(frozen=True)
+class AsIs:
+    """Marks an argument that is handed over as it is: a dict with a "type" inside of it is no component of detkit."""
+
+
 @dataclass(frozen=True, eq=False)
 class OneOf:
     """Marks a value that is one of a table's."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib
 import inspect
 import logging
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch.utils.data import DataLoader
@@ -295,16 +296,34 @@ def warn_of_crowds(model: Model, dataset: Dataset) -> None:
         )
 
 
-def build_loader(config: dict[str, Any], dataset: Dataset, *, seed: int) -> DataLoader:
+def build_loader(
+    config: dict[str, Any], dataset: Dataset, *, seed: int, train: Mapping[str, Any] | None = None
+) -> DataLoader:
     """The training loader of this process by the "data" section.
+
+    Args:
+        train: the "train" section, whose length tells when transforms with `until` end; without it they do not.
 
     Raises:
         ConfigError: a wrong transform, or a batch size that the dataset cannot fill.
     """
     transforms = [build(transform, path=f"data.transforms.{i}") for i, transform in enumerate(config["transforms"])]
     options = {name: config[name] for name in ("batch_size", "workers", "skip_broken")}
+    if train is not None:
+        options["epochs"] = epochs_of(train, len(dataset) // (config["batch_size"] * world_size()))
     try:
         loader = train_loader(dataset, transforms, seed=seed, rank=rank(), world_size=world_size(), **options)
     except ValueError as error:
         raise ConfigError(f"data: {error}") from error
     return shielded(loader)
+
+
+def epochs_of(train: Mapping[str, Any], batches: int) -> float:
+    """The epochs of a training by the "train" section, less where `max_steps` ends it before.
+
+    Args:
+        batches: of an epoch, in each process.
+    """
+    steps = -(-batches // train["accumulate"])
+    limit = math.inf if train["max_steps"] is None or not steps else train["max_steps"] / steps
+    return min(train["epochs"], limit)

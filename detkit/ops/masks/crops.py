@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -45,6 +45,12 @@ class MaskCrops(RegionMasks):
         device = masks.device if isinstance(masks, Tensor) else "cpu"
         arrays = masks.bool().cpu().numpy() if isinstance(masks, Tensor) else masks
         return cls.of_regions(((0, 0, mask) for mask in arrays), size).to(device)
+
+    @classmethod
+    def joined(cls, parts: Sequence[MaskCrops], size: tuple[int, int]) -> Self:
+        """The masks of several, of which there is at least one, all of an image of `size` (h, w)."""
+        pixels, places = (torch.cat([vars(part)[name] for part in parts]) for name in ("pixels", "places"))
+        return cls(pixels, places, size)
 
     def __len__(self) -> int:
         return len(self.places)

@@ -1,88 +1,25 @@
-"""Training transforms: callables `transform(image, annotations, rng) -> (image, annotations)`.
-
-Images are uint8 [3, h, w]. All randomness comes from `rng`. Boxes, masks and points move with the pixels. A point may
-leave the image; an object is dropped only when its box or mask becomes empty.
-"""
+"""The training augmentation of DETR and ViDT."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import cache
 from types import ModuleType
 from typing import Annotated
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from annotated_types import MinLen
 from torch import Tensor
 
-from detkit.images import check_multiple, check_shape, image_size, resize_image, resized_size
+from detkit.data.transforms.basic import Sample, check_probability, drop_empty_masks
+from detkit.data.transforms.library import import_albumentations
+from detkit.images import check_multiple, check_shape, image_size, resized_size
 from detkit.registry import register
 from detkit.registry.ranges import Pixels, Share
 from detkit.structures import Annotations
 
-Sample = tuple[Tensor, Annotations]
 UNLIMITED = 1 << 30
-
-
-@register
-class RandomFlip:
-    """Mirror the image left to right at random.
-
-    Args:
-        probability: 0 to 1.
-    """
-
-    def __init__(self, probability: Share = 0.5):
-        self.probability = check_probability("probability", probability)
-
-    def __call__(self, image: Tensor, annotations: Annotations, rng: np.random.Generator) -> Sample:
-        if rng.random() >= self.probability:
-            return image, annotations
-        masks, points, (height, width) = annotations.mask_crops, annotations.points, image_size(image)
-        x1, y1, x2, y2 = annotations.boxes.unbind(1)
-        flipped = replace(
-            annotations,
-            boxes=torch.stack([width - x2, y1, width - x1, y2], dim=1),
-            masks=None if masks is None else masks.resampled(np.arange(height), np.arange(width)[::-1]),
-            points=None if points is None else torch.stack([width - 1 - points[:, 0], points[:, 1]], dim=1),
-        )
-        return image.flip(2), flipped
-
-
-@register
-class Resize:
-    """Resize as in evaluation, keeping the aspect ratio.
-
-    Args:
-        shortest: pixels of the shortest side, or fewer where the longest side would pass `longest`.
-        longest: the most pixels of the longest side.
-        multiple: both sides are rounded down to a multiple of it.
-
-    Raises:
-        ValueError: `multiple` is above `shortest` or `longest`.
-    """
-
-    def __init__(self, shortest: Pixels = 800, longest: Pixels = 1333, multiple: Pixels = 16):
-        check_multiple(shortest, longest, multiple)
-        self.shortest, self.longest, self.multiple = shortest, longest, multiple
-
-    def __call__(self, image: Tensor, annotations: Annotations, rng: np.random.Generator) -> Sample:
-        old = image_size(image)
-        check_shape(old, self.longest, self.multiple)
-        new = resized_size(old, self.shortest, self.longest, self.multiple)
-        scale = annotations.boxes.new_tensor([new[1] / old[1], new[0] / old[0]])
-        masks, points = annotations.mask_crops, annotations.points
-        resized = replace(
-            annotations,
-            boxes=annotations.boxes * scale.repeat(2),
-            masks=None if masks is None else masks.resampled(*map(_nearest, old, new)),
-            points=None if points is None else (points + 0.5) * scale - 0.5,
-        )
-        return resize_image(image, new), resized
 
 
 @register
@@ -142,7 +79,7 @@ class DetrAugment:
             masks=None if masks is None else masks[keep].resampled(plan.rows, plan.columns),
             points=None if points is None else plan.move_points(points[keep]),
         )
-        return image, moved if masks is None else _drop_empty_masks(moved)
+        return image, moved if masks is None else drop_empty_masks(moved)
 
     def _draw_plan(self, size: tuple[int, int], rng: np.random.Generator) -> _Plan:
         plan = _Plan(size)
@@ -203,35 +140,8 @@ class _Plan:
         return (points + 0.5) * points.new_tensor(self.scale) + points.new_tensor(self.offset) - 0.5
 
 
-@cache
-def import_albumentations(user: str, instead: str = "") -> ModuleType:
-    """The module albumentations, for the transform `user`; the error names it, and what to use `instead`."""
-    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it would ask the network for a newer version
-    try:
-        import albumentations
-    except ImportError as error:
-        raise ImportError(f"{user} needs albumentations: pip install albumentations{instead}") from error
-    import cv2
-
-    cv2.setNumThreads(0)  # the data workers are the parallel part
-    return albumentations
-
-
 def _albumentations() -> ModuleType:
     return import_albumentations("DetrAugment", ", or use the transforms Resize and RandomFlip")
-
-
-def check_probability(name: str, value: float) -> float:
-    """The value, if it is a probability; else a ValueError."""
-    if not 0 <= value <= 1:
-        raise ValueError(f"{name} must lie in 0..1, got {value}")
-    return value
-
-
-def _nearest(old: int, new: int) -> np.ndarray:
-    """For each of `new` pixels along an axis of `old` ones the nearest of these."""
-    pixels = torch.arange(old, dtype=torch.float32)[None, None]
-    return F.interpolate(pixels, size=new, mode="nearest-exact")[0, 0].long().numpy()
 
 
 def _nearest_of_opencv(old: int, new: int) -> np.ndarray:
@@ -240,10 +150,3 @@ def _nearest_of_opencv(old: int, new: int) -> np.ndarray:
 
     pixels = np.arange(old, dtype=np.float32)[:, None]
     return resize(pixels, (1, new), interpolation=INTER_NEAREST_EXACT)[:, 0].astype(np.int64)
-
-
-def _drop_empty_masks(annotations: Annotations) -> Annotations:
-    assert annotations.mask_crops is not None
-    keep = torch.tensor(annotations.mask_crops.areas) > 0
-    kept = {name: vars(annotations)[name] for name in ("boxes", "labels", "masks", "points")}
-    return replace(annotations, **{name: value[keep] for name, value in kept.items() if value is not None})
