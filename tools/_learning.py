@@ -98,8 +98,14 @@ def with_epochs(config: dict[str, Any], epochs: int) -> dict[str, Any]:
 
 
 def train_ours(job: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Measure a step, then train as many whole epochs as fit into the seconds of the job."""
+    """Train for the epochs of the job, or for as many whole ones as fit into its seconds."""
     config = config_for(job)
+    train(with_epochs(config, job["epochs"] or affordable_epochs(job, config, folder)), folder / "run")
+    return json.loads((folder / "run/curve.json").read_text(encoding="utf-8"))
+
+
+def affordable_epochs(job: dict[str, Any], config: dict[str, Any], folder: Path) -> int:
+    """Measure a step: the whole epochs that fit into the seconds of a job."""
     short = with_epochs({**config, "data": {**config["data"], "val": None}}, CALIBRATION_STEPS)
     runner = train({**short, "train": {**short["train"], "max_steps": CALIBRATION_STEPS}}, folder / "calibration")
     epoch = (
@@ -108,8 +114,7 @@ def train_ours(job: dict[str, Any], folder: Path) -> dict[str, Any]:
     )
     if epoch > job["seconds"]:
         raise SystemExit(f"{job['config']}: one epoch takes {epoch:.0f} s, more than --seconds {job['seconds']:.0f}")
-    train(with_epochs(config, int(job["seconds"] / epoch)), folder / "run")
-    return json.loads((folder / "run/curve.json").read_text(encoding="utf-8"))
+    return int(job["seconds"] / epoch)
 
 
 def train_peer(job: dict[str, Any], folder: Path) -> dict[str, Any]:
@@ -133,7 +138,7 @@ def train_peer(job: dict[str, Any], folder: Path) -> dict[str, Any]:
         return clock
 
     times = fit("calibration", 1).times
-    clock = fit("run", max(1, int(job["seconds"] / (float(np.median(times)) * len(times)))))
+    clock = fit("run", job["epochs"] or max(1, int(job["seconds"] / (float(np.median(times)) * len(times)))))
     figures = evaluate_peer(YOLO(str(folder / "run/weights/last.pt")), job, folder / "data")
     curve = [{"seconds": clock.seconds, "step": len(clock.times), **figures}]
     return {"seconds_per_step": float(np.median(clock.times)), "curve": curve}

@@ -5,8 +5,9 @@
 
 Every config is trained on every data set with every seed, from random weights unless `--set` says otherwise, for as
 many whole epochs as fit into the seconds; its schedule spans them. On a CPU these are CPU seconds of one thread, and on
-a GPU seconds of the clock; evaluations do not count. `--peer` trains models of ultralytics (if you have installed it)
-beside them, by its own recipe, from random weights, on the same files, and evaluates them in the same way; names in
+a GPU seconds of the clock; evaluations do not count. With `--epochs` all have the same number of steps, which compares
+changes that cost no time where the machine's speed varies. `--peer` trains models of ultralytics (if you have installed
+it) beside them, by its own recipe, from random weights, on the same files, and evaluates them in the same way; names in
 `-seg` with masks.
 
 Writes `table.md` and `curves.png` into the folder `--out`, and a folder for each training. A training that has a
@@ -47,7 +48,7 @@ def data_of(name: str, folder: Path) -> dict[str, Any]:
 
 def jobs_of(options: argparse.Namespace) -> dict[Path, dict[str, Any]]:
     """All trainings by their folder."""
-    common = {"settings": options.set, "seconds": options.seconds}
+    common = {"settings": options.set, "seconds": options.seconds, "epochs": options.epochs}
     common |= {"peer_size": options.peer_size, "peer_batch": options.peer_batch}
     models = [(name, False) for name in options.configs] + [(name, True) for name in options.peer]
     jobs = {}
@@ -77,7 +78,7 @@ def finish(jobs: dict[Path, dict[str, Any]]) -> list[dict[str, Any]]:
             if process.exitcode:
                 raise SystemExit(f"the training in {folder} failed; the command may be repeated")
         result = json.loads(file.read_text(encoding="utf-8"))
-        if changed := [key for key, value in job.items() if result[key] != value]:
+        if changed := [key for key, value in job.items() if result.get(key) != value]:
             raise SystemExit(
                 f"{file} was made with another {', '.join(changed)}: delete {folder} or choose another --out"
             )
@@ -143,6 +144,7 @@ def main() -> None:
     parser.add_argument("--data-folder", type=Path, default=Path("../shared/data"), help="(default ../shared/data)")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0], help="(default 0)")
     parser.add_argument("--seconds", type=float, default=324, help="of one training (default 324)")
+    parser.add_argument("--epochs", type=int, help="of one training, however long they take, instead of --seconds")
     parser.add_argument("--out", type=Path, default=Path("runs/learning"), help="(default runs/learning)")
     parser.add_argument("--set", nargs="+", default=[], metavar="PATH=VALUE", help="change values of all configs")
     parser.add_argument("--peer", nargs="+", default=[], help="models of ultralytics such as yolo11n.yaml")
