@@ -11,7 +11,7 @@ Score: 54.2 box AP on BCCD (205 images of blood cells) after 5 minutes of one CP
 With `train.init_from` it starts from what the quickstart learned on generated scenes, without from random weights.
 """
 
-from quickstart import config as quickstart
+from _base.fast import detector, optimizer, schedule
 
 FOLDER = dict(type="CocoDataset", annotation_file=None, image_folder=None)
 # Crops of one size: a batch is not padded to the largest of its images.
@@ -26,10 +26,9 @@ AUGMENT = dict(
 INPUT = dict(shortest=256, longest=384, multiple=16)
 
 config = dict(
-    quickstart,
-    model=dict(quickstart["model"], queries=100, input_rule=INPUT),
+    model=detector(queries=100, input_rule=INPUT),
     data=dict(train=dict(FOLDER), val=dict(FOLDER), transforms=[AUGMENT], batch_size=8, eval_batch_size=8, workers=1),
-    schedule=dict(type="cosine", per_step=True, min_lr=1e-5, warmup_steps=50),
-    optimizer=dict(lr=2e-3, weight_decay=1e-4),
+    optimizer=optimizer(),
+    schedule=schedule(warmup_steps=50),
     train=dict(epochs=20, ema=0.99, eval_every=5, log_every=10),
 )

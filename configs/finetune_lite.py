@@ -12,6 +12,8 @@ them from a file. Its first layers, which cost most and change least, stay as th
 fast as the body.
 """
 
+from _base.fast import detector, optimizer, schedule
+from finetune_cpu import INPUT
 from finetune_cpu import config as small
 
 AUGMENT = dict(
@@ -22,23 +24,25 @@ AUGMENT = dict(
     crop_size=[160, 256],
 )
 
+BODY = dict(
+    type="TimmFeatures",
+    model="tf_efficientnet_lite0",
+    pretrained=True,
+    frozen_stride=4,
+    num_tokens=100,
+    pos_dim=128,
+)
+
 config = dict(
     small,
     data=dict(small["data"], transforms=[AUGMENT]),
-    model=dict(
-        small["model"],
-        backbone=dict(
-            type="TimmFeatures",
-            model="tf_efficientnet_lite0",
-            pretrained=True,
-            frozen_stride=4,
-            num_tokens=100,
-            pos_dim=128,
-        ),
+    model=detector(
+        BODY,
+        queries=100,
         # These weights were trained on pixels of -1..1.
-        input_rule=dict(small["model"]["input_rule"], mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)),
+        input_rule=dict(INPUT, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)),
     ),
-    optimizer=dict(lr=1e-3, backbone_lr_scale=0.2, weight_decay=1e-4),
-    schedule=dict(type="cosine", per_step=True, min_lr=1e-5, warmup_steps=20),
+    optimizer=optimizer(lr=1e-3, backbone_lr_scale=0.2),
+    schedule=schedule(warmup_steps=20),
     train=dict(small["train"], epochs=12, ema=0.98, eval_every=3),
 )
