@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from _variants import VARIANTS
 
 from detkit.config import apply_overrides, load_config, resolve_config
 from detkit.data.export import export_dataset
@@ -77,6 +78,8 @@ class LearningCurve(Hook):
 def config_for(job: dict[str, Any]) -> dict[str, Any]:
     """The config of a job with its data and seed, loaded in this process, evaluated a few times."""
     config = apply_overrides(load_config(job["config"]), job["settings"])
+    if job["variant"] is not None:
+        config = VARIANTS[job["variant"]](config)
     masks = any(key in config["model"] for key in ("mask_vectors", "token_labels"))
     data = {part: {**job["data"][part], "masks": masks} for part in ("train", "val")}
     config = {**config, "data": {**config["data"], **data, "workers": 0}}

@@ -1,6 +1,7 @@
 """How well configs learn: AP against the seconds that training takes.
 
     python tools/benchmark_learning.py finetune_cpu --data bccd pennfudan --seconds 324 --seeds 0 1 2
+    python tools/benchmark_learning.py finetune_cpu --data bccd --vary all
     python tools/benchmark_learning.py quickstart --data scenes --seconds 516 --peer yolo11n.yaml --peer-size 128
 
 Every config is trained on every data set with every seed, from random weights unless `--set` says otherwise, for as
@@ -9,6 +10,9 @@ a GPU seconds of the clock; evaluations do not count. With `--epochs` all have t
 changes that cost no time where the machine's speed varies. `--peer` trains models of ultralytics (if you have installed
 it) beside them, by its own recipe, from random weights, on the same files, and evaluates them in the same way; names in
 `-seg` with masks.
+
+With `--vary` each config is trained as it is and with one change at a time, a part of it switched off or another added:
+the names of such changes (see `_variants.py`), or `all`.
 
 Writes `table.md` and `curves.png` into the folder `--out`, and a folder for each training. A training that has a
 `result.json` there is not run again, so the command may be stopped and repeated.
@@ -29,6 +33,7 @@ from pathlib import Path
 from typing import Any
 
 from _learning import run_job
+from _variants import VARIANTS
 
 
 def data_of(name: str, folder: Path) -> dict[str, Any]:
@@ -50,15 +55,23 @@ def jobs_of(options: argparse.Namespace) -> dict[Path, dict[str, Any]]:
     """All trainings by their folder."""
     common = {"settings": options.set, "seconds": options.seconds, "epochs": options.epochs}
     common |= {"peer_size": options.peer_size, "peer_batch": options.peer_batch}
-    models = [(name, False) for name in options.configs] + [(name, True) for name in options.peer]
+    variants = VARIANTS if options.vary == ["all"] else options.vary
+    models = [{"config": name, "peer": False, "variant": variant} for name in options.configs for variant in variants]
+    models = [{"config": name, "peer": False, "variant": None} for name in options.configs] + models
+    models += [{"config": name, "peer": True, "variant": None} for name in options.peer]
     jobs = {}
     for data in options.data:
         parts = data_of(data, options.data_folder)
-        for name, peer in models:
+        for model in models:
             for seed in options.seeds:
-                folder = options.out / data / f"{Path(name).stem}_seed{seed}"
-                jobs[folder] = {"config": name, "peer": peer, "seed": seed, "data_name": data, "data": parts, **common}
+                folder = options.out / data / f"{name_of(model).replace(' ', '_')}_seed{seed}"
+                jobs[folder] = {**model, "seed": seed, "data_name": data, "data": parts, **common}
     return jobs
+
+
+def name_of(job: dict[str, Any]) -> str:
+    """The config of a job, and the change of it."""
+    return " ".join(filter(None, [Path(job["config"]).stem, job.get("variant")]))
 
 
 def finish(jobs: dict[Path, dict[str, Any]]) -> list[dict[str, Any]]:
@@ -90,7 +103,7 @@ def groups_of(results: Sequence[dict[str, Any]]) -> dict[tuple[str, str], list[d
     """The results of all seeds by data set and config."""
     groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for result in results:
-        groups.setdefault((result["data_name"], Path(result["config"]).stem), []).append(result)
+        groups.setdefault((result["data_name"], name_of(result)), []).append(result)
     return groups
 
 
@@ -147,10 +160,14 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, help="of one training, however long they take, instead of --seconds")
     parser.add_argument("--out", type=Path, default=Path("runs/learning"), help="(default runs/learning)")
     parser.add_argument("--set", nargs="+", default=[], metavar="PATH=VALUE", help="change values of all configs")
+    known = ", ".join(VARIANTS)
+    parser.add_argument("--vary", nargs="+", default=[], metavar="CHANGE", help=f"train each config also with: {known}")
     parser.add_argument("--peer", nargs="+", default=[], help="models of ultralytics such as yolo11n.yaml")
     parser.add_argument("--peer-size", type=int, default=256, help="their image size (default 256)")
     parser.add_argument("--peer-batch", type=int, default=8, help="their batch size (default 8)")
     options = parser.parse_args()
+    if options.vary != ["all"] and (unknown := set(options.vary) - VARIANTS.keys()):
+        raise SystemExit(f"--vary: unknown {', '.join(sorted(unknown))}; there are {', '.join(VARIANTS)}, or all")
     if not options.configs and not options.peer:
         raise SystemExit("give at least one config, or a --peer")
     if options.peer and importlib.util.find_spec("ultralytics") is None:

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from paths import TOOLS
 
+from detkit.config import load_config, resolve_config
 from detkit.data.export import export_scenes
-from detkit.runtime.components import import_components
+from detkit.runtime.components import check_components, import_components
 
 CONFIG = """
 swin = dict(type="Swin", embed_dim=16, depths=(1, 1, 1, 1), num_heads=(1, 2, 4, 8), window=4, num_tokens=4, pos_dim=16)
@@ -75,6 +76,26 @@ def test_trainings_end_in_a_table_and_are_not_repeated(tool, scenes, tmp_path, c
     tool("benchmark_learning", *arguments, "--seconds", 2)
     with pytest.raises(SystemExit, match="made with another seconds"):
         script.main()
+
+
+def test_changes_of_a_recipe_are_rows_of_their_own(tool, scenes, tmp_path, capsys):
+    arguments = [scenes, "--data", "tiny", "--data-folder", scenes.parent / "data", "--out", tmp_path / "out"]
+    tool("benchmark_learning", *arguments, "--epochs", 2, "--vary", "with_denoising").main()
+    rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith("| tiny")]
+    assert [row[1] for row in rows] == ["tiny", "tiny with_denoising"] and [row[6] for row in rows] == ["6", "6"]
+    losses = (tmp_path / "out/tiny/tiny_with_denoising_seed0/run/metrics.csv").read_text()
+    assert "loss_ce_denoising" in losses
+    script = tool("benchmark_learning", *arguments, "--vary", "without_everything")
+    with pytest.raises(SystemExit, match="--vary: unknown without_everything; there are without_start, "):
+        script.main()
+
+
+@pytest.mark.parametrize("name", ["quickstart", "finetune_cpu", "finetune_lite"])
+def test_every_change_fits_the_small_configs(tool, name):
+    for change in tool("_variants").VARIANTS.values():
+        config = resolve_config(change(load_config(name)))
+        config["data"].update(train=None, val=None)
+        check_components(config)
 
 
 def test_what_is_missing_is_named(tool, tmp_path, monkeypatch):
