@@ -98,7 +98,10 @@ class Dataset(Samples, Protocol):
 
     @property
     def training_view(self) -> Callable[..., View]:
-        """Makes a `View` for training: `training_view(dataset, transforms, seed=0, skip_broken=True)`."""
+        """Makes a `View` for training: `training_view(dataset, transforms, seed=0, skip_broken=True)`.
+
+        Where a transform ends before the training does, also with `epochs`, those of the whole training.
+        """
 
     @property
     def evaluation_view(self) -> Callable[..., View]:

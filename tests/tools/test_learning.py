@@ -92,7 +92,8 @@ def test_changes_of_a_recipe_are_rows_of_their_own(tool, scenes, tmp_path, capsy
 
 @pytest.mark.parametrize("name", ["quickstart", "finetune_cpu", "finetune_lite"])
 def test_every_change_fits_the_small_configs(tool, name):
-    for change in tool("_variants").VARIANTS.values():
+    import_components()
+    for change in tool("benchmark_learning").VARIANTS.values():
         config = resolve_config(change(load_config(name)))
         config["data"].update(train=None, val=None)
         check_components(config)
