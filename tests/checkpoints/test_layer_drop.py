@@ -44,6 +44,17 @@ def test_the_smaller_checkpoint_predicts_what_its_last_stage_predicted_before(ch
     torch.testing.assert_close(dropped.boxes, full.boxes[:2])
 
 
+@pytest.mark.parametrize("keep", [0, 1])
+def test_a_model_that_learned_with_denoising_queries(tmp_path, keep):
+    import_components()
+    config = {**MODEL, "proposals": True, "denoising": 10}
+    model = build(config)
+    save_weights(tmp_path / "full.safetensors", model.state_dict(), make_header({"model": config}, model))
+    drop_layers(tmp_path / "full.safetensors", tmp_path / "small.safetensors", keep=keep)
+    small = detkit.load(tmp_path / "small.safetensors")  # denoising queries need a decoder layer
+    assert len(small.decoder) == keep and (small.denoising is None) == (keep == 0)
+
+
 def test_what_cannot_be_dropped(checkpoint):
     _, folder = checkpoint
     with pytest.raises(ConfigError, match="cannot keep 3 of 3 decoder layers"):

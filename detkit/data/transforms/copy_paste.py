@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -67,11 +67,15 @@ class CopyPaste(Joining):
         return scene.result()
 
 
+@dataclass
 class _Piece:
     """An object that was cut out: its pixels, and its box and point from their top left corner."""
 
-    def __init__(self, pixels: Tensor, mask: np.ndarray, box: Tensor, label: Tensor, point: Tensor | None):
-        self.pixels, self.mask, self.box, self.label, self.point = pixels, mask, box, label, point
+    pixels: Tensor
+    mask: np.ndarray
+    box: Tensor
+    label: Tensor
+    point: Tensor | None
 
 
 class _Scene:
