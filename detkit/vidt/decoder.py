@@ -63,14 +63,6 @@ def inverse_sigmoid(x: Tensor, eps: float = 1e-5) -> Tensor:
     return torch.log(x.clamp(min=eps) / (1 - x).clamp(min=eps))
 
 
-def moved_boxes(references: Tensor, change: Tensor) -> Tensor:
-    """Boxes `[b, q, 4]`: reference points or boxes moved by `change` in logit space."""
-    base = inverse_sigmoid(references)
-    if base.shape[-1] == 2:
-        base = torch.cat([base, torch.zeros_like(base)], dim=-1)
-    return (change + base).sigmoid()
-
-
 class DeformableAttention(nn.Module):
     """Each query samples `points` places around its reference on every level (arXiv 2010.04159, section 4.1).
 

@@ -21,7 +21,7 @@ from detkit.ops.linear import Conv2d
 from detkit.registry import register
 from detkit.registry.ranges import Channels, Depth, NonNegativeFloat, Objects, OptionsOf, ShareBelowOne
 from detkit.structures import Annotations, Detections, ImageBatch, LabelMap, Prompt
-from detkit.vidt.decoder import DecoderLayer, HeadMlp, Memory, moved_boxes
+from detkit.vidt.decoder import DecoderLayer, HeadMlp, Memory, inverse_sigmoid
 from detkit.vidt.denoising import Denoised, Denoising, NoisedObjects, split_denoised
 from detkit.vidt.fusion import PyramidFusion
 from detkit.vidt.heads import apply_heads, class_head, input_projection, iou_head, stage_heads, vector_head
@@ -223,11 +223,19 @@ class ViDT(PromptedModel):
                 scaled = references[:, :, None] * ratios[:, None]
                 content = self.decoder[stage - 1](content, queries.positions, scaled, memory, mask)
             tokens.append(content)
-            boxes.append(moved_boxes(references, self.bbox_embed[stage](content).float()))
+            boxes.append(self._refine(self.bbox_embed[stage](content).float(), references))
             if self.box_refine:
                 references = boxes[-1].detach()
             queries = replace(queries, content=content, references=references)
         return tokens, boxes
+
+    @staticmethod
+    def _refine(change: Tensor, references: Tensor) -> Tensor:
+        """Boxes `[b, n, 4]`: reference points or boxes moved by `change` in logit space."""
+        base = inverse_sigmoid(references)
+        if base.shape[-1] == 2:
+            base = torch.cat([base, torch.zeros_like(base)], dim=-1)
+        return (change + base).sigmoid()
 
     def losses(
         self, images: ImageBatch, annotations: Sequence[Annotations], num_objects: Tensor | None = None
