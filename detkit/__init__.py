@@ -42,7 +42,8 @@ def load(path: str | Path, device: torch.device | str = "cpu", *, kind: Any = No
     """The model that a detkit checkpoint (.safetensors) describes, with its weights, in eval mode.
 
     Args:
-        path: the checkpoint, or the folder of a run for its best one.
+        path: the checkpoint, the folder of a run for its best one, or the name of a published model, which is
+            downloaded once ("vidt_plus_swin_tiny"; `detkit list models` shows the names).
         device: where the model goes, such as "cuda"; "auto" is the GPU where there is one.
         kind: the class that the model must be of, for example `detkit.modeling.image_model.ImageModel`; a type checker
             then knows the methods of what is returned. None takes any.
@@ -52,7 +53,7 @@ def load(path: str | Path, device: torch.device | str = "cpu", *, kind: Any = No
         An `ImageModel` with `predict`, a `Matcher` with `match`, or a `MaskRefiner` with `refine`.
 
     Raises:
-        ValueError: the file is missing, truncated, altered or not a detkit checkpoint, its weights are not finite, it
+        ValueError: no such file or name, truncated, altered or not a detkit checkpoint, its weights are not finite, it
             needs imports that are not given, or it holds a model of another kind.
     """
     from detkit.checkpoints.weights import load_model

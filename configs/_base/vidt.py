@@ -2,13 +2,9 @@
 
 from _base.coco import coco
 
-SWIN = "https://github.com/SwinTransformer/storage/releases/download/v1.0.0/"
-IMAGENET = dict(
-    nano="https://github.com/naver-ai/vidt/releases/download/v0.1-swin/swin_nano_patch4_window7_224.pth",
-    tiny=SWIN + "swin_tiny_patch4_window7_224.pth",
-    small=SWIN + "swin_small_patch4_window7_224.pth",
-    base=SWIN + "swin_base_patch4_window7_224_22k.pth",
-)
+from detkit.download.published import PUBLISHED
+
+IMAGENET = {size: PUBLISHED[f"swin_{size}"].url for size in ("nano", "tiny", "small", "base")}
 
 
 def vidt(variant):

@@ -6,12 +6,14 @@ import difflib
 import logging
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
 
 from detkit.download.fetch import local_file
+from detkit.download.published import PUBLISHED
 from detkit.official.unpickling import read_stored
 from detkit.registry.ranges import Channels, Depth, OptionsOf, Pixels, PositiveFloat, ShareBelowOne
 
@@ -33,7 +35,8 @@ def load_pretrained(
 
     Args:
         model: the backbone.
-        source: a file, an http(s) URL (downloaded once, see `detkit.download.fetch`) or "timm:MODEL_NAME".
+        source: a file, an http(s) URL (downloaded once, see `detkit.download.fetch`), the name of a published body such
+            as "swin_tiny", or "timm:MODEL_NAME".
         convert: gives the weights under the model's names, and the published keys that are left out on purpose.
         is_new: tells of one of the model's own names whether published weights are known to lack it.
 
@@ -58,10 +61,11 @@ def load_pretrained(
 
 
 def read_state_dict(source: str) -> Mapping[str, Tensor]:
-    """The state dict stored at a file, URL or timm model name (see `load_pretrained`)."""
+    """The state dict stored at a file, URL, name of a body or timm model name (see `load_pretrained`)."""
     if source.startswith("timm:"):
         return timm_state_dict(source.removeprefix("timm:"))
-    stored = read_stored(local_file(source))
+    body = PUBLISHED.get(source)
+    stored = read_stored(local_file(body.url if body is not None and not Path(source).exists() else source))
     for key in ("model", "state_dict"):
         if isinstance(stored, Mapping) and isinstance(stored.get(key), Mapping):
             stored = stored[key]

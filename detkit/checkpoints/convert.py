@@ -9,12 +9,12 @@ from typing import Any
 from torch import Tensor, nn
 
 from detkit.checkpoints.folding import fold
-from detkit.checkpoints.weights import load_strictly, make_header, save_weights
+from detkit.checkpoints.saving import make_header, save_weights
 from detkit.config import resolve_config
 from detkit.correspondence.convert import LAYOUTS as CORRESPONDENCE
 from detkit.download.fetch import local_file
 from detkit.official.layouts import Layout, find_layout
-from detkit.official.report import ConversionReport, without_prefix
+from detkit.official.report import ConversionReport, load_completely, without_prefix
 from detkit.official.unpickling import read_stored
 from detkit.pointseg.convert import LAYOUTS as POINTSEG
 from detkit.runtime.components import build_model
@@ -54,7 +54,7 @@ def convert_checkpoint(
     model, report = convert_state_dict(read_official(local_file(source, sha256=sha256)), **options)
     config = official_config(report.config)
     rebuilt = build_model(config["model"], model.label_map, model.input_rule.to_dict(), pretrained=False)
-    load_strictly(rebuilt, model.state_dict(), source)
+    load_completely(rebuilt, model.state_dict())
     path.parent.mkdir(parents=True, exist_ok=True)
     save_weights(path, rebuilt.state_dict(), make_header(config, rebuilt, converted_from=str(source)))
     return report

@@ -12,6 +12,8 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from detkit.checkpoints.header import CheckpointError, decode, metadata_of
+from detkit.checkpoints.published import is_name, is_published, published_checkpoint
+from detkit.config import SHORT_NAMES, config_names
 from detkit.download.kinds import PICKLE, TAR, ZIP, kind_of_file, why_no_weights
 from detkit.files import refuse_url, write_atomically
 
@@ -19,14 +21,19 @@ WEIGHTS = ("best.safetensors", "last.safetensors")  # of a run, by preference
 
 
 def find_weights(path: str | Path) -> Path:
-    """The weight file that is meant by a file, or by the folder of a run: its best, otherwise its last or newest.
+    """The weight file that is meant by what exists under a path, else by the name of a published model.
+
+    A folder of a run means its best weights, otherwise its last or newest. A published model is downloaded and
+    converted when it is named for the first time.
 
     Raises:
         CheckpointError: there is none.
-        ValueError: the path is a URL.
+        ValueError: the path is a URL, or a published model cannot be had.
     """
     refuse_url(path)
     path = Path(path)
+    if not path.exists() and is_name(path):
+        return published_checkpoint(str(path))
     if not path.is_dir():
         return path
     found = [path / name for name in WEIGHTS if (path / name).is_file()]
@@ -39,6 +46,13 @@ def find_weights(path: str | Path) -> Path:
 def is_run(path: str | Path) -> bool:
     """Whether this is the folder of a run, begun or finished."""
     return any((Path(path) / name).exists() for name in ("config.json", "checkpoints", *WEIGHTS))
+
+
+def names_weights(source: str | Path) -> bool:
+    """Whether this means weights rather than a config; a name that both have is that of the config."""
+    if Path(source).suffix == ".safetensors" or is_run(source):
+        return True
+    return is_published(source) and str(source) not in (*config_names(), *SHORT_NAMES)
 
 
 @contextlib.contextmanager

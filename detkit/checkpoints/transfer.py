@@ -19,7 +19,7 @@ from detkit.download.fetch import is_url, local_file
 from detkit.modeling.base import InputRule, Model
 from detkit.registry import ConfigError
 from detkit.runtime.components import build_model
-from detkit.runtime.processes import broadcast_object, is_main
+from detkit.runtime.processes import on_main
 from detkit.runtime.random_state import unchanged_random_state
 from detkit.structures import LabelMap
 
@@ -77,7 +77,7 @@ def initialize(model: Model, config: dict[str, Any], source: Any, *, say: Callab
 
     Args:
         model: built by `config`, the "model" section.
-        source: a checkpoint: a file, the folder of a run or a URL.
+        source: a checkpoint: a file, the folder of a run, the name of a published model or a URL.
         say: takes the table of what became of each part.
 
     Raises:
@@ -175,19 +175,13 @@ def _copy_rows(tensor: Tensor, source: Tensor, sources: Sequence[int | None], ol
 def _file_for_all(source: Any) -> Path:
     """The local file, which only the main process downloads; errors arise in all processes."""
     if not isinstance(source, str):
-        raise ConfigError(f"expected a file or URL, got {source!r}")
-    if not is_url(source):
-        source = str(find_weights(source))
-    problem: Exception | None = None
-    if is_main():
-        try:
-            local_file(source)
-        except (ValueError, OSError) as error:
-            problem = error
-    problem = broadcast_object(problem)
-    if problem is not None:
-        raise problem
-    return local_file(source)
+        raise ConfigError(f"expected a file, a URL or the name of a published model, got {source!r}")
+
+    def have() -> Path:
+        return local_file(source if is_url(source) else find_weights(source))
+
+    on_main(have)
+    return have()
 
 
 def _examples(weights: Mapping[str, Tensor], model: Model) -> str:

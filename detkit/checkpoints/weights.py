@@ -1,17 +1,14 @@
-"""Weight files in safetensors format whose header holds everything needed to rebuild the model."""
+"""Reading weight files, and the models that their headers describe; `detkit.checkpoints.saving` writes them."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
-import platform
 from collections.abc import Iterator, Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from detkit.checkpoints.files import find_weights, opened
@@ -22,52 +19,32 @@ from detkit.checkpoints.header import (
     check_aliases,
     decode,
     digest_of_tensors,
-    encode,
     require,
 )
 from detkit.checkpoints.limits import AllocationLimit
-from detkit.files import write_atomically
+from detkit.checkpoints.saving import make_header, save_weights
 from detkit.modeling.base import Model
 from detkit.registry import ConfigError, UnknownComponentError, names, nearest, register
 from detkit.runtime.components import build_model, import_components
 from detkit.runtime.processes import choose_device
 from detkit.structures import LabelMap
 
+__all__ = [
+    "CheckpointError",
+    "build_stored",
+    "check_finite",
+    "explaining_imports",
+    "load_model",
+    "load_strictly",
+    "make_header",
+    "read_header",
+    "read_weights",
+    "save_weights",
+]
+
 logger = logging.getLogger(__name__)
 
 SHOWN = 10  # tensors in a message
-
-
-def make_header(
-    config: dict[str, Any], model: Model, *, metrics: Mapping[str, float] | None = None, **more: Any
-) -> dict[str, Any]:
-    """The header of a weight file.
-
-    Args:
-        config: the resolved config; of it only "model" is needed to load the file.
-        model: its `label_map` and `input_rule` are stored.
-        metrics: validation figures of these weights.
-        more: other entries of JSON types, such as step and epoch.
-    """
-    return {
-        "config": config,
-        "label_map": model.label_map.to_dict(),
-        "input_rule": model.input_rule.to_dict(),
-        "metrics": dict(metrics or {}),
-        "versions": _versions(),
-        **more,
-    }
-
-
-def save_weights(path: str | Path, state_dict: Mapping[str, Tensor], header: dict[str, Any]) -> None:
-    """Write weights and header, atomically: an interruption leaves the old file as it was.
-
-    A tensor with several names is stored once; `aliases` in the header has its other names. The checksums of tensors
-    and header are stored too.
-    """
-    tensors, aliases = _without_aliases(state_dict)
-    metadata = encode({**header, "aliases": aliases}, tensors)
-    write_atomically(path, lambda temporary: save_file(tensors, temporary, metadata))
 
 
 def read_header(path: str | Path) -> dict[str, Any]:
@@ -133,7 +110,7 @@ def load_model(path: str | Path, device: torch.device | str = "cpu", *, imports:
     """Rebuild the model that a checkpoint describes, with its weights, in eval mode.
 
     Args:
-        path: the .safetensors file, or the folder of a run for its best one.
+        path: the .safetensors file, the folder of a run for its best one, or the name of a published model.
         device: where the model goes, such as "cuda"; "auto" is the GPU where there is one.
         imports: modules and .py files to import first, whose components the model consists of. The file says which
             ones it was made with, but they are imported only if they are named here: importing runs their code.
@@ -226,26 +203,3 @@ def _is_finite(tensor: Tensor) -> bool:
         return True
     lowest, highest = torch.aminmax(tensor.float() if tensor.itemsize == 1 else tensor)  # NaN if there is one
     return bool(lowest.isfinite() and highest.isfinite())
-
-
-def _without_aliases(state_dict: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The distinct tensors, copied to the CPU, and {other name: name} for the rest."""
-    tensors: dict[str, Tensor] = {}
-    aliases: dict[str, str] = {}
-    first_name: dict[tuple, str] = {}
-    for name, tensor in state_dict.items():
-        key = (tensor.device, tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride())
-        if tensor.numel() and key in first_name:
-            aliases[name] = first_name[key]
-            continue
-        first_name[key] = name
-        tensors[name] = tensor.detach().to("cpu", copy=True).contiguous()
-    return tensors, aliases
-
-
-def _versions() -> dict[str, str]:
-    try:
-        own = version("detkit")
-    except PackageNotFoundError:  # run from a source tree that is not installed
-        own = "unknown"
-    return {"detkit": own, "torch": torch.__version__, "python": platform.python_version()}

@@ -113,18 +113,23 @@ def evaluated_checkpoint(options: argparse.Namespace) -> tuple[Path, dict[str, A
 def find_checkpoint(options: argparse.Namespace) -> tuple[Path, dict[str, Any] | None]:
     """The checkpoint that the options name, or the best of a run's folder or of the run of a config, and that config.
 
+    A name that both a config and a published model have means the run of the config where there is one.
+
     Raises:
         ValueError: the run has no weights yet.
     """
     from detkit.checkpoints.files import find_weights, is_run
+    from detkit.checkpoints.published import is_published
 
     path = Path(options.checkpoint)
     if is_run(path):
         return find_weights(path), None
     if path.suffix not in ("", ".py") or (path.suffix == "" and path.is_file()):
         return path, None
-    config = load_config(options.checkpoint)
     run = options.run or default_out(options.checkpoint)
+    if is_published(options.checkpoint) and options.run is None and not run.is_dir():
+        return find_weights(options.checkpoint), None
+    config = load_config(options.checkpoint)
     if run.is_dir():
         return find_weights(run), config
     raise ValueError(f"{run} holds no best.safetensors or last.safetensors: train the config first, or give --run")

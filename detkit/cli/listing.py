@@ -16,6 +16,8 @@ import detkit
 from detkit.cli.common import add_import
 from detkit.cli.configs import docstring
 from detkit.config import config_names, find_config
+from detkit.download.fetch import cache_folder, cached_name
+from detkit.download.published import PUBLISHED, Published, address
 from detkit.registry import ConfigError, accepted_arguments, lookup, names, nearest
 from detkit.registry.values import described
 
@@ -40,7 +42,7 @@ def list_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def list_components(options: argparse.Namespace) -> None:
-    """List models, backbones, datasets, ... that a config can name, one a line."""
+    """List models, backbones, datasets, ... that a config can name, and the published models, one a line."""
     kind, pattern = options.kind, options.pattern
     if kind not in KINDS and pattern is None:
         kind, pattern = None, kind
@@ -55,7 +57,9 @@ def list_components(options: argparse.Namespace) -> None:
     width = max((len(row[1]) for row in rows), default=0)
     for row_kind, name, line in rows:
         print(f"{name:{width}}  {line}" if kind else f"{row_kind:10}  {name:{width}}  {line}")
-        if name == pattern and row_kind != "configs":
+        if name == pattern and name in PUBLISHED:
+            print(*published_lines(PUBLISHED[name]), sep="\n")
+        elif name == pattern and row_kind != "configs":
             print(*argument_lines(lookup(name)), sep="\n")
 
 
@@ -71,6 +75,7 @@ def argument_lines(component: Callable[..., Any]) -> Iterator[str]:
 def all_rows(kind: str | None = None) -> list[Row]:
     """What configs can name, of one kind or all, in the order of `KINDS` and of names."""
     rows = list(config_rows()) if kind in (None, "configs") else []
+    rows += published_rows() if kind in (None, "models") else []
     if kind != "configs":
         rows += component_rows()
     return sorted((row for row in rows if kind in (None, row[0])), key=lambda row: (KINDS.index(row[0]), row[1]))
@@ -115,6 +120,27 @@ def kind_of(component: Any) -> str:
         return "datasets"
     call = getattr(component, "__call__", None)  # noqa: B004 (that of the class, to see its arguments)
     return "transforms" if call and "rng" in inspect.signature(call).parameters else "parts"
+
+
+def published_rows() -> Iterator[Row]:
+    """The models that their authors publish: size, figures, licence, and whether they are in the cache."""
+    from detkit.checkpoints.published import is_here
+
+    for name, entry in PUBLISHED.items():
+        here = "here" if is_here(entry) else "not here, downloaded when it is named"
+        kind = "body" if entry.is_body else "detector"
+        columns = f"{entry.parameters:>4} M  {entry.figures():26}  {entry.licence:10}"
+        yield "models", name, f"{kind:8}  {columns}  {here}"
+
+
+def published_lines(entry: Published) -> Iterator[str]:
+    """Where a published model comes from, and where it is kept."""
+    from detkit.checkpoints.published import converted_path
+
+    yield f"    from       {address(entry.url)}"
+    yield f"    kept in    {cache_folder() / cached_name(entry.url)}"
+    if not entry.is_body:
+        yield f"    converted  {converted_path(entry)}"
 
 
 def config_rows() -> Iterator[Row]:

@@ -22,7 +22,9 @@ from detkit.config import apply_overrides, load_config
 def evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `detkit evaluate`."""
     parser.add_argument(
-        "checkpoint", help="a .safetensors checkpoint, the folder of a run, or a config whose run is in --run"
+        "checkpoint",
+        help="a .safetensors checkpoint, the folder of a run, a config whose run is in --run, or a name of "
+        "`detkit list models`",
     )
     add_set(parser)
     add_import(parser)
@@ -191,13 +193,13 @@ def benchmark_arguments(parser: argparse.ArgumentParser) -> None:
 
 def benchmark(options: argparse.Namespace) -> None:
     """Measure ms of an image, memory, parameters and FLOPs of a checkpoint or, with random weights, a config."""
-    from detkit.checkpoints.files import is_run
+    from detkit.checkpoints.files import names_weights
     from detkit.checkpoints.weights import load_model
     from detkit.files import write_text
     from detkit.runtime.processes import choose_device
     from detkit.studies.benchmark import PHOTO, benchmark_model, build_for_benchmark, count_parameters
 
-    is_checkpoint = Path(options.config).suffix == ".safetensors" or is_run(options.config)
+    is_checkpoint = names_weights(options.config)
     if is_checkpoint:
         if options.set:
             raise ValueError(f"--set is for configs, {options.config} is a checkpoint: its model is as it is")

@@ -13,7 +13,9 @@ from detkit.cli.common import add_import, add_views, local_path
 
 def predict_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `detkit predict`."""
-    parser.add_argument("checkpoint", help="a .safetensors checkpoint, or the folder of a run")
+    parser.add_argument(
+        "checkpoint", help="a .safetensors file, the folder of a run, or a name of `detkit list models`"
+    )
     parser.add_argument(
         "images",
         nargs="+",

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import hashlib
 import http.client
 import os
 import re
-import sys
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 
+from detkit.download.alone import alone
+from detkit.download.checksums import digest, record, record_of, recorded
 from detkit.download.kinds import HEAD_BYTES, WEIGHTS, Kind
 from detkit.download.progress import DownloadProgress, megabytes
+from detkit.download.published import address, advice
 from detkit.files import write_atomically
 
 CHUNK_BYTES = 1 << 18
@@ -51,7 +50,7 @@ def local_file(source: str | Path, *, sha256: str | None = None) -> Path:
     if not path.is_file():
         raise ValueError(f"no such file: {path}")
     if sha256 is not None:
-        _compare(path, _digest(path), _checked(sha256))
+        _compare(path, digest(path), _checked(sha256))
     return path
 
 
@@ -59,7 +58,9 @@ def fetch(url: str, *, sha256: str | None = None, cache: str | Path | None = Non
     """Download a file, unless it was downloaded before; of several processes of a machine one does it.
 
     The file appears in the cache only when it is complete: its size is compared with what the server and the file
-    itself say. A cached file with another checksum than `sha256`, or a damaged one, is downloaded again.
+    itself say. Its checksum is recorded. A cached file with another checksum than `sha256`, or without that than the
+    recorded one, or a damaged one, is downloaded again. The models of `detkit.download.published` come from
+    $DETKIT_MIRROR where it is set.
 
     Args:
         url: begins with http:// or https://; may end in `#sha256=HEX` instead of giving `sha256`.
@@ -80,36 +81,22 @@ def fetch(url: str, *, sha256: str | None = None, cache: str | Path | None = Non
         return path
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _alone(path, url):
+        with alone(path, f"downloads {url}"):
             if not (path.is_file() and _is_intact(path, expected, kind)):
-                write_atomically(path, lambda temporary: _download(url, temporary, expected, kind))
+                write_atomically(path, lambda temporary: _download(url, temporary, expected, kind, path))
+                record(path)
     except urllib.error.HTTPError as error:
-        raise DownloadError(f"cannot download {url}: HTTP status {error.code} {_first_line(error.reason)}") from error
+        raise _failed(url, f"HTTP status {error.code} {_first_line(error.reason)}", path) from error
     except urllib.error.URLError as error:
-        raise DownloadError(f"cannot download {url}: no connection ({error.reason})") from error
+        raise _failed(url, f"no connection ({error.reason})", path) from error
     except (OSError, http.client.HTTPException, UnicodeError) as error:
-        raise DownloadError(f"cannot download {url}: {type(error).__name__}: {error}") from error
+        raise _failed(url, f"{type(error).__name__}: {error}", path) from error
     return path
 
 
-@contextlib.contextmanager
-def _alone(path: Path, url: str) -> Iterator[None]:
-    """Let one process of this machine at a time download a file; the system frees the lock of one that dies."""
-    lock = path.with_name(f".{path.name}.lock")
-    descriptor = os.open(lock, os.O_RDONLY | os.O_CREAT, 0o666)  # another user may have left it
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print(f"waiting for another process that downloads {url}", file=sys.stderr, flush=True)
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        except OSError:  # a file system without locks: each process downloads it, and the last one stays
-            pass
-        yield
-    finally:
-        with contextlib.suppress(OSError):
-            lock.unlink()
-        os.close(descriptor)
+def _failed(url: str, reason: str, path: Path) -> DownloadError:
+    asked = "" if address(url) == url else f", asked for at {address(url)}"
+    return DownloadError(f"cannot download {url}{asked}: {reason}; {advice(url, path)}")
 
 
 def _first_line(text: object) -> str:
@@ -150,9 +137,12 @@ def _without_checksum(url: str, sha256: str | None) -> tuple[str, str | None]:
 
 def _is_intact(path: Path, expected: str | None, kind: Kind) -> bool:
     """Whether a cached file is the wanted one, or without a checksum: what an unbroken download would have left."""
-    if expected is not None:
-        return _digest(path) == expected
-    return _problem(path, kind) in (None, "")
+    if (wanted := expected or recorded(path)) is not None:
+        return digest(path) == wanted
+    if _problem(path, kind) not in (None, ""):
+        return False
+    record(path)  # put here by hand, or before checksums were kept
+    return True
 
 
 def _problem(path: Path, kind: Kind) -> str | None:
@@ -162,8 +152,9 @@ def _problem(path: Path, kind: Kind) -> str | None:
     return kind.damage(path) if unfit is None else unfit
 
 
-def _download(url: str, path: Path, expected: str | None, kind: Kind) -> None:
-    request = urllib.request.Request(url, headers={"User-Agent": "detkit"})
+def _download(url: str, path: Path, expected: str | None, kind: Kind, place: Path) -> None:
+    """Download to `path`, a temporary file; `place` is where the file will be, or was before."""
+    request = urllib.request.Request(address(url), headers={"User-Agent": "detkit"})
     with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
         length, knows_end = _length(url, response, kind), response.headers.get("Transfer-Encoding") is not None
         progress = DownloadProgress(url, length)
@@ -171,7 +162,12 @@ def _download(url: str, path: Path, expected: str | None, kind: Kind) -> None:
     if length is not None and progress.done != length:
         raise DownloadError(f"cannot download {url}: it ended after {progress.done} of {length} bytes")
     if expected is not None:
-        return _compare(url, _digest(path), expected)
+        return _compare(url, digest(path), expected)
+    if (first := recorded(place)) is not None and digest(path) != first:
+        raise DownloadError(
+            f"{url} is another file than at its first download, when it had the SHA-256 checksum {first}; if the new "
+            f"one is right, remove {record_of(place)}"
+        )
     problem = _problem(path, kind)
     if problem == "" and length is None and not knows_end:
         problem = "may be truncated, the server does not say how long it is: give its checksum, as URL#sha256=HEX"
@@ -216,11 +212,6 @@ def _checked(sha256: str) -> str:
     if not re.fullmatch(r"[0-9a-fA-F]{64}", sha256):
         raise ValueError(f"not a SHA-256 checksum (64 hex digits): {sha256!r}")
     return sha256.lower()
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _compare(source: str | Path, found: str, expected: str) -> None:

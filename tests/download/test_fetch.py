@@ -61,7 +61,8 @@ def server(monkeypatch):
 
 
 def files(folder):
-    return sorted(path.name for path in folder.rglob("*") if path.is_file())
+    """The names of the files in a folder, other than those of checksums."""
+    return sorted(path.name for path in folder.rglob("*") if path.is_file() and path.suffix != ".sha256")
 
 
 @pytest.mark.parametrize("path", ["/weights.pth", "/moved.pth", "/unknown_length"])
@@ -284,3 +285,31 @@ def test_a_circle_of_redirections_is_one_line(server, tmp_path):
     with pytest.raises(DownloadError) as failure:
         fetch(f"{server.url}/w.pth", cache=tmp_path)
     assert "HTTP status 302" in str(failure.value) and len(str(failure.value).splitlines()) == 1
+
+
+def test_the_checksum_of_the_first_download_counts_ever_after(raw_server, tmp_path):
+    url, path = f"{raw_server.url}/m.pth", tmp_path / cached_name(f"{raw_server.url}/m.pth")
+    raw_server.pages["/m.pth"] = reply(torch_file(1))
+    fetch(url, cache=tmp_path)
+    first = hashlib.sha256(torch_file(1)).hexdigest()
+    record = path.with_name(path.name + ".sha256")
+    assert record.read_text() == f"{first}  {path.name}\n"
+    path.write_bytes(torch_file(2))  # altered, but a whole file of weights
+    assert fetch(url, cache=tmp_path).read_bytes() == torch_file(1)
+    raw_server.pages["/m.pth"] = reply(torch_file(3))
+    path.unlink()
+    with pytest.raises(
+        DownloadError, match=rf"is another file than at its first download, .*{first}; .*remove .*sha256"
+    ):
+        fetch(url, cache=tmp_path)
+    record.unlink()
+    assert fetch(url, cache=tmp_path).read_bytes() == torch_file(3)
+
+
+def test_a_file_that_is_put_into_the_cache_by_hand_is_taken_and_recorded(tmp_path):
+    url = "http://127.0.0.1:1/m.pth"
+    with pytest.raises(DownloadError, match=f"without network put the file at {tmp_path / cached_name(url)}$"):
+        fetch(url, cache=tmp_path)
+    (tmp_path / cached_name(url)).write_bytes(torch_file(1))
+    assert fetch(url, cache=tmp_path).read_bytes() == torch_file(1)
+    assert (tmp_path / f"{cached_name(url)}.sha256").read_text().startswith(hashlib.sha256(torch_file(1)).hexdigest())
