@@ -15,10 +15,11 @@ from finetune_cpu import FOLDER
 from finetune_cpu import config as boxes
 
 MASKS = dict(FOLDER, masks=True)
+PARTS = dict(fusion=True, mask_vectors=256, iou_aware=True, token_labels=True)  # those of ViDT+
 
 config = dict(
     boxes,
-    model=dict(boxes["model"], fusion=True, mask_vectors=256, iou_aware=True, token_labels=True),
+    model=dict(boxes["model"], **PARTS),
     data=dict(boxes["data"], train=dict(MASKS), val=dict(MASKS)),
     evaluator=dict(type="CocoEvaluator", iou_types=["bbox", "segm"]),
 )

@@ -10,18 +10,22 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 if TYPE_CHECKING:
     import torch
 
+    from detkit.cli.measuring import evaluate_checkpoint as evaluate
     from detkit.modeling.base import Model
+    from detkit.pipelines.finetune.program import train
     from detkit.reports import compare, report
 
     M = TypeVar("M", bound=Model)
 
 __version__ = "0.1.0"
-__all__ = ["compare", "load", "report"]
+__all__ = ["compare", "evaluate", "load", "report", "train"]
 
 # The commands as functions, imported when they are used: name -> module and function.
 COMMANDS = {
     "compare": ("detkit.reports", "compare"),
+    "evaluate": ("detkit.cli.measuring", "evaluate_checkpoint"),
     "report": ("detkit.reports", "report"),
+    "train": ("detkit.pipelines.finetune.program", "train"),
 }
 
 

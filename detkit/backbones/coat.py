@@ -252,6 +252,10 @@ class CoaT(nn.Module):
         for token in (self.det_token, self.det_pos_embed, *(stage.cls_token for stage in self.stages)):
             nn.init.trunc_normal_(token, std=0.02)
 
+    def new_parameters(self) -> set[str]:
+        """Names of the parameters that ImageNet weights lack."""
+        return {name for name, _ in self.named_parameters() if is_new(name)}
+
     def no_weight_decay(self) -> set[str]:
         """Names of parameters without weight decay, besides biases and norms."""
         return {"det_token", "det_pos_embed", *(f"stages.{i}.cls_token" for i in range(len(self.stages)))}

@@ -312,6 +312,10 @@ class Swin(nn.Module):
         if pretrained:
             load_pretrained(self, pretrained, convert_swin, is_new)
 
+    def new_parameters(self) -> set[str]:
+        """Names of the parameters that ImageNet weights lack."""
+        return {name for name, _ in self.named_parameters() if is_new(name)}
+
     def no_weight_decay(self) -> set[str]:
         """Names of parameters without weight decay, besides biases and norms."""
         return {"det_token", "det_pos_embed"}

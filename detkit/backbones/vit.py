@@ -137,6 +137,10 @@ class ViT(nn.Module):
         self.det_token, self.det_pos_embed = det_parameters(num_tokens, dim, pos_dim)
         self._kept_dets = KeptResult()
 
+    def new_parameters(self) -> set[str]:
+        """Names of the parameters that the weights of timm lack."""
+        return {name for name, _ in self.named_parameters() if not name.startswith("body.")}
+
     def no_weight_decay(self) -> set[str]:
         """Names of parameters without weight decay, besides biases and norms."""
         return {"det_token", "det_pos_embed", *(f"body.{name}" for name in self.body.no_weight_decay())}

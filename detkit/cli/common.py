@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -91,8 +92,13 @@ def default_out(config_path: str) -> Path:
     return Path("runs") / Path(config_path).stem
 
 
-def evaluated_checkpoint(options: argparse.Namespace) -> tuple[Path, dict[str, Any]]:
-    """The checkpoint that the options name, and the resolved config to evaluate it with.
+def evaluated_checkpoint(source: str | Path, settings: Sequence[str], run: Path | None) -> tuple[Path, dict[str, Any]]:
+    """The checkpoint that is meant, and the resolved config to evaluate it with.
+
+    Args:
+        source: see `find_checkpoint`.
+        settings: that change the config.
+        run: the folder of a config's run.
 
     A config file that is given is the user's own: what it names as `imports` is imported. What the header of a
     checkpoint names is not.
@@ -102,16 +108,16 @@ def evaluated_checkpoint(options: argparse.Namespace) -> tuple[Path, dict[str, A
     """
     from detkit.runtime.components import import_components
 
-    checkpoint, own = find_checkpoint(options)
+    checkpoint, own = find_checkpoint(source, run)
     config = own or stored_config(checkpoint)
-    config = resolve_config(apply_overrides(config, options.set))
+    config = resolve_config(apply_overrides(config, settings))
     if own is not None:
         import_components(config["imports"])
     return checkpoint, config
 
 
-def find_checkpoint(options: argparse.Namespace) -> tuple[Path, dict[str, Any] | None]:
-    """The checkpoint that the options name, or the best of a run's folder or of the run of a config, and that config.
+def find_checkpoint(source: str | Path, run: Path | None) -> tuple[Path, dict[str, Any] | None]:
+    """The checkpoint that is meant, or the best of a run's folder or of the run of a config, and that config.
 
     A name that both a config and a published model have means the run of the config where there is one.
 
@@ -121,18 +127,18 @@ def find_checkpoint(options: argparse.Namespace) -> tuple[Path, dict[str, Any] |
     from detkit.checkpoints.files import find_weights, is_run
     from detkit.checkpoints.published import is_published
 
-    path = Path(options.checkpoint)
+    path = Path(source)
     if is_run(path):
         return find_weights(path), None
     if path.suffix not in ("", ".py") or (path.suffix == "" and path.is_file()):
         return path, None
-    run = options.run or default_out(options.checkpoint)
-    if is_published(options.checkpoint) and options.run is None and not run.is_dir():
-        return find_weights(options.checkpoint), None
-    config = load_config(options.checkpoint)
-    if run.is_dir():
-        return find_weights(run), config
-    raise ValueError(f"{run} holds no best.safetensors or last.safetensors: train the config first, or give --run")
+    folder = run or default_out(str(source))
+    if is_published(source) and run is None and not folder.is_dir():
+        return find_weights(source), None
+    config = load_config(source)
+    if folder.is_dir():
+        return find_weights(folder), config
+    raise ValueError(f"{folder} holds no best.safetensors or last.safetensors: train the config first, or give --run")
 
 
 def stored_config(checkpoint: Path) -> dict[str, Any]:

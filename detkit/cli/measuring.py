@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,41 +40,78 @@ def evaluate(options: argparse.Namespace) -> None:
 
     The figures go to metrics.json beside the results: those of --out, or for the best weights of a run its folder.
     """
-    from detkit.checkpoints.weights import explaining_imports, load_model, read_header
+    names = ("set", "run", "out", "device", "slice", "overlap", "tta")
+    evaluate_checkpoint(options.checkpoint, **{name: getattr(options, name) for name in names})
+
+
+def evaluate_checkpoint(
+    checkpoint: str | Path,
+    *,
+    set: Sequence[str] = (),
+    run: str | Path | None = None,
+    out: str | Path | None = None,
+    device: str = "auto",
+    slice: int | None = None,
+    overlap: float = 0.2,
+    tta: bool = False,
+) -> dict[str, float]:
+    """Measure a checkpoint on its validation data and print the table; the command `detkit evaluate`.
+
+    Args:
+        checkpoint: a .safetensors file, the folder of a run, the name of a published model, or a config with a run.
+        set: settings that change the config of the checkpoint, such as "data.val.annotation_file=val.json".
+        run: with a config, the folder of its run; by default runs/CONFIG_NAME.
+        out: a json for the results, of detectors in COCO's result format; metrics.json beside it gets the figures. For
+            the best weights of a run the default is its folder.
+        device: "auto", "cpu", "cuda", "cuda:1", ...
+        slice: also look into parts of this side, in pixels.
+        overlap: share of a part that neighbours share.
+        tta: also look at mirrored and scaled copies.
+
+    Returns:
+        The figures by name.
+
+    Raises:
+        ValueError: no such checkpoint, or data that do not fit it.
+    """
+    from detkit.checkpoints.weights import explaining_imports, load_model
     from detkit.modeling.viewed import ViewedModel
-    from detkit.reports.evaluated import DETECTIONS, evaluation_key, run_of, write_evaluation
+    from detkit.reports.evaluated import DETECTIONS, run_of
     from detkit.runtime.components import build_evaluation
-    from detkit.runtime.evaluate import evaluate as run
+    from detkit.runtime.evaluate import evaluate as measure
     from detkit.runtime.processes import distributed, is_main
 
-    checkpoint, config = evaluated_checkpoint(options)
-    folder = None if options.slice or options.tta else run_of(checkpoint)  # the run keeps its plain figures
-    results = options.out or (folder / DETECTIONS if folder and os.access(folder, os.W_OK) else None)
-    _check_results(options.out)
-    with distributed(options.device) as device:
-        model = load_model(checkpoint, device)
-        with explaining_imports(checkpoint, config):
+    path, config = evaluated_checkpoint(checkpoint, set, None if run is None else Path(run))
+    is_plain = not (slice or tta)
+    folder = run_of(path) if is_plain else None  # the run keeps its plain figures
+    _check_results(None if out is None else Path(out))
+    results = Path(out) if out else folder / DETECTIONS if folder and os.access(folder, os.W_OK) else None
+    with distributed(device) as chosen:
+        model: Any = load_model(path, chosen)
+        with explaining_imports(path, config):
             dataset, evaluator = build_evaluation(config, model.label_map)
+        model = model if is_plain else ViewedModel(model, slice=slice, overlap=overlap, tta=tta)
         data = config["data"]
-        if options.slice or options.tta:
-            model = ViewedModel(model, slice=options.slice, overlap=options.overlap, tta=options.tta)
-        figures = run(
-            model,
-            dataset,
-            evaluator,
-            batch_size=data["eval_batch_size"],
-            workers=data["workers"],
-            precision=config["train"]["precision"],
-            skip_broken=data["skip_broken"],
-        )
+        options = dict(batch_size=data["eval_batch_size"], workers=data["workers"], skip_broken=data["skip_broken"])
+        figures = measure(model, dataset, evaluator, precision=config["train"]["precision"], **options)
         if is_main():
-            print(f"{checkpoint} on {len(dataset)} images")
+            print(f"{path} on {len(dataset)} images")
             print(evaluator.table(per_class=True))
             if results:
-                is_plain = not (options.slice or options.tta)
-                key = evaluation_key(read_header(checkpoint), config, evaluator) if is_plain else None
-                metrics = write_evaluation(results, evaluator, figures, checkpoint, key)
-                print(f"results written to {results}, figures to {metrics}")
+                _write_results(results, evaluator, figures, path, config if is_plain else None)
+    return {name: float(value) for name, value in figures.items()}
+
+
+def _write_results(
+    results: Path, evaluator: Any, figures: dict[str, float], path: Path, config: dict[str, Any] | None
+) -> None:
+    """Write detections and figures; with the config of a plain evaluation, what a report can go on with."""
+    from detkit.checkpoints.weights import read_header
+    from detkit.reports.evaluated import evaluation_key, write_evaluation
+
+    key = None if config is None else evaluation_key(read_header(path), config, evaluator)
+    metrics = write_evaluation(results, evaluator, figures, path, key)
+    print(f"results written to {results}, figures to {metrics}")
 
 
 def _check_results(out: Path | None) -> None:
@@ -160,7 +198,7 @@ def evaluate_corruptions(options: argparse.Namespace) -> None:
     from detkit.runtime.processes import distributed, is_main
     from detkit.studies.corruptions import evaluate_corruptions as run
 
-    checkpoint, config = evaluated_checkpoint(options)
+    checkpoint, config = evaluated_checkpoint(options.checkpoint, options.set, options.run)
     kinds = dict(corruptions=options.corruptions or tuple(CORRUPTIONS), severities=options.severities)
     with distributed(options.device) as device:
         model = load_model(checkpoint, device)

@@ -4,27 +4,43 @@ from __future__ import annotations
 
 import argparse
 
-from detkit.cli.common import add_config, add_import, add_print_config, default_out, local_path
+from detkit.cli.common import (
+    add_config,
+    add_import,
+    add_print_config,
+    add_set,
+    complete_config,
+    default_out,
+    local_path,
+)
 from detkit.config import apply_overrides, format_config, load_config, resolve_config
 
 
 def train_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `detkit train`."""
-    add_config(parser)
-    parser.add_argument("--out", type=local_path, help="folder of the run (default: runs/CONFIG_NAME)")
+    source = parser.add_argument(
+        "config", metavar="SRC", help="a folder of images, a data.yaml or a json; or a config: file or name"
+    )
+    source.completer = complete_config  # type: ignore[attr-defined]
+    add_set(parser)
+    parser.add_argument("--data", metavar="SRC", help="with a config: train on this folder, data.yaml or json")
+    parser.add_argument("--format", help="of the data, where it is in doubt: coco, yolo, voc, labelme, cvat")
+    parser.add_argument("--minutes", type=float, help="train about so long; the schedule spans that time")
+    parser.add_argument("--freeze", choices=["backbone"], help="leave the weights of the backbone as they are")
+    parser.add_argument("--out", type=local_path, help="folder of the run (default: runs/NAME)")
     parser.add_argument("--resume", action="store_true", help="continue the run in --out where it stopped")
     add_print_config(parser)
 
 
 def train(options: argparse.Namespace) -> int:
-    """Train a model as a config says (on several GPUs: start with torchrun)."""
-    config = apply_overrides(load_config(options.config), options.set)
+    """Train on a folder of images, or as a config says (on several GPUs: start with torchrun)."""
     if options.print_config:
-        print(format_config(resolve_config(config)), end="")
+        print(format_config(resolve_config(apply_overrides(load_config(options.config), options.set))), end="")
         return 0
-    from detkit.engine.runner import train as run
+    from detkit.pipelines.finetune.program import train as run
 
-    runner = run(config, options.out or default_out(options.config), resume=options.resume)
+    names = ("data", "out", "set", "resume", "format", "minutes", "freeze")
+    runner = run(options.config, **{name: getattr(options, name) for name in names})
     return 130 if runner.interrupted else 0
 
 

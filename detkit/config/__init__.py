@@ -76,7 +76,8 @@ SECTIONS: dict[str, dict[str, Any]] = {
     ),
     "train": dict(
         epochs=REQUIRED,  # passes over the training data; the schedule spans them
-        init_from=None,  # detkit checkpoint, file or URL, whose weights a new run starts with; classes meet by name
+        init_from=None,  # checkpoint, published name or URL, whose weights a new run starts with; classes meet by name
+        freeze=None,  # "backbone": its weights stay as they are; [DET] tokens and layers that are new learn
         max_steps=None,  # stop after so many optimizer steps; the schedule stays that of all epochs
         seed=42,  # of initial weights, the order of the data and augmentations
         device="auto",  # "auto" is cuda where there is one, else cpu
@@ -86,13 +87,15 @@ SECTIONS: dict[str, dict[str, Any]] = {
         ema=None,  # decay of an exponential moving average of the weights, which is then evaluated; None is off
         log_every=50,  # steps between two lines of metrics
         eval_every=1,  # epochs between two evaluations
+        first_eval=None,  # step of an evaluation before those of eval_every, to see something early
         checkpoint_every=None,  # steps between two checkpoints, besides those at the ends of epochs
         checkpoint_epochs=1,  # a checkpoint at the end of every so many epochs
         keep_steps=(),  # steps whose weights stay for good, as kept/step_….safetensors
         best_metric=None,  # the figure that chooses best.safetensors, higher is better; None is the evaluator's first
         early_stop=None,  # stop after so many evaluations without a better best_metric
-        draw_samples=8,  # validation images drawn at the end
+        draw_samples=8,  # validation images drawn after each evaluation and at the end
         tensorboard="auto",  # "auto" writes where tensorboard is installed; True insists; False does not
+        loggers=(),  # services that get the figures too: "wandb", "mlflow", "trackio"
         profile_steps=0,  # steps to record with torch.profiler, after a few others
     ),
 }

@@ -43,6 +43,7 @@ TYPES: dict[str, dict[str, Any]] = {
     "train": dict(
         epochs=PositiveInt,
         init_from=Text | None,
+        freeze=Literal["backbone"] | None,
         max_steps=PositiveInt | None,
         seed=Seed,
         device=Device,
@@ -52,6 +53,7 @@ TYPES: dict[str, dict[str, Any]] = {
         ema=InnerShare | None,
         log_every=PositiveInt,
         eval_every=PositiveInt,
+        first_eval=PositiveInt | None,
         checkpoint_every=PositiveInt | None,
         checkpoint_epochs=PositiveInt,
         keep_steps=Sequence[PositiveInt],
@@ -59,6 +61,7 @@ TYPES: dict[str, dict[str, Any]] = {
         early_stop=PositiveInt | None,
         draw_samples=Annotated[int, Ge(0), Le(10_000)],
         tensorboard=bool | Literal["auto"],
+        loggers=Sequence[Text],
         profile_steps=Annotated[int, Ge(0), Le(100_000)],
     ),
 }

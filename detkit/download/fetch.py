@@ -6,6 +6,7 @@ import hashlib
 import http.client
 import os
 import re
+import threading
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -92,6 +93,26 @@ def fetch(url: str, *, sha256: str | None = None, cache: str | Path | None = Non
     except (OSError, http.client.HTTPException, UnicodeError) as error:
         raise _failed(url, f"{type(error).__name__}: {error}", path) from error
     return path
+
+
+def answers(url: str, seconds: float = 5.0) -> bool:
+    """Whether a web server answers for `url` within so many seconds, with whatever it has to say."""
+    found: list[bool] = []
+
+    def ask() -> None:
+        request = urllib.request.Request(url, method="HEAD", headers={"User-Agent": "detkit"})
+        try:
+            urllib.request.urlopen(request, timeout=seconds).close()
+            found.append(True)
+        except urllib.error.HTTPError:
+            found.append(True)
+        except (OSError, http.client.HTTPException, UnicodeError, ValueError):
+            pass
+
+    asking = threading.Thread(target=ask, daemon=True)  # a name server that is silent has a patience of its own
+    asking.start()
+    asking.join(seconds)
+    return bool(found)
 
 
 def _failed(url: str, reason: str, path: Path) -> DownloadError:

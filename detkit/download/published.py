@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 VIDT = "https://github.com/naver-ai/vidt/releases/download/"
 SWIN = "https://github.com/SwinTransformer/storage/releases/download/v1.0.0/"
+TIMM = "https://huggingface.co/timm/{}/resolve/main/model.safetensors"
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,8 @@ class Published:
         parameters: in millions.
         licence: of the repository that publishes the file.
         box_ap, mask_ap: on COCO val2017, in percent; None where none is published.
-        accuracy: on ImageNet, in percent, for a body: a backbone without the rest of a detector.
+        is_body: whether this is a backbone for `model.backbone.pretrained`, trained on ImageNet, and no detector.
+        accuracy: of a body on ImageNet, in percent; None where none is published.
     """
 
     name: str
@@ -29,21 +31,17 @@ class Published:
     licence: str = "Apache-2.0"
     box_ap: float | None = None
     mask_ap: float | None = None
+    is_body: bool = False
     accuracy: float | None = None
-
-    @property
-    def is_body(self) -> bool:
-        """Whether this is a backbone for `model.backbone.pretrained`, and no detector."""
-        return self.accuracy is not None
 
     def figures(self) -> str:
         """ "45.3 box AP", with the mask AP where there is one; of a body "81.2 % on ImageNet"."""
         if self.is_body:
-            return f"{self.accuracy} % on ImageNet"
+            return "ImageNet" if self.accuracy is None else f"{self.accuracy} % on ImageNet"
         return f"{self.box_ap} box AP" + (f", {self.mask_ap} mask AP" if self.mask_ap else "")
 
 
-# Figures and addresses from the README of naver-ai/vidt, branches `main` and `vidt-plus`.
+# Figures and addresses from the README of naver-ai/vidt, branches `main` and `vidt-plus`; of EfficientNet from timm.
 _MODELS = (
     Published("vidt_swin_nano", VIDT + "v0.1-vidt/vidt_nano_50.pth", 15, box_ap=40.4),
     Published("vidt_swin_tiny", VIDT + "v0.1-vidt/vidt_tiny_50.pth", 37, box_ap=44.9),
@@ -65,10 +63,11 @@ _MODELS = (
         )
         for size, parameters, box_ap in (("nano", 14, 47.0), ("tiny", 36, 50.8), ("small", 59, 51.8))
     ),
-    Published("swin_nano", VIDT + "v0.1-swin/swin_nano_patch4_window7_224.pth", 6, accuracy=74.9),
-    Published("swin_tiny", SWIN + "swin_tiny_patch4_window7_224.pth", 28, "MIT", accuracy=81.2),
-    Published("swin_small", SWIN + "swin_small_patch4_window7_224.pth", 50, "MIT", accuracy=83.2),
-    Published("swin_base", SWIN + "swin_base_patch4_window7_224_22k.pth", 88, "MIT", accuracy=86.3),
+    Published("swin_nano", VIDT + "v0.1-swin/swin_nano_patch4_window7_224.pth", 6, is_body=True, accuracy=74.9),
+    Published("swin_tiny", SWIN + "swin_tiny_patch4_window7_224.pth", 28, "MIT", is_body=True, accuracy=81.2),
+    Published("swin_small", SWIN + "swin_small_patch4_window7_224.pth", 50, "MIT", is_body=True, accuracy=83.2),
+    Published("efficientnet_lite0", TIMM.format("tf_efficientnet_lite0.in1k"), 5, is_body=True),
+    Published("swin_base", SWIN + "swin_base_patch4_window7_224_22k.pth", 88, "MIT", is_body=True, accuracy=86.3),
 )
 PUBLISHED = {model.name: model for model in _MODELS}
 _URLS = {model.url for model in _MODELS}

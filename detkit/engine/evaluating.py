@@ -22,18 +22,28 @@ from detkit.structures.protocols import Dataset, Evaluator
 
 
 class Evaluate(Hook):
-    """Every `eval_every` epochs and at the end: validation figures, results.json, the best weights so far."""
+    """Every `eval_every` epochs, after step `first_eval` and at the end: figures, results.json, the best weights."""
 
     def __init__(self, runner: Run, dataset: Dataset):
-        self.every = runner.options["eval_every"]
+        self.every, self.first = runner.options["eval_every"], runner.options["first_eval"]
         self.dataset = dataset
         self.evaluator = build_evaluator(runner.config, dataset)
         check_evaluation(runner.config, runner.trained_model, dataset, self.evaluator)
 
+    def after_step(self, runner: Run) -> None:
+        """Evaluate after step `first_eval`; at the end of an epoch `after_epoch` does it, once the epoch is saved."""
+        if self._is_first_due(runner) and not runner.epoch_ended and not runner.interrupted:
+            self._evaluate(runner)
+            runner.set_training()
+
     def after_epoch(self, runner: Run) -> None:
         """Evaluate after every `eval_every`-th epoch; not again what was evaluated before the run was resumed."""
-        if runner.epoch % self.every == 0 and runner.evaluated_at != runner.step:
+        is_due = runner.epoch % self.every == 0 or self._is_first_due(runner)
+        if is_due and runner.evaluated_at != runner.step:
             self._evaluate(runner)
+
+    def _is_first_due(self, runner: Run) -> bool:
+        return self.first is not None and runner.step >= self.first and runner.evaluated_at is None
 
     def after_train(self, runner: Run) -> None:
         """Evaluate the final weights, unless a signal ended the run or they were evaluated already."""

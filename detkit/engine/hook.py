@@ -65,6 +65,9 @@ class Run(Protocol):
     def interrupted(self) -> bool:
         """Whether a signal ended the run."""
 
+    def set_training(self) -> None:
+        """Put the model in training mode, all but its frozen parts."""
+
     def call(self, event: str, *arguments: Any) -> None:
         """Call the method `event` of every hook, in order."""
 

@@ -19,6 +19,7 @@ from detkit.checkpoints.transfer import initialize
 from detkit.checkpoints.weights import CheckpointError, load_strictly, make_header
 from detkit.config import check_sections
 from detkit.console import Console
+from detkit.engine.freezing import freeze
 from detkit.engine.guard import FiniteGuard
 from detkit.engine.hooks import build_hooks
 from detkit.engine.optim import Ema, build_optimizer, set_learning_rate
@@ -116,6 +117,7 @@ class Runner:
         self.train_data, self.val_data = build_datasets(config["data"])
         self.model = build_model(config["model"], self.train_data.label_map).to(device).train()
         warn_of_crowds(self.model, self.train_data)
+        self.frozen = freeze(self.model, config)
         self.loader = build_loader(config["data"], self.train_data, seed=self.options["seed"], train=self.options)
         self.keys: Any = self.loader.batch_sampler
         self.optimizer = build_optimizer(self.model, **config["optimizer"])
@@ -156,7 +158,7 @@ class Runner:
 
     def train_epoch(self) -> None:
         """Run the rest of an epoch."""
-        self.model.train()
+        self.set_training()
         self.keys.set_epoch(self.epoch)
         self.keys.set_position(self.position)
         batches = iter(self.loader)
@@ -174,6 +176,12 @@ class Runner:
         if self.epoch_ended and not self.interrupted:
             self.epoch, self.position = self.epoch + 1, 0
             self.call("after_epoch")
+
+    def set_training(self) -> None:
+        """Put the model in training mode, all but its frozen parts."""
+        self.model.train()
+        for module in self.frozen:
+            module.eval()
 
     def train_step(self, micro_batches: list[Batch], num_objects: Tensor) -> None:
         """One optimizer step; its gradient is that of one batch of all micro-batches of all processes."""

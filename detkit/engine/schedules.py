@@ -38,6 +38,7 @@ def cosine(
     warmup_epochs: NonNegativeFloat = 0,
     per_step: bool = False,
     official: bool = False,
+    span_steps: PositiveInt | None = None,
 ) -> Schedule:
     """Half a cosine from `lr` to `min_lr` over all epochs (Loshchilov and Hutter 2017, without restarts).
 
@@ -48,15 +49,18 @@ def cosine(
         per_step: move at every step instead of at every epoch, and reach `min_lr` in the last step.
         official: stay one epoch behind, so that epochs 0 and 1 both have the initial rate, as the published ViDT models
             were trained (the authors' loop steps the schedule with the epoch just finished).
+        span_steps: with `per_step`, reach `min_lr` after so many steps, for a run that `train.max_steps` ends early.
 
     Raises:
-        ValueError: `min_lr` above `lr`, both warm-ups, or `official` with `per_step`.
+        ValueError: `min_lr` above `lr`, both warm-ups, `official` with `per_step`, or `span_steps` without it.
     """
     if not 0 <= min_lr <= lr:
         raise ValueError(f"min_lr must lie between 0 and lr = {lr}, got {min_lr}")
     if per_step and official:
         raise ValueError("official=True delays the schedule by a whole epoch: it cannot be combined with per_step")
-    last_step = max(epochs * steps_per_epoch - 1, 1)
+    if span_steps is not None and not per_step:
+        raise ValueError("span_steps counts steps: it needs per_step=True")
+    last_step = max((span_steps or epochs * steps_per_epoch) - 1, 1)
     floor = min_lr / lr if lr else 0.0
 
     def factor(step: int) -> float:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from detkit.console import format_seconds
 from detkit.engine.hook import Hook, Run
+from detkit.engine.loggers import build_logger
 from detkit.files import append_line, unwritable, write_atomically, write_text
 from detkit.images import ThinImageError
 from detkit.registry import ConfigError
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 
 logger = logging.getLogger(__name__)
+
+TIMED_STEPS = 5  # after which the time of a run is foretold
 
 
 def read_metrics(path: str | Path) -> list[dict[str, Any]]:
@@ -79,16 +82,24 @@ class Progress(Hook):
     """One line a row; on a terminal a bar with the time left below it."""
 
     def before_train(self, runner: Run) -> None:
-        """Print the size of the run: images, steps, epochs, trainable parameters and device."""
+        """Print what the run consists of: device, model, trainable parameters, images, classes, steps and epochs."""
         parameters = sum(p.numel() for p in runner.model.parameters() if p.requires_grad)
+        classes = len(runner.model.label_map)
         runner.console.line(
-            f"{len(runner.train_data)} training images, {runner.total_steps} steps in "
-            f"{runner.options['epochs']} epochs, {parameters / 1e6:.1f} M parameters, on {runner.device}"
+            f"on {runner.device}: {type(runner.model).__name__} with {parameters / 1e6:.1f} M parameters; "
+            f"{len(runner.train_data)} training images, {classes} class{'es' * (classes != 1)}; "
+            f"{runner.total_steps} steps in {runner.options['epochs']} epochs"
         )
-        self._left = ""
+        self._left, self._first = "", runner.step + 1
 
     def after_step(self, runner: Run) -> None:
-        """Move the bar on."""
+        """Move the bar on; after a few steps print how long the training will take."""
+        if runner.step == self._first:  # the first step takes longer than others
+            self._measured_from = runner.train_seconds
+        elif runner.step == self._first + TIMED_STEPS and runner.step < runner.total_steps:
+            seconds = (runner.train_seconds - self._measured_from) / TIMED_STEPS
+            left = format_seconds(seconds * (runner.total_steps - runner.step))
+            runner.console.line(f"about {left} to go, without evaluations ({seconds:.3f} s a step)")
         text = f"step {runner.step}/{runner.total_steps}, epoch {runner.epoch + 1}/{runner.options['epochs']}"
         runner.console.bar(runner.step / runner.total_steps, text + self._left)
 
@@ -161,15 +172,30 @@ class Curves(Hook):
 
 
 class DrawSamples(Hook):
-    """samples/*.png at the end: what the model finds in the first `number` validation images, and the truth."""
+    """samples/*.png after each evaluation and at the end: what is found in the first validation images, and the truth.
+
+    Args:
+        number: of images.
+    """
 
     def __init__(self, number: int):
         self.number = number
+        self._drawn_at: int | None = None
+
+    def on_row(self, runner: Run, row: dict[str, Any]) -> None:
+        """Draw the samples after an evaluation."""
+        if row["kind"] == "val":
+            self._draw(runner)
 
     def after_train(self, runner: Run) -> None:
-        """Draw the first validation samples with the final weights, unless a signal ended the run."""
-        if runner.interrupted:
+        """Draw the samples with the final weights, unless a signal ended the run or they are drawn already."""
+        if not runner.interrupted:
+            self._draw(runner)
+
+    def _draw(self, runner: Run) -> None:
+        if self._drawn_at == runner.step:
             return
+        self._drawn_at = runner.step
         with unchanged_random_state():
             draw_samples(runner.trained_model, runner.val_data, self.number, runner.out / "samples")
 
@@ -225,7 +251,8 @@ def build_writers(runner: Run) -> list[Hook]:
     """The writers that the config asks for; none in processes other than the main one.
 
     Raises:
-        ConfigError: `train.tensorboard` is not "auto", True or False, or True without TensorBoard installed.
+        ConfigError: `train.tensorboard` is not "auto", True or False, or True without TensorBoard installed; or see
+            `build_logger`.
     """
     options = runner.options
     wanted, installed = options["tensorboard"], importlib.util.find_spec("tensorboard") is not None
@@ -238,6 +265,7 @@ def build_writers(runner: Run) -> list[Hook]:
     writers: list[Hook] = [MetricsFiles(runner.out), Progress(), Curves()]
     if wanted and installed:
         writers.append(TensorBoard())
+    writers += [build_logger(name) for name in options["loggers"]]
     if runner.val_data is not None and options["draw_samples"]:
         writers.append(DrawSamples(options["draw_samples"]))
     return writers

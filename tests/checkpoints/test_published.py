@@ -57,7 +57,7 @@ def mirror(monkeypatch, cache, plus_nano):
 
 def test_a_name_is_downloaded_converted_and_kept(mirror, cache, capsys):
     model = detkit.load(NAME)
-    golden, arrays = vidt_golden.load("vidt_plus_nano")
+    golden, _ = vidt_golden.load("vidt_plus_nano")
     expected = vidt_golden.state_dict(golden)
     assert torch.equal(model.class_embed[0].weight, expected["class_embed.0.weight"])
     assert model.backbone.num_tokens == 300 and model.label_map.names[18] == "dog"

@@ -57,7 +57,7 @@ def test_a_whole_name_shows_its_arguments(capsys):
 def test_published_models(capsys, tmp_path, monkeypatch):
     monkeypatch.setenv("DETKIT_CACHE", str(tmp_path))
     rows = {line.split()[0]: line for line in listed(capsys, "models")}
-    assert rows.keys() >= PUBLISHED.keys() and len(PUBLISHED) == 15
+    assert rows.keys() >= PUBLISHED.keys() and len(PUBLISHED) == 16
     assert rows["vidt_plus_swin_tiny"].split(None, 1)[1] == (
         "detector    38 M  49.7 box AP, 39.5 mask AP   Apache-2.0  not here, downloaded when it is named"
     )

@@ -113,6 +113,10 @@ class TimmFeatures(nn.Module):
                 norm.eval()
         return self
 
+    def new_parameters(self) -> set[str]:
+        """Names of the parameters that the weights of timm lack."""
+        return {name for name, _ in self.named_parameters() if not name.startswith("body.")}
+
     def no_weight_decay(self) -> set[str]:
         """Names of parameters without weight decay, besides biases and norms."""
         return {"det_token", "det_pos_embed"}

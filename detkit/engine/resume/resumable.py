@@ -21,6 +21,7 @@ MAY_CHANGE = EVALUATION | {
     "data.eval_batch_size",
     "data.workers",
     *(f"train.{key}" for key in ("epochs", "max_steps", "device", "log_every", "eval_every", "checkpoint_every")),
+    *(f"train.{key}" for key in ("first_eval", "loggers")),
     *(f"train.{key}" for key in ("checkpoint_epochs", "early_stop", "draw_samples", "tensorboard", "profile_steps")),
 }
 

@@ -15,6 +15,7 @@ from detkit.runtime.processes import on_main
 
 # What an unfinished start leaves in the folder, beside temporary files and the lock.
 UNFINISHED = {"config.py", "config.json", "checkpoints"}
+PREPARED = {"data"}  # annotation files that a command wrote for this run
 FOLDERS = ("checkpoints", "kept", "samples", "tensorboard")
 
 
@@ -66,16 +67,28 @@ def write_config(config: dict[str, Any], out: Path) -> None:
     write_text(out / "config.json", to_json(config))
 
 
+def refuse_used_folder(out: Path) -> None:
+    """Check that a run can begin in `out`.
+
+    Raises:
+        ConfigError: it is a file, or not empty.
+    """
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"{out} is a file; name a folder for the run")
+    content = {path.name for path in out.iterdir() if not is_transient(path)} if out.is_dir() else set()
+    if content - PREPARED:
+        raise ConfigError(f"{out} is not empty: resume the run in it (--resume), or name another folder (--out)")
+
+
 def _check_folder(config: dict[str, Any], out: Path, resume: bool) -> None:
     if out.exists() and not out.is_dir():
         raise ConfigError(f"{out} is a file; name a folder for the run")
     content = {path.name for path in out.iterdir() if not is_transient(path)} if out.is_dir() else set()
     if not resume:
-        if content:
-            raise ConfigError(f"{out} is not empty: resume the run in it (--resume), or name another folder (--out)")
+        refuse_used_folder(out)
     elif any(out.glob("checkpoints/step_*")):
         _check_unchanged(stored_config(out), config, out)
-    elif "config.json" not in content and content - UNFINISHED:
+    elif "config.json" not in content and content - UNFINISHED - PREPARED:
         stored_config(out)  # raises: this is something else
 
 
