@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from detkit.cli.common import (
     add_config,
@@ -35,6 +36,8 @@ def train_arguments(parser: argparse.ArgumentParser) -> None:
 def train(options: argparse.Namespace) -> int:
     """Train on a folder of images, or as a config says (on several GPUs: start with torchrun)."""
     if options.print_config:
+        if Path(options.config).is_dir() or options.data:
+            raise ValueError("--print-config is for a config alone; a run on data has its config as config.py")
         print(format_config(resolve_config(apply_overrides(load_config(options.config), options.set))), end="")
         return 0
     from detkit.pipelines.finetune.program import train as run

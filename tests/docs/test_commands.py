@@ -9,8 +9,10 @@ from paths import ROOT
 from detkit.cli import COMMANDS
 from detkit.cli.parser import make_parser
 from detkit.config import SHORT_NAMES, config_names
+from detkit.download.published import PUBLISHED
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+FOLDERS = ("my_folder", "scenes")  # of images, which pages train on
 FENCE = re.compile(r"^```(?:bash|text)?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -32,7 +34,8 @@ def test_command(words):
         return
     options = make_parser(COMMANDS)[0].parse_args(words)  # ends the process where it does not understand them
     config = getattr(options, "config", None)
-    is_name = config is not None and not config.isupper() and not config.endswith((".py", ".safetensors"))
+    is_file = config is not None and config.endswith((".py", ".safetensors"))
+    is_name = config is not None and not config.isupper() and not is_file and config not in FOLDERS
     assert not is_name or config in (*config_names(), *SHORT_NAMES)
 
 
@@ -41,7 +44,7 @@ def test_configs_that_pages_name_exist():
     name = re.compile(r"`((?:vidt|wssis|match|cats|catspp|finetune|quickstart)_\w+)`")
     pages = [page for page in PAGES if page.stem in ("README", "models", "choosing") or page.parent.name == "tutorials"]
     named = {found for page in pages for found in name.findall(page.read_text())}
-    assert len(named) > 20 and named <= {*config_names(), *SHORT_NAMES}
+    assert len(named) > 20 and named <= {*config_names(), *SHORT_NAMES, *PUBLISHED}
 
 
 def test_the_readme_is_short():

@@ -16,6 +16,7 @@ RESULTS = {
         "runs/mine/results.json",
         "one.jpg",
     ],
+    "tutorials/python": ["runs/shapes/best.safetensors", "runs/dict/best.safetensors", "shapes.jpg"],
     "tutorials/masks_and_points": ["split/weak.json", "runs/points/report.md", "drawn/results.json", "clicked.jpg"],
     "tutorials/matching": [
         "pairs/unlabelled.json",
@@ -31,6 +32,9 @@ def test_page(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("detkit.engine.writers.Curves.after_train", lambda hook, runner: None)
     monkeypatch.setattr("os.fsync", lambda descriptor: None)
+    monkeypatch.setenv("DETKIT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("detkit.pipelines.finetune.start.answers", lambda url: False)
+    monkeypatch.setattr("detkit.pipelines.finetune.budget.TIMED", 1)
     run_page(DOCS / f"{name}.md")
     assert [file for file in RESULTS[name] if not Path(file).is_file()] == []
 

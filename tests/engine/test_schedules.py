@@ -34,6 +34,11 @@ def test_cosine_by_step_with_warmup_ends_at_its_floor():
     assert all(factor(i) > factor(i + 1) for i in range(4, 39))
 
 
+def test_cosine_by_step_may_span_fewer_steps_than_the_epochs():
+    factor = make(type="cosine", per_step=True, min_lr=1e-6, span_steps=10)
+    assert factor(0) == 1 and factor(9) == pytest.approx(0.01) and factor(30) == pytest.approx(0.01)
+
+
 def test_constant_and_drops():
     assert [make(type="constant", warmup_epochs=0.5)(i) for i in range(4)] == [0.5, 1, 1, 1]
     factor = make(type="step", drop_epochs=[2, 5])
@@ -46,6 +51,7 @@ def test_constant_and_drops():
         (dict(type="cosine", warmup=3), "schedule: unknown argument 'warmup' of cosine, did you mean 'warmup_"),
         (dict(type="cosine", min_lr=1), "min_lr must lie between 0 and lr"),
         (dict(type="cosine", per_step=True, official=True), "cannot be combined"),
+        (dict(type="cosine", span_steps=3), "it needs per_step=True"),
         (dict(type="constant", warmup_steps=1, warmup_epochs=1), "not both"),
         (dict(type="step", drop_epochs=[11]), "between 1 and 9"),
         (dict(type="cosin"), "did you mean 'cosine'"),

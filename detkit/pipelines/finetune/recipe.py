@@ -15,6 +15,7 @@ from detkit.runtime.components import import_components
 SIDES = {"cuda": (640, 800, 1024), "cpu": (256, 320, 384, 512)}
 SMALLEST = 24  # pixels: three cells of the finest map of most detectors
 LEAST_STEPS = 300  # a run of few images gets more epochs until it has so many steps
+DEFAULT_TOKENS = 100  # of a backbone, and detections of a ViDT, where its config does not say
 # Options of transforms that are sizes in pixels.
 SIZES = ("shortest", "longest", "crop_resize", "crop_size", "size")
 # A whole detector on a CPU: the recipe `finetune` is for a GPU.
@@ -103,10 +104,12 @@ def _scaled(value: Any, factor: float) -> Any:
 
 
 def make_room(model: dict[str, Any], objects: int) -> None:
-    """Let the model find half as many objects again as an image has, where it finds fewer by default."""
+    """Where an image has more objects than a ViDT can find, let it find half as many again as there are."""
+    if model["type"] != "ViDT":
+        return
     holder, name = (model, "queries") if model.get("queries") else (model["backbone"], "num_tokens")
     wanted = -(-objects * 3 // 2 // 50) * 50
-    if model["type"] == "ViDT" and holder.get(name) and wanted > holder[name]:
+    if objects > (holder.get(name) or DEFAULT_TOKENS):
         holder[name] = wanted
-    if model["type"] == "ViDT" and wanted > model.get("top_k", 100):
+    if objects > (model.get("top_k") or DEFAULT_TOKENS):
         model["top_k"] = wanted

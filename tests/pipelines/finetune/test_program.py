@@ -3,6 +3,8 @@
 import json
 
 import pytest
+from processes import run_ranks
+from toy_run import toy_config
 
 import detkit
 from detkit.cli import main
@@ -59,6 +61,13 @@ def test_from_python_with_a_config_and_data_for_some_minutes(place, capsys):
     assert resumed.config == config and resumed.step == run.step
 
 
+def test_two_processes_agree_on_what_they_measure(place):
+    config = toy_config()  # without convolutions: a forked process cannot use the threads that they had in this one
+    codes, log = run_ranks(lambda: detkit.train(config, out="two", minutes=0.02), place / "log")
+    assert codes == [0, 0], log
+    assert log.count("time   about") == 1 and "finished after step" in log
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -67,6 +76,7 @@ def test_from_python_with_a_config_and_data_for_some_minutes(place, capsys):
             "--minutes: must be above 0, and says how many epochs there are",
         ),
         (["my scenes", "--data", "my scenes"], "are both data: name a config and data"),
+        (["my scenes", "--print-config"], "--print-config is for a config alone"),
         (["absent.json"], "absent.json does not exist"),
         (["my scens"], "my scens is neither a folder or file of data nor a config: config my scens does not exist"),
         (["my scenes", "--minutes", "0"], "--minutes: must be above 0"),
