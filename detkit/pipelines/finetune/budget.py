@@ -40,7 +40,8 @@ class Stopwatch(Hook):
     """Notes when each step was over, and ends a run that takes too long."""
 
     def __init__(self) -> None:
-        self.start, self.times = time.perf_counter(), []  # type: ignore[var-annotated]
+        self.start = time.perf_counter()
+        self.times: list[float] = []
 
     def after_step(self, runner: Run) -> None:
         """Note the time."""
@@ -137,10 +138,12 @@ def total_steps(config: dict[str, Any], speed: Speed) -> int:
 def expected(config: dict[str, Any], speed: Speed) -> str:
     """How long a run will take, in words."""
     train, steps = config["train"], total_steps(config, speed)
-    evaluations = steps // (speed.steps_per_epoch * train.get("eval_every", 1)) + (train.get("first_eval") is not None)
-    seconds = steps * speed.step + max(1, evaluations) * speed.evaluation
-    epochs = f"{train['epochs']} epoch{'s' * (train['epochs'] != 1)}"
-    return (
-        f"about {format_seconds(seconds)} for {steps} steps in {epochs}, {max(1, evaluations)} evaluations among them"
-        f" ({speed.step:.3f} s a step)"
-    )
+    period, first = speed.steps_per_epoch * train.get("eval_every", 1), train.get("first_eval")
+    evaluations = -(-steps // period) + (first is not None and first < steps)
+    seconds = steps * speed.step + evaluations * speed.evaluation
+    counts = [_counted(steps, "step"), _counted(train["epochs"], "epoch"), _counted(evaluations, "evaluation")]
+    return f"about {format_seconds(seconds)}: {', '.join(counts)} ({speed.step:.3f} s a step)"
+
+
+def _counted(number: int, word: str) -> str:
+    return f"{number} {word}{'s' * (number != 1)}"

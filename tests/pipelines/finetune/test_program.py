@@ -37,7 +37,7 @@ def test_a_folder_is_trained_on_resumed_and_used(place, capsys):
     first = [line.split()[0] for line in printed.splitlines()[:6]]
     assert first == ["device", "data", "efficientnet_lite0", "model", "start", "time"]
     assert "my scenes: coco, 6 classes (disk, square," in printed and "6 training and 2 validation images" in printed
-    assert "random weights" in printed and "for 4 steps in 2 epochs" in printed
+    assert "random weights" in printed and ": 4 steps, 2 epochs, 3 evaluations (" in printed
     run = place / "runs" / "my scenes"
     assert {"data", "samples", "best.safetensors", "config.json"} <= {path.name for path in run.iterdir()}
     config = json.loads((run / "config.json").read_text())
