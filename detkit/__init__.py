@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     import torch
 
     from detkit.cli.measuring import evaluate_checkpoint as evaluate
+    from detkit.exporting.program import export
     from detkit.modeling.base import Model
     from detkit.pipelines.finetune.program import train
     from detkit.reports import compare, report
@@ -18,12 +19,13 @@ if TYPE_CHECKING:
     M = TypeVar("M", bound=Model)
 
 __version__ = "0.1.0"
-__all__ = ["compare", "evaluate", "load", "report", "train"]
+__all__ = ["compare", "evaluate", "export", "load", "report", "train"]
 
 # The commands as functions, imported when they are used: name -> module and function.
 COMMANDS = {
     "compare": ("detkit.reports", "compare"),
     "evaluate": ("detkit.cli.measuring", "evaluate_checkpoint"),
+    "export": ("detkit.exporting.program", "export"),
     "report": ("detkit.reports", "report"),
     "train": ("detkit.pipelines.finetune.program", "train"),
 }
@@ -45,6 +47,8 @@ def load(path: str | Path, device: torch.device | str = "cpu", *, kind: type[M],
 def load(path: str | Path, device: torch.device | str = "cpu", *, kind: Any = None, imports: Sequence[str] = ()) -> Any:
     """The model that a detkit checkpoint (.safetensors) describes, with its weights, in eval mode.
 
+    Files that `detkit export` wrote (.onnx, .xml, .pt2) give models that predict with the same methods, on the CPU.
+
     Args:
         path: the checkpoint, the folder of a run for its best one, or the name of a published model, which is
             downloaded once ("vidt_plus_swin_tiny"; `detkit list models` shows the names).
@@ -61,8 +65,9 @@ def load(path: str | Path, device: torch.device | str = "cpu", *, kind: Any = No
             needs imports that are not given, or it holds a model of another kind.
     """
     from detkit.checkpoints.weights import load_model
+    from detkit.exporting.exported import is_exported, load_exported
 
-    model = load_model(path, device, imports=imports)
+    model = load_exported(path) if is_exported(path) else load_model(path, device, imports=imports)
     if kind is not None and not isinstance(model, kind):
         raise ValueError(f"{path}: holds a {type(model).__name__}, which is no {kind.__name__}")
     return model

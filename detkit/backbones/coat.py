@@ -274,7 +274,7 @@ class CoaT(nn.Module):
         divisor = 2 ** (len(self.stages) - len(self.cross_stages))
         h, w = images_b3hw.shape[-2:]
         mask = resize_mask(mask_bhw, (max(1, h // divisor), max(1, w // divisor)))
-        x, det = images_b3hw, self.det_token.expand(len(images_b3hw), -1, -1)
+        x, det = images_b3hw, self.det_token.expand(images_b3hw.shape[0], -1, -1)
         features = []
         for i, stage in enumerate(self.stages):
             patches = stage.patch_embed(x)

@@ -156,7 +156,7 @@ class ConvDet(nn.Module):
             x = stage(x)
             features.append(x)
         x = x.permute(0, 2, 3, 1)
-        det = self.det_token.expand(len(x), -1, -1)
+        det = self.det_token.expand(x.shape[0], -1, -1)
         cross = CrossInputs.of(x, resize_mask(mask_bhw, x.shape[1:3]), self.num_tokens)
         for block in self.blocks:
             x, det = block(x, det, self.det_pos_embed, cross)

@@ -125,7 +125,8 @@ class Block(nn.Module):
         if self.local is not None:
             x_bhwc = x_bhwc + self.local(x_bhwc.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         # An image drops its path for both kinds of token or for none.
-        keeps = self.drop_path.keep(len(x_bhwc), x_bhwc), self.drop_path.keep(len(x_bhwc), x_bhwc)
+        b = x_bhwc.shape[0]
+        keeps = self.drop_path.keep(b, x_bhwc), self.drop_path.keep(b, x_bhwc)
         patches = self.norm1(x_bhwc)
         if det_bnc is not None and det_pos is not None:
             keys = None if cross is None else (patches + cross.positions).flatten(1, 2)
@@ -334,7 +335,7 @@ class Swin(nn.Module):
         x = self.patch_embed(images_b3hw)
         divisor = 2 ** (len(self.layers) - len(self.cross_stages))
         mask = resize_mask(mask_bhw, (max(1, x.shape[1] // divisor), max(1, x.shape[2] // divisor)))
-        det, first = self._first_dets(len(x))
+        det, first = self._first_dets(x.shape[0])
         features = []
         for i, stage in enumerate(self.layers):
             cross = CrossInputs.of(x, mask, self.num_tokens) if i in self.cross_stages else None

@@ -168,7 +168,7 @@ class ViT(nn.Module):
         rows, columns = (height + padding[3]) // self.patch, (width + padding[1]) // self.patch
         grid = Grid(x_btc.shape[1] - rows * columns, rows, columns)
         mask = resize_mask(F.pad(mask_bhw, padding, value=True), (rows, columns))
-        det, first = self._first_dets(len(x_btc))
+        det, first = self._first_dets(x_btc.shape[0])
         tokens = x_btc
         for i, rope in enumerate(ropes):
             if i < first:

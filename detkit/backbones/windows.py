@@ -60,12 +60,12 @@ def window_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
 
     The fused kernel has no backward pass for the bias on a CPU, where its general form is slower than this one.
     """
-    bias = bias.expand(len(q) // len(bias), *bias.shape) if len(bias) > 1 else bias[None]
+    bias = bias.expand(q.shape[0] // bias.shape[0], *bias.shape) if bias.shape[0] > 1 else bias[None]
     if q.is_cuda or not torch.is_grad_enabled():
         return F.scaled_dot_product_attention(q, k, v, attn_mask=bias.flatten(0, 1))
     scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
     scores = scores.view(bias.shape[0] if bias.shape[1] > 1 else -1, *bias.shape[1:]) + bias
-    return scores.view(len(q), *bias.shape[2:]).softmax(dim=-1) @ v
+    return scores.view(q.shape[0], *bias.shape[2:]).softmax(dim=-1) @ v
 
 
 def in_portions(x: Tensor) -> bool:

@@ -66,6 +66,7 @@ COMMANDS: dict[str, Command] = {
     "benchmark": (measuring.benchmark_arguments, measuring.benchmark),
     "convert": (checkpoints.convert_arguments, checkpoints.convert),
     "drop-layers": (checkpoints.drop_layers_arguments, checkpoints.drop_layers),
+    "export": (checkpoints.export_arguments, checkpoints.export),
     "ablate": (training.ablate_arguments, training.ablate),
     "wssis": (training.program_arguments, training.wssis),
     "match": (training.program_arguments, training.match),

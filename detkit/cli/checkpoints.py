@@ -107,3 +107,47 @@ def _fit_config(options: argparse.Namespace, checkpoint: Path) -> dict[str, Any]
     folder = options.images or find_image_folder(options.val)
     val = {"type": "CocoDataset", "annotation_file": str(options.val), "image_folder": str(folder)}
     return {"data": {"val": val}, "evaluator": {"type": "CocoEvaluator"}}
+
+
+def export_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `detkit export`."""
+    parser.add_argument("checkpoint", help="a .safetensors checkpoint, or the folder of a run")
+    parser.add_argument(
+        "--format",
+        choices=["onnx", "openvino", "torch"],
+        default="onnx",
+        help="onnx (.onnx, the default), openvino (.xml with .bin) or torch (torch.export, .pt2)",
+    )
+    parser.add_argument("--out", type=local_path, metavar="FILE", help="the file (default: beside the checkpoint)")
+    parser.add_argument(
+        "--size",
+        nargs="+",
+        type=_number_or_dynamic,
+        metavar="PIXELS",
+        help="side, or height and width, of the images; SOLOv2 also: dynamic (default: what validation images need)",
+    )
+    parser.add_argument(
+        "--batch", type=_number_or_dynamic, default=1, help="images that go through together, or dynamic (default 1)"
+    )
+    places: dict[str, Any] = dict(choices=["inside", "outside"], default="inside")
+    parser.add_argument("--preprocessing", help="where pixels are normalised (default inside the file)", **places)
+    parser.add_argument(
+        "--postprocessing", help="where raw outputs become detections (default inside the file)", **places
+    )
+    parser.add_argument("--int8", action="store_true", help="linear layers with 8-bit integers; onnx only")
+    parser.add_argument("--images", type=Path, metavar="FOLDER", help="compare on these (default: validation images)")
+    add_import(parser)
+
+
+def _number_or_dynamic(text: str) -> int | str:
+    return text if text == "dynamic" else int(text)
+
+
+def export(options: argparse.Namespace) -> None:
+    """Write a model for onnxruntime, OpenVINO or torch.export; compare its numbers with the original's, time both."""
+    from detkit.exporting.program import export as run
+
+    names = ("format", "out", "batch", "preprocessing", "postprocessing", "int8", "images", "imports")
+    size = options.size if options.size is None or len(options.size) > 1 else options.size[0]
+    made = run(options.checkpoint, size=size, **{name: getattr(options, name) for name in names})
+    print("\n".join(made.lines()))

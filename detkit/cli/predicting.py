@@ -52,12 +52,16 @@ def predict(options: argparse.Namespace) -> None:
     """Find objects in images, or the points of one image in another; write drawn images and a json."""
     from detkit.checkpoints.weights import load_model
     from detkit.correspondence.matcher import Matcher
+    from detkit.exporting.exported import is_exported, load_exported
     from detkit.inference.images import Options, predict_files
     from detkit.inference.video import is_video
     from detkit.modeling.image_model import ImageModel
     from detkit.runtime.processes import choose_device
 
-    model = load_model(options.checkpoint, choose_device(options.device))
+    exported = is_exported(options.checkpoint)
+    model: Any = (
+        load_exported(options.checkpoint) if exported else load_model(options.checkpoint, choose_device(options.device))
+    )
     if isinstance(model, Matcher):
         return _predict_pair(model, options)
     if not isinstance(model, ImageModel):

@@ -69,8 +69,8 @@ class CATs(Matcher):
     def features(self, source_b3hw: Tensor, target_b3hw: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """The maps `[b, c, grid, grid]` of both images."""
         maps = resize_maps(self.backbone(torch.cat([source_b3hw, target_b3hw])), self.grid)
-        pairs = [x.chunk(2) for x in maps]
-        return [source for source, _ in pairs], [target for _, target in pairs]
+        b = source_b3hw.shape[0]
+        return [x[:b] for x in maps], [x[b:] for x in maps]
 
     def raw_correlation(self, sources: list[Tensor], targets: list[Tensor]) -> Tensor:
         """The correlations of all levels after the mutual filter, `[b, l, s, t]` in float32."""

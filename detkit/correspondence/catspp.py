@@ -52,10 +52,10 @@ class CATsPlusPlus(Matcher):
         Args:
             source_b3hw, target_b3hw: normalised squares of `side` pixels.
         """
-        maps = self.backbone(torch.cat([source_b3hw, target_b3hw]))
+        b, maps = source_b3hw.shape[0], self.backbone(torch.cat([source_b3hw, target_b3hw]))
         correlations, sources, targets = [], [], []
         for levels in self.levels:
-            stage = [x.chunk(2) for x in maps[-levels:]]
+            stage = [(x[:b], x[b:]) for x in maps[-levels:]]
             maps = maps[:-levels]
             with torch.autocast(source_b3hw.device.type, enabled=False):
                 stack = [hyper_correlation(source.float(), target.float()) for source, target in stage]

@@ -185,14 +185,18 @@ class ViDT(PromptedModel):
         Returns:
             The det tokens `[b, n, c]`, their position embeddings `[1, n, c]` and the feature maps.
         """
+        maps, det, det_pos = self.maps(images)
+        return det, det_pos, Memory.from_maps(maps, [resize_mask(images.mask, m.shape[2:]) for m in maps])
+
+    def maps(self, images: ImageBatch) -> tuple[list[Tensor], Tensor, Tensor]:
+        """The same, with the feature maps as `[b, c, h, w]` of each level."""
         found = self.backbone(images.images, images.mask)
         maps = [project(feature) for project, feature in zip(self.input_proj, found.features, strict=True)]
         if self.fusion is not None:
             maps = self.fusion(maps)
-        memory = Memory.from_maps(maps, [resize_mask(images.mask, m.shape[2:]) for m in maps])
         det = self.tgt_proj(found.det.transpose(1, 2)).transpose(1, 2)
         det_pos = self.query_pos_proj(found.det_pos.transpose(1, 2)).transpose(1, 2)
-        return det, det_pos, memory
+        return maps, det, det_pos
 
     def start(self, det_bnc: Tensor, det_pos: Tensor, memory: Memory) -> tuple[Queries, DensePredictions | None]:
         """The queries that enter the decoder, and the dense predictions of the proposals, if there are any."""

@@ -74,7 +74,7 @@ class ProposalHead(nn.Module):
 
     def forward(self, memory: Memory) -> DensePredictions:
         """A class and a box for every position; boxes start from an anchor of 4 x 4 cells, see `grid_anchors`."""
-        anchors = grid_anchors(memory).expand(len(memory.features), -1, -1)
+        anchors = grid_anchors(memory).expand(memory.features.shape[0], -1, -1)
         hidden = self.norm(memory.features)
         boxes = (self.bbox_embed(hidden).float() + inverse_sigmoid(anchors)).sigmoid()
         return DensePredictions(self.class_embed(hidden), boxes, anchors[..., :2], memory.padding)

@@ -141,7 +141,7 @@ class TimmFeatures(nn.Module):
             features = [feature.permute(0, 3, 1, 2) for feature in features]
         features = [f[:, :, : -(-h // s), : -(-w // s)] for f, s in zip(features, self.strides, strict=True)]
         features.append(self.reduce(features[-1]))
-        return DetFeatures(features, self.det_token.expand(len(images_b3hw), -1, -1), self.det_pos_embed)
+        return DetFeatures(features, self.det_token.expand(images_b3hw.shape[0], -1, -1), self.det_pos_embed)
 
 
 def create_features(model: str, **arguments: Any) -> nn.Module:
