@@ -12,7 +12,7 @@ from torch import Tensor
 from detkit.data.pairs.synthetic import SyntheticPairs
 from detkit.data.synthetic import SyntheticScenes
 from detkit.images import load_image
-from detkit.inference.files import find_images
+from detkit.modeling.sources import find_images
 from detkit.registry import ConfigError
 from detkit.runtime.components import build_dataset
 from detkit.structures import ImagePair
