@@ -51,7 +51,7 @@ def drop_layers_arguments(parser: argparse.ArgumentParser) -> None:
 
 def drop_layers(options: argparse.Namespace) -> None:
     """Write a checkpoint without its last decoder layers: faster, a little less accurate, not trained again."""
-    from detkit.checkpoints.layer_drop import drop_layers as run
+    from detkit.checkpoints.smaller.layer_drop import drop_layers as run
 
     before, after = run(options.source, options.destination, keep=options.keep)
     print(f"{options.destination}: {after / 1e6:.2f} M of {before / 1e6:.2f} M parameters")

@@ -140,7 +140,7 @@ def report(options: argparse.Namespace) -> None:
     path = run(
         options.checkpoint,
         options.out,
-        overrides=options.set,
+        set=options.set,
         device=options.device,
         imports=options.imports,
     )
@@ -163,9 +163,7 @@ def compare(options: argparse.Namespace) -> None:
     from detkit.reports import compare as run
     from detkit.reports.comparing import explain, table_rows
 
-    content = run(
-        options.a, options.b, options.out, overrides=options.set, device=options.device, imports=options.imports
-    )
+    content = run(options.a, options.b, options.out, set=options.set, device=options.device, imports=options.imports)
     rows = [["", "A", "B", "B - A", "interval", ""], *table_rows(content)]
     widths = [max(len(row[column]) for row in rows) for column in range(6)]
     print(f"A: {content['a']}\nB: {content['b']}\n{content['images']} images")

@@ -29,7 +29,7 @@ def compare(
     b: str | Path,
     out: str | Path | None = None,
     *,
-    overrides: Sequence[str] = (),
+    set: Sequence[str] = (),
     device: str = "auto",
     imports: Sequence[str] = (),
     resamples: int = RESAMPLES,
@@ -40,7 +40,7 @@ def compare(
     Args:
         a, b: each a checkpoint, or the folder of a run.
         out: a page (.html) or a file of figures (.json) to write.
-        overrides: "key=value" for the config of both, such as "data.val.annotation_file=val.json".
+        set: "key=value" for the config of both, such as "data.val.annotation_file=val.json".
         device: where the models run, "auto" is the GPU where there is one.
         imports: modules and files with parts of your own, imported first.
         resamples: how often images are drawn for the intervals.
@@ -60,7 +60,7 @@ def compare(
         raise ValueError(f"--out {target}: must end in {' or '.join(FORMATS)}, in a folder that exists")
     if resamples < 1:
         raise ValueError(f"resamples must be at least 1, got {resamples}")
-    both = [evaluate_checkpoint(source, overrides=overrides, device=device, imports=imports) for source in (a, b)]
+    both = [evaluate_checkpoint(source, set=set, device=device, imports=imports) for source in (a, b)]
     _check_same(*both)
     kinds = [kind for kind in both[0].evaluator.iou_types if kind in both[1].evaluator.iou_types]
     content: dict[str, Any] = {name: str(one.weights) for name, one in zip("ab", both, strict=True)}

@@ -78,13 +78,13 @@ def run_of(weights: Path) -> Path | None:
 
 
 def evaluate_checkpoint(
-    source: str | Path, *, overrides: Sequence[str] = (), device: str = "auto", imports: Sequence[str] = ()
+    source: str | Path, *, set: Sequence[str] = (), device: str = "auto", imports: Sequence[str] = ()
 ) -> Evaluated:
     """Evaluate a checkpoint on its validation data; of a run that has been evaluated so already, read the files.
 
     Args:
         source: a checkpoint, or the folder of a run.
-        overrides: "key=value" for its config, such as "data.val.annotation_file=val.json".
+        set: "key=value" for its config, such as "data.val.annotation_file=val.json".
         device: where the model runs, "auto" is the GPU where there is one.
         imports: modules and files to import first.
 
@@ -95,14 +95,14 @@ def evaluate_checkpoint(
     weights = find_weights(source)
     header = read_header(weights)
     require(header, weights)
-    config = resolve_config(apply_overrides(header["config"], overrides))
+    config = resolve_config(apply_overrides(header["config"], set))
     dataset, evaluator = _validation(weights, header, config)
     key = evaluation_key(header, config, evaluator)
     folder = run_of(weights)
     stored = read_evaluation(folder, key) if folder else None
     if stored is None:
         figures = _run(weights, config, dataset, evaluator, device)
-        if folder and not overrides:
+        if folder and not set:
             write_evaluation(folder / DETECTIONS, evaluator, figures, weights, key)
         stored = (*evaluator.detections(), figures, evaluator.class_figures())
     return Evaluated(weights, header, config, dataset, evaluator, *stored)

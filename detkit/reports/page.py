@@ -33,7 +33,7 @@ def report(
     source: str | Path,
     out: str | Path | None = None,
     *,
-    overrides: Sequence[str] = (),
+    set: Sequence[str] = (),
     device: str = "auto",
     imports: Sequence[str] = (),
 ) -> Path:
@@ -42,7 +42,7 @@ def report(
     Args:
         source: a checkpoint, or the folder of a run.
         out: the HTML file; by default report.html in the run, or beside another checkpoint NAME_report.html.
-        overrides: "key=value" for the config of the checkpoint, such as "data.val.annotation_file=val.json".
+        set: "key=value" for the config of the checkpoint, such as "data.val.annotation_file=val.json".
         device: where the model runs, "auto" is the GPU where there is one.
         imports: modules and files with parts of your own, imported first.
 
@@ -57,7 +57,7 @@ def report(
     target = Path(out) if out else default
     if not target.absolute().parent.is_dir():
         raise ValueError(f"--out {target}: {target.parent} is no folder")
-    evaluated = evaluate_checkpoint(source, overrides=overrides, device=device, imports=imports)
+    evaluated = evaluate_checkpoint(source, set=set, device=device, imports=imports)
     first, *others = evaluated.evaluator.iou_types
     found = [find(evaluated, first)]
     found += [find(evaluated, iou_type, found[0].thresholds) for iou_type in others]

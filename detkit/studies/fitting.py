@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from detkit.checkpoints.shrink import Shape, Shrinker
+from detkit.checkpoints.smaller.shrink import Shape, Shrinker
 from detkit.console import Console
 from detkit.data.loading import eval_loader
 from detkit.files import write_json, write_text

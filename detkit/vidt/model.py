@@ -22,10 +22,10 @@ from detkit.registry import register
 from detkit.registry.ranges import Channels, Depth, NonNegativeFloat, Objects, OptionsOf, ShareBelowOne
 from detkit.structures import Annotations, Detections, ImageBatch, LabelMap, Prompt
 from detkit.vidt.decoder import DecoderLayer, HeadMlp, Memory, inverse_sigmoid
-from detkit.vidt.denoising import Denoised, Denoising, NoisedObjects, split_denoised
 from detkit.vidt.fusion import PyramidFusion
 from detkit.vidt.heads import apply_heads, class_head, input_projection, iou_head, stage_heads, vector_head
 from detkit.vidt.losses.criterion import SetCriterion, pad_targets
+from detkit.vidt.losses.denoising import Denoised, Denoising, NoisedObjects, split_denoised
 from detkit.vidt.losses.distillation import check_teacher, distillation_loss
 from detkit.vidt.losses.token_labels import TokenHead
 from detkit.vidt.outputs import DistillationFeatures, Stages
@@ -64,7 +64,7 @@ class ViDT(PromptedModel):
             number, so that there may be far more queries than tokens in the backbone, where a token costs most. By
             default one for each token.
         denoising: with proposals, about how many denoising queries are learned beside the others, in training only (see
-            `detkit.vidt.denoising`). By default none, as published.
+            `detkit.vidt.losses.denoising`). By default none, as published.
         criterion: loss terms, by default `SetCriterion()`.
         top_k: detections kept for an image.
         input_rule: arguments of `InputRule`.

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from detkit.vidt.denoising import Denoised
+from detkit.vidt.losses.denoising import Denoised
 from detkit.vidt.proposals import DensePredictions
 
 

@@ -93,7 +93,7 @@ def test_an_evaluation_is_not_done_twice(run):
     assert detections.stat().st_mtime_ns == written
     assert (again.rows == first.rows).all() and again.masks == first.masks
     assert (again.figures, again.classes) == (first.figures, first.classes)
-    evaluate_checkpoint(run, overrides=["data.val.seed=5"])
+    evaluate_checkpoint(run, set=["data.val.seed=5"])
     assert detections.stat().st_mtime_ns == written
     detections.write_text("[")
     assert (evaluate_checkpoint(run).rows == first.rows).all() and len(json.loads(detections.read_text())) > 10
@@ -128,7 +128,10 @@ def test_compare_a_run_with_itself_and_with_another(run, tmp_path, capsys):
 def test_bad_input_is_one_line(run, tmp_path, capsys, command):
     empty, absent = tmp_path / "empty", tmp_path / "absent.safetensors"
     empty.mkdir()
-    gone = ["--set", f"data.val=dict(type='CocoDataset', annotation_file='{tmp_path}/gone.json', image_folder='x')"]
+    gone = [
+        "--set",
+        f"data.val={{'type': 'CocoDataset', 'annotation_file': '{tmp_path}/gone.json', 'image_folder': 'x'}}",
+    ]
     others = [str(run)] if command == "compare" else []
     cases = {
         "holds no best.safetensors or last.safetensors": [str(empty)],

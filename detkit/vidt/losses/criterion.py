@@ -18,7 +18,7 @@ from detkit.ops.boxes import box_iou, cxcywh_to_xyxy, generalized_iou, xyxy_to_c
 from detkit.registry import register
 from detkit.registry.ranges import NonNegativeFloat, Objects
 from detkit.structures import Annotations
-from detkit.vidt.denoising import Denoised
+from detkit.vidt.losses.denoising import Denoised
 from detkit.vidt.losses.matching import Assignment, Targets, hungarian_assignment, matching_cost
 from detkit.vidt.losses.token_labels import dice_loss, token_targets
 from detkit.vidt.masks import check_masks, masks_to_vectors

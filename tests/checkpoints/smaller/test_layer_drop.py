@@ -2,7 +2,7 @@ import pytest
 import torch
 
 import detkit
-from detkit.checkpoints.layer_drop import drop_layers
+from detkit.checkpoints.smaller.layer_drop import drop_layers
 from detkit.checkpoints.weights import make_header, save_weights
 from detkit.registry import ConfigError, build
 from detkit.runtime.components import import_components

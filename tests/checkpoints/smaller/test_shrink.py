@@ -3,7 +3,7 @@ import torch
 from small_vidt import small_config
 
 import detkit
-from detkit.checkpoints.shrink import Shape, Shrinker
+from detkit.checkpoints.smaller.shrink import Shape, Shrinker
 from detkit.checkpoints.weights import make_header, read_header, save_weights
 from detkit.registry import ConfigError, build
 from detkit.runtime.components import import_components

@@ -4,8 +4,8 @@ from small_vidt import batch, objects, small_vidt
 
 from detkit.ops.boxes import box_iou, cxcywh_to_xyxy
 from detkit.structures import ImageBatch
-from detkit.vidt.denoising import NEVER, attention_mask, noised_objects
 from detkit.vidt.losses.criterion import pad_targets
+from detkit.vidt.losses.denoising import NEVER, attention_mask, noised_objects
 
 BOXES = [(0, 0, 20, 20), (10, 10, 60, 60), (30, 5, 50, 25)]
 OPTIONS = dict(proposals=True, denoising=12, dropout=0.0)

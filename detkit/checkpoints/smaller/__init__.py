@@ -1,0 +1,1 @@
+"""Smaller detectors made of trained ones, without training them again."""
