@@ -6,7 +6,7 @@ r"""Fine-tune the small detector of the quickstart on your images, on a CPU: 256
         data.val.annotation_file=val.json data.val.image_folder=val_images
 
 Time: not measured; depends on your images.
-Score: 54.2 box AP on BCCD (205 images of blood cells) after 5 minutes of one CPU core; see docs/benchmarks.md.
+Score: 53.2 box AP on BCCD (205 images of blood cells) after 5 minutes of one CPU core; see docs/benchmarks.md.
 
 With `train.init_from` it starts from what the quickstart learned on generated scenes, without from random weights.
 """
