@@ -24,8 +24,8 @@ def predict_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out",
         type=local_path,
-        required=True,
-        help="folder for the drawn images and the json files, or the drawn video",
+        default="drawn",
+        help="folder for the drawn images and the json files, or the drawn video (default: drawn)",
     )
     parser.add_argument(
         "--points",

@@ -2,11 +2,13 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from paths import ROOT
 
-from detkit.cli import main
+from detkit.cli import COMMANDS, main
+from detkit.cli.parser import make_parser
 
 SILENT_START = """
 import sys
@@ -86,3 +88,8 @@ def completions(line):
 )
 def test_completion(line, words):
     assert sorted(completions(line)) == words
+
+
+def test_predict_has_a_folder_for_what_it_draws():
+    parser, _ = make_parser(COMMANDS)
+    assert parser.parse_args(["predict", "vidt_plus_swin_tiny", "photo.jpg"]).out == Path("drawn")
