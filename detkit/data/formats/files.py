@@ -13,17 +13,23 @@ from detkit.images import IMAGE_SUFFIXES
 
 
 def walk(root: Path) -> Iterator[Path]:
-    """All files below a folder, sorted; hidden ones left out, linked folders entered once."""
+    """All files below a folder, sorted; hidden ones and runs left out, linked folders entered once."""
     seen = set()
     for folder, below, names in os.walk(root, followlinks=True):
         real = os.path.realpath(folder)
-        below[:] = sorted(name for name in below if not name.startswith(".")) if real not in seen else []
+        below[:] = sorted(name for name in below if not _is_left_out(Path(folder, name))) if real not in seen else []
         if real in seen:
             continue
         seen.add(real)
         for name in sorted(names):
             if not name.startswith("."):
                 yield Path(folder, name)
+
+
+def _is_left_out(folder: Path) -> bool:
+    """Whether a folder is hidden, or holds what a training wrote: annotation files and pictures of its own."""
+    is_run = (folder / "config.json").is_file() and (folder / "config.py").is_file()
+    return folder.name.startswith(".") or folder.name == "runs" or is_run
 
 
 class ImageIndex:

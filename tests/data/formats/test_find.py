@@ -41,6 +41,17 @@ def test_real_folders(name, parts):
     assert len(folders) == parts and folders == {part: REAL_DATA / name / part for part in folders}
 
 
+@pytest.mark.parametrize("place", ["runs/first", "trained"])
+def test_what_a_training_wrote_below_the_folder_is_no_data(place, tmp_path):
+    root = write_dataset_in("voc", tmp_path / "data")
+    write_parts(find_dataset(root), root / place / "data")
+    save_image(root / place / "samples" / "step_4.png")
+    for name in ("config.json", "config.py"):
+        (root / place / name).touch()
+    found = find_dataset(root)
+    assert found.format == "voc" and objects(found.parts["train"]) == EXPECTED
+
+
 @pytest.mark.parametrize("kind", ["json", "yaml", "xml"])
 def test_a_file_instead_of_its_folder(kind, tmp_path):
     format = {"json": "coco", "yaml": "yolo", "xml": "cvat"}[kind]
