@@ -67,29 +67,27 @@ def write_config(config: dict[str, Any], out: Path) -> None:
     write_text(out / "config.json", to_json(config))
 
 
-def refuse_used_folder(out: Path) -> None:
-    """Check that a run can begin in `out`.
+def refuse_used_folder(out: Path, *, resume: bool = False) -> None:
+    """Check that a run can begin in `out`; with `resume`, also after a start that did not get to its first checkpoint.
 
     Raises:
-        ConfigError: it is a file, or not empty.
+        ConfigError: it is a file, or holds something else.
     """
     if out.exists() and not out.is_dir():
         raise ConfigError(f"{out} is a file; name a folder for the run")
     content = {path.name for path in out.iterdir() if not is_transient(path)} if out.is_dir() else set()
-    if content - PREPARED:
+    if resume:
+        if content - UNFINISHED - PREPARED:
+            stored_config(out)  # raises: this is something else
+    elif content - PREPARED:
         raise ConfigError(f"{out} is not empty: resume the run in it (--resume), or name another folder (--out)")
 
 
 def _check_folder(config: dict[str, Any], out: Path, resume: bool) -> None:
-    if out.exists() and not out.is_dir():
-        raise ConfigError(f"{out} is a file; name a folder for the run")
-    content = {path.name for path in out.iterdir() if not is_transient(path)} if out.is_dir() else set()
-    if not resume:
-        refuse_used_folder(out)
-    elif any(out.glob("checkpoints/step_*")):
+    if resume and any(out.glob("checkpoints/step_*")):
         _check_unchanged(stored_config(out), config, out)
-    elif "config.json" not in content and content - UNFINISHED - PREPARED:
-        stored_config(out)  # raises: this is something else
+    elif not (resume and (out / "config.json").exists()):
+        refuse_used_folder(out, resume=resume)
 
 
 def _check_unchanged(stored: dict[str, Any], config: dict[str, Any], out: Path) -> None:

@@ -156,8 +156,7 @@ def _found_out(request: Request, device: torch.device) -> dict[str, Any]:
 
 def _chosen(request: Request, device: torch.device, say: Any) -> dict[str, Any]:
     """The config but for its length, which the speed of this machine decides; says what was found."""
-    if not request.resume:
-        refuse_used_folder(request.out)
+    refuse_used_folder(request.out, resume=request.resume)
     if request.data is None:
         config = _loaded(request.config)
         say_instead(request.config, device.type)

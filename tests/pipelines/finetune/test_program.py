@@ -91,6 +91,14 @@ def test_what_is_wrong_is_said_in_a_line(words, message, capsys):
     assert message in line
 
 
+def test_resume_in_a_folder_of_something_else_writes_nothing(place, capsys):
+    (place / "photos").mkdir()
+    (place / "photos" / "cat.jpg").touch()
+    assert main(["train", "my scenes", "--out", "photos", "--resume"]) == 2
+    assert "error: photos holds no run to resume" in capsys.readouterr().err
+    assert [path.name for path in (place / "photos").iterdir()] == ["cat.jpg"]
+
+
 def test_a_config_for_a_gpu_says_what_a_cpu_takes(place, capsys):
     words = ["finetune", "--set", "data.train.annotation_file=absent.json", "data.train.image_folder=x"]
     assert main(["train", *words, "train.device=cpu", "data.val=none", "model.backbone.pretrained=none"]) == 2
