@@ -12,7 +12,7 @@ from detkit.data.formats.found import Problems
 
 # What each kind means for training, worst first.
 KINDS = {
-    "unreadable images": "they cannot be decoded; training would stop there",
+    "unreadable images": "they cannot be decoded; training leaves them out",
     "missing images": "they are annotated, but not on disk",
     "file names outside": "they lead out of the folder of the dataset",
     "unreadable annotations": "they are left out",
