@@ -11,8 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from detkit.data.formats import find_dataset, write_parts
+from detkit.files import write_text
+from detkit.registry import ConfigError
 
 SUFFIXES = (".json", ".xml", ".yaml", ".yml")
+SOURCE = "source.txt"  # beside the json files: where they are from
 SHARE_OF_OBJECTS = 0.25  # the smaller quarter of the objects decides on the size of the images
 
 
@@ -91,6 +94,8 @@ def prepare(source: str | Path, folder: Path, *, format: str | None = None) -> T
         ValueError: no data, or such that cannot be read; the message names the file.
     """
     found = find_dataset(source, format)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(folder / SOURCE, f"{Path(source).resolve()}\n")
     files = {part: (file.resolve(), images.resolve()) for part, (file, images) in write_parts(found, folder).items()}
     contents = {part: json.loads(files[part][0].read_text(encoding="utf-8")) for part in ("train", "val")}
     learned = [a for a in contents["train"]["annotations"] if not a.get("iscrowd")]
@@ -105,6 +110,19 @@ def prepare(source: str | Path, folder: Path, *, format: str | None = None) -> T
         most_objects=max(Counter(a["image_id"] for a in learned).values(), default=0),
         sides=_sides(contents["train"]["images"], learned),
     )
+
+
+def refuse_other_source(source: str | Path, folder: Path) -> None:
+    """Check that the files which `prepare` wrote into `folder` are of this source.
+
+    Raises:
+        ConfigError: they are of another one.
+    """
+    if not (folder / SOURCE).is_file():
+        return
+    before = (folder / SOURCE).read_text(encoding="utf-8").rstrip("\n")
+    if before != str(Path(source).resolve()):
+        raise ConfigError(f"the run in {folder.parent} learns from {before}, not from {source}: name another --out")
 
 
 def _sides(images: Sequence[dict[str, Any]], annotations: Sequence[dict[str, Any]]) -> list[tuple[float, float, float]]:

@@ -18,7 +18,7 @@ from detkit.engine.resume.run_folder import refuse_used_folder, stored_config
 from detkit.engine.runner import Runner
 from detkit.engine.runner import train as run
 from detkit.pipelines.finetune import budget
-from detkit.pipelines.finetune.data import TrainingData, is_data, name_of, prepare
+from detkit.pipelines.finetune.data import TrainingData, is_data, name_of, prepare, refuse_other_source
 from detkit.pipelines.finetune.recipe import LEAST_STEPS, make_config, with_data
 from detkit.pipelines.finetune.start import Start, choose_start, start_from
 from detkit.registry import ConfigError
@@ -134,6 +134,8 @@ def _found_out(request: Request, device: torch.device) -> dict[str, Any]:
     """The config of a run on data or for so many minutes; of one that is resumed the config that it has."""
     started = time.monotonic()
     if request.resume and (request.out / "config.json").is_file():
+        if request.data is not None:
+            refuse_other_source(request.data, request.out / "data")
         return on_main(lambda: apply_overrides(stored_config(request.out), request.settings))
     say = Console(sys.stdout if is_main() else None).line
     fixed = request.setting("train.epochs") is not None

@@ -48,6 +48,9 @@ def test_a_folder_is_trained_on_resumed_and_used(place, capsys):
     assert "is not empty: resume the run in it (--resume)" in capsys.readouterr().err
     assert main(["train", "my scenes", "--resume", "--set", "train.max_steps=5"]) == 0
     assert "finished after step 5" in capsys.readouterr().out
+    (place / "others").mkdir()
+    assert main(["train", "others", "--out", str(run), "--resume"]) == 2
+    assert f"learns from {place / 'my scenes'}, not from others: name another --out" in capsys.readouterr().err
     figures = detkit.evaluate(run, device="cpu", set=["data.workers=0"])
     assert {"bbox/AP", "segm/AP"} <= figures.keys()
 
