@@ -140,7 +140,12 @@ def export_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _number_or_dynamic(text: str) -> int | str:
-    return text if text == "dynamic" else int(text)
+    if text == "dynamic":
+        return text
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a number nor dynamic") from None
 
 
 def export(options: argparse.Namespace) -> None:

@@ -14,6 +14,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from detkit.exporting.description import Description
 from detkit.exporting.exported import ExportedMatcher, ExportedModel
 from detkit.images import image_size
 from detkit.inference.pairs import grid_points
@@ -40,6 +41,19 @@ class Tolerance:
     score: float = 1e-3
     mask_iou: float = 0.99
     least: float = 0.0
+
+
+@dataclass(frozen=True)
+class End:
+    """Where the list of an image's detections ends, so that rounding decides on what is left out.
+
+    Attributes:
+        longest: of a list this long the next detections were cut off.
+        score: below it a detection is dropped.
+    """
+
+    longest: int
+    score: float = 0.0
 
 
 INT8 = Tolerance(pixels=8.0, score=0.1, mask_iou=0.8, least=0.3)
@@ -79,16 +93,27 @@ def compare(original: Model, exported: ExportedModel, images: Sequence[Any], tol
     """Let both models predict each image, or match each pair, at the same input, and compare and time them."""
     comparison = Comparison()
     runs = [_runs(original, exported, image) for image in images]
+    end = _end_of(exported.description)
     for number, (own, new) in enumerate(runs, 1):
         with torch.inference_mode():
-            difference = _difference(own(), new(), tolerance)
+            difference = _difference(own(), new(), tolerance, end)
         comparison.compared += difference.compared
         comparison.pixels = max(comparison.pixels, difference.pixels)
         comparison.score = max(comparison.score, difference.score)
         comparison.mask_iou = min(comparison.mask_iou, difference.mask_iou)
         comparison.problems += [f"image {number}: {problem}" for problem in difference.problems]
+    if not comparison.compared and not comparison.problems:
+        comparison.problems.append("neither finds anything in these images, which proves nothing: give others")
     comparison.milliseconds = latencies(runs)
     return comparison
+
+
+def _end_of(description: Description) -> End:
+    """Where the lists of a model's detections end."""
+    rule = description.settings.get("postprocess")
+    if rule is not None:
+        return End(rule["max_detections"], rule["update_threshold"])
+    return End(description.settings.get("top_k") or 1)
 
 
 def _runs(original: Model, exported: ExportedModel, image: Any) -> tuple[Callable[[], Any], Callable[[], Any]]:
@@ -125,9 +150,9 @@ def latencies(runs: Sequence[tuple[Callable[[], Any], Callable[[], Any]]]) -> di
     }
 
 
-def _difference(own: Any, new: Any, tolerance: Tolerance) -> Comparison:
+def _difference(own: Any, new: Any, tolerance: Tolerance, end: End) -> Comparison:
     if isinstance(own, Detections):
-        return compare_detections(own, new, tolerance)
+        return compare_detections(own, new, tolerance, end)
     pixels = float((own.points - new.points).abs().max())
     score = float((own.confidence - new.confidence).abs().max())
     found = Comparison(pixels, score, compared=len(own))
@@ -136,11 +161,11 @@ def _difference(own: Any, new: Any, tolerance: Tolerance) -> Comparison:
     return found
 
 
-def compare_detections(own: Detections, new: Detections, tolerance: Tolerance) -> Comparison:
+def compare_detections(own: Detections, new: Detections, tolerance: Tolerance, end: End) -> Comparison:
     """Pair the detections of an image one to one, of each class, and compare the pairs.
 
     The least certain detections of a full list may change places with those that are just left out: where a detection
-    has no equal, and its score is within the tolerance of the end of the list, it does not count.
+    has no equal, and its score is within the tolerance of the `end` of the other list, it does not count.
     """
     pixels = (own.boxes[:, None] - new.boxes).abs().amax(-1)
     score = (own.scores[:, None] - new.scores).abs()
@@ -149,7 +174,7 @@ def compare_detections(own: Detections, new: Detections, tolerance: Tolerance) -
     rows, columns = linear_sum_assignment(off.clamp(max=2).numpy())  # so that as many as possible are equal
     equal = (off[rows, columns] <= 1).numpy()
     found = Comparison(compared=int(equal.sum()))
-    lost = _lost(own, new, rows[equal], tolerance) + _lost(new, own, columns[equal], tolerance)
+    lost = _lost(own, new, rows[equal], tolerance, end) + _lost(new, own, columns[equal], tolerance, end)
     if lost:
         worst = f"{len(lost)} detections have no equal, the highest scores {max(lost):.3f}"
         nearest = float(off[rows, columns][~equal].min()) if not equal.all() else FAR
@@ -157,15 +182,16 @@ def compare_detections(own: Detections, new: Detections, tolerance: Tolerance) -
     rows, columns = rows[equal], columns[equal]
     if len(rows):
         found.pixels, found.score = float(pixels[rows, columns].max()), float(score[rows, columns].max())
+        counts = (own.scores[rows] >= tolerance.least).numpy()
+        rows, columns = rows[counts], columns[counts]
         _compare_masks(own[torch.from_numpy(rows)], new[torch.from_numpy(columns)], tolerance, found)
     return found
 
 
-def _lost(one: Detections, other: Detections, equal: np.ndarray, tolerance: Tolerance) -> list[float]:
-    """Scores of the detections that have no equal and are not excused by the end of the lists."""
+def _lost(one: Detections, other: Detections, equal: np.ndarray, tolerance: Tolerance, end: End) -> list[float]:
+    """Scores of the detections of `one` that have no equal and are not excused by the end of the other list."""
     scores = np.delete(one.scores.numpy(), equal).tolist()
-    ends = [float(found.scores.min()) for found in (one, other) if len(found)]
-    lowest = ends[-1] if ends and len(one) == len(other) else min(ends, default=0.0)
+    lowest = float(other.scores.min()) if len(other) >= end.longest else end.score
     return [value for value in scores if not value <= lowest + tolerance.score and not value < tolerance.least]
 
 

@@ -12,6 +12,7 @@ from detkit.checkpoints.header import decode
 
 KEY = "detkit"
 TASKS = ("detection", "segmentation", "matching")
+LEAST = 3  # times `multiple` are the smallest sides of a graph of any size: no map has one row alone then
 PLACES = ("inside", "outside")
 
 

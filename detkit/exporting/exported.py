@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from detkit.correspondence.matcher import Matcher
-from detkit.exporting.description import Description
+from detkit.exporting.description import LEAST, Description
 from detkit.exporting.formats import onnx, openvino
 from detkit.exporting.formats import torch as torch_export
 from detkit.images import check_shape, image_size, resize_image, resized_size
@@ -43,7 +43,14 @@ def load_exported(path: str | Path) -> ExportedModel:
         raise ValueError(f"{path} does not exist")
     session = FORMATS[path.suffix].Session(path)
     kinds = {"detection": ExportedDetector, "segmentation": ExportedSegmenter, "matching": ExportedMatcher}
-    return kinds[session.description.task](session)
+    task = session.description.task
+    inputs = ["source", "target"] if task == "matching" else ["images", "sizes"]
+    if list(session.inputs) != inputs:
+        raise ValueError(f"{path}: its inputs are {session.inputs}, not {inputs}: detkit export did not write it so")
+    try:
+        return kinds[task](session)
+    except (TypeError, KeyError, ValueError, AttributeError, RuntimeError) as error:
+        raise ValueError(f"{path}: its metadata is damaged: {type(error).__name__} {error}") from error
 
 
 @dataclass(frozen=True)
@@ -132,7 +139,8 @@ class ExportedImageModel(Exported, ImageModel):
         """
         height, width = images.images.shape[2:]
         step = self.description.multiple
-        frame = self.description.size or (height + -height % step, width + -width % step)
+        least = LEAST * step
+        frame = self.description.size or (max(least, height + -height % step), max(least, width + -width % step))
         if height > frame[0] or width > frame[1]:
             raise ValueError(f"images of {width} x {height} pixels do not fit into the graph's {frame[1]} x {frame[0]}")
         padding = (0, frame[1] - width, 0, frame[0] - height)

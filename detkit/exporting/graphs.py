@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from detkit.backbones.layers import resize_mask
-from detkit.correspondence.matcher import Matcher
+from detkit.correspondence.cats import CATs
+from detkit.correspondence.catspp import CATsPlusPlus
 from detkit.exporting.description import Description
 from detkit.exporting.portable import GridAttention, ValueProjections, portable_copy
 from detkit.modeling.base import Model
@@ -33,11 +34,21 @@ def graph_of(model: Model, description: Description) -> Graph:
     Raises:
         ValueError: a model of a kind that cannot be exported, or something of `description` that it cannot do.
     """
-    kinds: dict[Any, type[Graph]] = {ViDT: DetectorGraph, SOLOv2: SegmenterGraph, Matcher: MatcherGraph}
+    copy = portable_copy(model, fixed_size=description.size is not None)
+    return kind_of(model)(copy, description).eval()
+
+
+def kind_of(model: Model) -> type[Graph]:
+    """The class of a model's graph.
+
+    Raises:
+        ValueError: a model of a kind that cannot be exported.
+    """
+    kinds: dict[Any, type[Graph]] = {ViDT: DetectorGraph, SOLOv2: SegmenterGraph}
+    kinds |= {CATs: MatcherGraph, CATsPlusPlus: MatcherGraph}
     for kind, made in kinds.items():
         if isinstance(model, kind):
-            copy = portable_copy(model, fixed_size=description.size is not None)
-            return made(copy, description).eval()
+            return made
     raise ValueError(f"a {type(model).__name__} cannot be exported: ViDT, SOLOv2, CATs and CATsPlusPlus can")
 
 
@@ -201,7 +212,7 @@ class MatcherGraph(Graph):
 
     inputs = ("source", "target")
 
-    def __init__(self, model: Matcher, description: Description):
+    def __init__(self, model: CATs | CATsPlusPlus, description: Description):
         super().__init__(model, description)
         raw = description.postprocessing == "outside"
         self.outputs = ("correlation",) if raw else ("flow", "confidence")

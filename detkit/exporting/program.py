@@ -18,7 +18,7 @@ from detkit.exporting.exported import load_exported
 from detkit.exporting.formats import onnx, openvino
 from detkit.exporting.formats import torch as torch_export
 from detkit.exporting.formats.packages import needed
-from detkit.exporting.graphs import graph_of
+from detkit.exporting.graphs import Graph, graph_of, kind_of
 from detkit.exporting.photos import WANTED, photos
 from detkit.exporting.tracing import describe, frame_of, trace
 from detkit.modeling.base import Model
@@ -95,7 +95,10 @@ def export(
     path = checkpoint.with_suffix(SUFFIXES[format]) if out is None else Path(out)
     if path.suffix != SUFFIXES[format] or not path.absolute().parent.is_dir():
         raise ValueError(f"--out {path}: must end in {SUFFIXES[format]} and be in a folder that exists")
+    if path.is_dir():
+        raise ValueError(f"--out {path}: is a folder")
     model = load_model(checkpoint, imports=imports)
+    kind_of(model)
     is_matcher = isinstance(model, Matcher)
     examples, source = photos(read_header(checkpoint)["config"], images, pairs=is_matcher)
     size = frame_of(model, examples) if size is None and not is_matcher else size
@@ -116,6 +119,16 @@ def write(model: Model, description: Description, format: str, path: Path) -> li
     """Write a model as it is described, compared with nothing: the files written, first the one to load."""
     graph = graph_of(model, description)
     program = trace(graph, description)
+    try:
+        return _write(graph, program, description, format, path)
+    except (ValueError, OSError):
+        raise
+    except Exception as error:  # exporters have errors of all kinds
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+        raise ValueError(f"a {description.model} cannot be written as {format} with these options: {reason}") from error
+
+
+def _write(graph: Graph, program: Any, description: Description, format: str, path: Path) -> list[Path]:
     if format == "torch":
         return torch_export.write(program, path, description)
     proto = onnx.to_proto(program, graph.inputs, graph.outputs)

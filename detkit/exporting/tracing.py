@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from detkit.correspondence.matcher import Matcher
-from detkit.exporting.description import PLACES, Description
+from detkit.exporting.description import LEAST, PLACES, Description
 from detkit.exporting.graphs import Graph
 from detkit.images import image_size, resized_size
 from detkit.modeling.base import Model
@@ -134,7 +134,10 @@ def _dynamic_shapes(graph: Graph, description: Description) -> tuple[Any, ...] |
     batch = {} if description.batch else {0: torch.export.Dim("batch")}
     sides = {}
     if description.size is None:
-        sides = {2: MULTIPLE * torch.export.Dim("rows", min=2), 3: MULTIPLE * torch.export.Dim("columns", min=2)}
+        sides = {
+            2: MULTIPLE * torch.export.Dim("rows", min=LEAST),
+            3: MULTIPLE * torch.export.Dim("columns", min=LEAST),
+        }
     if not batch and not sides:
         return None
     second = batch | sides if graph.inputs == ("source", "target") else batch

@@ -93,6 +93,27 @@ def test_files_that_are_no_exports_are_refused(onnx_file, tmp_path):
         detkit.load(path)
 
 
+@pytest.mark.parametrize(
+    ("altered", "message"),
+    [
+        (dict(task="matching"), "its inputs are"),
+        (dict(input_rule=dict(wide=3)), "its metadata is damaged"),
+        (dict(label_map=dict(names="a")), "model.onnx"),
+        (dict(size=[0, 64]), "not that of detkit export"),
+    ],
+    ids=lambda value: str(value)[:20],
+)
+def test_altered_metadata_end_in_one_line(onnx_file, tmp_path, altered, message):
+    import onnx
+
+    proto, path = onnx.load(onnx_file), tmp_path / "model.onnx"
+    entry = next(entry for entry in proto.metadata_props if entry.key == KEY)
+    entry.value = json.dumps(json.loads(entry.value) | altered)
+    onnx.save(proto, path)
+    with pytest.raises(ValueError, match=message):
+        detkit.load(path)
+
+
 def test_openvino(run, tmp_path):
     pytest.importorskip("openvino", reason="needs the extra openvino")
     pytest.importorskip("onnxscript", reason="needs the extra onnx")
@@ -126,6 +147,20 @@ def test_archive_that_could_run_code_is_refused(run, tmp_path):
                 target.writestr(info.filename, content.replace(old, new) if info.filename.endswith(ending) else content)
         with pytest.raises(ValueError, match="could run code"):
             detkit.load(path)
+    path.write_bytes(made.path.read_bytes()[:3000])
+    with pytest.raises(ValueError, match=r"is damaged or no file of torch\.export"):
+        detkit.load(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"), [(b"0" * 2**24, "unpacks to more than its size"), (b"", "is compressed")]
+)
+def test_compressed_archive_is_refused(tmp_path, content, message):
+    path = tmp_path / "bomb.pt2"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as target:
+        target.writestr("bomb/models/model.json", content)
+    with pytest.raises(ValueError, match=message):
+        detkit.load(path)
 
 
 def test_other_numbers_leave_no_file(run, tmp_path, monkeypatch, capsys):
@@ -147,6 +182,7 @@ def test_without_validation_images(run, tmp_path, caplog):
     [
         (["--out", "small.pt"], "must end in .onnx"),
         (["--out", "nowhere/small.onnx"], "in a folder that exists"),
+        (["--out", "folder.onnx"], "is a folder"),
         (["--size", "100"], "multiples of 32"),
         (["--format", "torch", "--int8"], "--int8 is done by onnxruntime"),
         (["--images", "."], "no images"),
@@ -155,6 +191,7 @@ def test_without_validation_images(run, tmp_path, caplog):
 def test_wrong_arguments(run, arguments, message, capsys, tmp_path, monkeypatch):
     pytest.importorskip("onnxruntime", reason="needs the extra onnx")
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder.onnx").mkdir()
     assert main(["export", str(run), *arguments]) == 2
     assert message in capsys.readouterr().err
 

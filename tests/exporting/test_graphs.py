@@ -8,9 +8,9 @@ from tiny_matchers import tiny_cats
 
 from detkit.exporting.comparing import Tolerance, compare
 from detkit.exporting.exported import ExportedDetector, ExportedMatcher, ExportedSegmenter
-from detkit.exporting.graphs import graph_of
+from detkit.exporting.graphs import graph_of, kind_of
 from detkit.exporting.tracing import describe
-from detkit.structures import ImagePair
+from detkit.structures import ImageBatch, ImagePair
 
 CLOSE = Tolerance(pixels=0.01, score=1e-5, mask_iou=0.999)
 INSIDE = dict(preprocessing="inside", postprocessing="inside")
@@ -71,6 +71,23 @@ def test_cats(official, places):
     pair = ImagePair(*pictures((64, 80), (96, 64)))
     exported = check(tiny_cats(official=official).eval(), ExportedMatcher, [pair], **places)
     assert exported.warp(pair.source, pair.target).shape == (3, 96, 64)
+
+
+def test_solov2_of_any_size_pads_to_what_its_file_takes():
+    exported = check(small_solo(), ExportedSegmenter, pictures((64, 80)), **INSIDE, size="dynamic")
+    assert exported.framed(ImageBatch.from_images([torch.zeros(3, 20, 90)])).images.shape[2:] == (96, 96)
+
+
+def test_a_comparison_of_nothing_is_no_proof():
+    model = small_solo(score_threshold=0.9999)
+    description = describe(model, size=None, batch=1, **INSIDE)
+    exported = ExportedSegmenter(GraphSession(graph_of(model, description), description))
+    assert "proves nothing" in compare(model, exported, pictures((64, 80)), CLOSE).problems[0]
+
+
+def test_models_that_cannot_be_exported():
+    with pytest.raises(ValueError, match="a Linear cannot be exported"):
+        kind_of(torch.nn.Linear(1, 1))
 
 
 def test_an_exported_model_is_not_trained():

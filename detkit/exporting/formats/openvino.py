@@ -42,7 +42,8 @@ class Session:
             self.description = Description.of_metadata(metadata, path)
             self.request = openvino.Core().compile_model(model, "CPU", options).create_infer_request()
         except RuntimeError as error:
-            raise ValueError(f"{path}: OpenVINO cannot run it: {str(error).strip().splitlines()[-1]}") from error
+            reason = (str(error).strip().splitlines() or ["damaged"])[-1]
+            raise ValueError(f"{path}: OpenVINO cannot run it: {reason}") from error
         self.inputs = [value.get_any_name() for value in model.inputs]
         self.outputs = [value.get_any_name() for value in model.outputs]
 

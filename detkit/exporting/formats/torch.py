@@ -22,9 +22,10 @@ from detkit.exporting.description import Description
 OPERATOR = re.compile(
     r"torch\.ops\.aten\.\w+\.\w+|torch\.ops\.higher_order\.wrap_with_autocast|_operator\.\w+|torch\.sym_\w+"
 )
-# Arithmetic of sizes: symbols, integers, and the names of sympy's functions, which begin with capital letters.
-EXPRESSION = re.compile(r"(?:Symbol\('\w+'(?:, \w+=True)*\)|[A-Z]\w*\(|[sub]\d+|[\d\s+*/(),-])*")
-LARGEST = 2**32  # bytes of an archive's file
+# Arithmetic of sizes: symbols, numbers, and the names of sympy's functions, which begin with capital letters.
+EXPRESSION = re.compile(
+    r"(?:Symbol\('\w+'(?:, \w+=True)*\)|Float\('[\d.e-]+', precision=\d+\)|[A-Z]\w*\(|[sub]\d+|[\d\s+*/(),-])*"
+)
 
 
 def write(program: torch.export.ExportedProgram, path: Path, description: Description) -> list[Path]:
@@ -44,9 +45,9 @@ class Session:
         self.description = Description.of_metadata(_checked(path), path)
         try:
             program = torch.export.load(path)
+            self.module = program.module()
         except Exception as error:  # PyTorch has no error of its own for what does not fit
             raise ValueError(f"{path}: PyTorch cannot read it: {_first_line(error)}") from error
-        self.module = program.module()
         self.inputs = list(program.graph_signature.user_inputs)
 
     @torch.no_grad()
@@ -60,29 +61,32 @@ def _checked(path: Path) -> dict[str, str]:
     metadata = {}
     try:
         with zipfile.ZipFile(path) as archive:
+            if sum(info.file_size for info in archive.infolist()) > path.stat().st_size:
+                raise ValueError(f"{path}: unpacks to more than its size, as no file of torch.export does")
             for info in archive.infolist():
                 name = info.filename.partition("/")[2]
-                if info.file_size > LARGEST:
-                    raise ValueError(f"{path}: {name} in it is larger than 4 GB")
+                if info.compress_type != zipfile.ZIP_STORED:
+                    raise ValueError(f"{path}: {name[:100]!r} in it is compressed, which detkit export does not do")
                 if name.startswith("extra/"):
                     metadata[name.removeprefix("extra/")] = archive.read(info).decode()
                 elif name.endswith(".json"):
                     _check_json(json.loads(archive.read(info)), path)
                 elif name.endswith(".pt"):
-                    torch.load(io.BytesIO(archive.read(info)), weights_only=True)
+                    _check_tensors(archive.read(info), path)
                 elif not re.match(r"data/(weights|constants)/(weight|tensor)_\d+$|archive|byteorder|\.data/", name):
                     raise ValueError(f"{path}: holds {name[:100]!r}, which detkit export does not write")
     except (OSError, zipfile.BadZipFile, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ValueError(f"{path}: is damaged or no file of torch.export ({_first_line(error)})") from error
-    except (RuntimeError, EOFError, _unpickling_error()) as error:
-        raise ValueError(f"{path}: holds objects that could run code: it is not read") from error
+    except (RuntimeError, EOFError) as error:  # encrypted, too deep, or shorter than it says
+        raise ValueError(f"{path}: is damaged or no file of torch.export ({_first_line(error)})") from error
     return metadata
 
 
-def _unpickling_error() -> type[Exception]:
-    import pickle
-
-    return pickle.UnpicklingError
+def _check_tensors(content: bytes, path: Path) -> None:
+    try:
+        torch.load(io.BytesIO(content), weights_only=True)
+    except Exception as error:  # whatever damaged bytes raise
+        raise ValueError(f"{path}: holds objects that could run code, or damaged ones: it is not read") from error
 
 
 def _check_json(content: Any, path: Path) -> None:
