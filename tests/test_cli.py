@@ -97,7 +97,8 @@ def test_predict_without_images_is_an_error(run, capsys):
 def test_load_and_predict_from_python(run):
     model = detkit.load(run / "run" / "best.safetensors")
     assert not model.training and model.label_map.names[0] == "disk" and model.input_rule.shortest == 64
-    assert len(model.predict(Image.new("RGB", (50, 40)))[0]) == 9 * 6
+    image = Image.new("RGB", (50, 40))
+    assert len(model.predict(image, min_score=0)[0]) == 9 * 6
 
 
 @pytest.mark.parametrize(

@@ -231,9 +231,9 @@ def draw_samples(model: Any, dataset: Any, number: int, folder: Path, *, min_sco
 def _draw_image(model: Any, image: Tensor, annotations: Annotations, label_map: LabelMap, min_score: float) -> Image:
     from detkit.visualize import draw_comparison
 
-    (found,) = model.predict([image])
+    (found,) = model.predict([image], min_score=min_score)
     truth = Detections.of_annotations(annotations, label_map)
-    return draw_comparison(image, found[found.scores >= min_score], truth, annotations.points)
+    return draw_comparison(image, found, truth, annotations.points)
 
 
 def _draw_pair(model: Any, pair: ImagePair, annotations: PairAnnotations) -> Image:

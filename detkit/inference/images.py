@@ -45,7 +45,7 @@ class Options:
         if self.slice is not None:
             check_slices(self.slice, self.overlap)
         options: dict[str, Any] = dict(slice=self.slice, overlap=self.overlap, tta=self.tta)
-        keep = model.keeper(self.lowest_score(model), self.classes)
+        keep = model.keeper(self.min_score, self.classes)
 
         def noting(found: Detections) -> Detections:
             summary.note_scores(found.scores)
@@ -58,7 +58,7 @@ class Options:
         return find
 
     def lowest_score(self, model: ImageModel) -> float | None:
-        """`min_score`, or the default where the checkpoint has no thresholds; None where it has."""
+        """`min_score` as messages name it: the default where there are no thresholds; None where there are."""
         if self.min_score is None:
             return None if model.thresholds else MIN_SCORE
         return self.min_score

@@ -6,6 +6,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
+from numbers import Real
 from typing import Any
 
 import torch
@@ -82,8 +83,8 @@ class ImageModel(Model):
                 uint8 in 0..255 or float in 0..1, see `detkit.images`.
             batch_size: how many images, or parts of an image, go through the model together.
             stream: return an iterator, which reads and predicts as it is asked; memory does not grow with the images.
-            min_score: leave out what scores lower. By default `thresholds`, where the checkpoint has some; else
-                nothing is left out.
+            min_score: leave out what scores lower. By default `thresholds`, where the checkpoint has some, else
+                0.3; 0 gives all.
             classes: names of the classes to find; None finds all.
             slice: also look into parts of so many pixels, for small objects in large images.
             overlap: the share of a part that neighbours have in common, see `slice`.
@@ -151,15 +152,13 @@ class ImageModel(Model):
         if classes is not None:
             wanted = self.label_map.labels_of(*([classes] if isinstance(classes, str) else classes))
             lowest[[label for label in range(len(lowest)) if label not in wanted]] = torch.inf
-        if not (lowest > -torch.inf).any():
-            return lambda found: found
         return lambda found: found[found.scores >= lowest.to(found.scores.device)[found.labels]]
 
     def _lowest_score(self, min_score: float | None) -> float:
         """That of a class without a threshold of its own."""
         if min_score is None:
-            return MIN_SCORE if self.thresholds else -math.inf
-        if isinstance(min_score, bool) or not isinstance(min_score, (int, float)) or math.isnan(min_score):
+            return MIN_SCORE
+        if isinstance(min_score, bool) or not isinstance(min_score, Real) or math.isnan(min_score):
             raise ValueError(f"min_score must be a number, got {min_score!r}")
         return float(min_score)
 

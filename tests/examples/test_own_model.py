@@ -41,7 +41,7 @@ def test_train_evaluate_predict(folder, monkeypatch, capsys):
     assert main(["evaluate", checkpoint, "--import", "own_model.py"]) == 0
     assert "on 4 images" in capsys.readouterr().out
     model = detkit.load(checkpoint, imports=["own_model.py"])
-    found = model.predict(["images/val_0.png", Image.new("RGB", (50, 30))], batch_size=2)
+    found = model.predict(["images/val_0.png", Image.new("RGB", (50, 30))], batch_size=2, min_score=0)
     assert [len(detections) > 0 for detections in found] == [True, True]
     assert found[1].boxes[:, 2].max() <= 50 and found[1].boxes[:, 3].max() <= 30
 

@@ -12,7 +12,7 @@ from detkit.structures import Detections, LabelMap
 
 
 class BlobFinder(ImageModel):
-    """Each connected white part is a "thin" object where it is wider than high, else a "tall" one; all score 0.9.
+    """Each connected white part is a "thin" object where it is wider than high, else a "tall" one, of one `score`.
 
     It does not see what has a side of less than two pixels at its input.
     """
@@ -21,7 +21,7 @@ class BlobFinder(ImageModel):
         rule = InputRule(side, side, 1, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
         super().__init__(LabelMap(("thin", "tall"), (1, 2)), rule)
         self.scale = nn.Parameter(torch.ones(()))
-        self.batches = []
+        self.batches, self.score = [], 0.9
 
     def losses(self, images, annotations, num_objects=None):
         return {"loss": self.scale}
@@ -40,7 +40,7 @@ class BlobFinder(ImageModel):
         places = [ndimage.find_objects(mask.numpy().astype(int))[0] for mask in masks]
         boxes = torch.tensor([[x.start, y.start, x.stop, y.stop] for y, x in places]).view(-1, 4).float()
         labels = ((boxes[:, 3] - boxes[:, 1]) > (boxes[:, 2] - boxes[:, 0])).long()
-        scores = torch.full((count,), 0.9)
+        scores = torch.full((count,), self.score)
         return Detections(boxes, scores, labels, masks.view(count, *original), label_map=self.label_map)
 
 

@@ -33,7 +33,7 @@ class MeanColor(ImageModel):
         for image, mask, (height, width) in zip(images.images, images.mask, original_sizes, strict=True):
             boxes = torch.tensor([[0.0, 0.0, width, height]])
             label = torch.zeros(1, dtype=torch.int64)
-            found.append(Detections(boxes, image[:, ~mask].mean()[None], label, label_map=self.label_map))
+            found.append(Detections(boxes, image[:, ~mask].mean().sigmoid()[None], label, label_map=self.label_map))
         return found
 
 
@@ -82,10 +82,10 @@ def test_predict_takes_a_mix_of_sources_and_any_batch_size(tmp_path):
     tensor = torch.from_numpy(pixels).permute(2, 0, 1)
     sources = [path, str(path), Image.fromarray(pixels), pixels, tensor, tensor / 255, pixels[:, :, 0], pixels[:20]]
     model = MeanColor().eval()
-    single = [model.predict(source)[0] for source in sources]
+    single = [model.predict(source, min_score=0)[0] for source in sources]
     model.batches.clear()
     for batch_size in (1, 3, 50):
-        found = model.predict(sources, batch_size=batch_size)
+        found = model.predict(sources, batch_size=batch_size, min_score=0)
         for a, b in zip(found, single, strict=True):
             assert torch.equal(a.boxes, b.boxes)
             torch.testing.assert_close(a.scores, b.scores)
@@ -130,7 +130,7 @@ def test_input_rule_survives_json():
     assert again.to_dict() == json.loads(json.dumps(rule.to_dict()))
     assert rule.resize(torch.zeros(3, 48, 64)).shape == (3, 480, 640)
     model = MeanColor(again).eval()
-    assert model.predict(np.zeros((8, 8, 3), dtype=np.uint8))[0].boxes.tolist() == [[0, 0, 8, 8]]
+    assert model.predict(np.zeros((8, 8, 3), dtype=np.uint8), min_score=0)[0].boxes.tolist() == [[0, 0, 8, 8]]
 
 
 def test_import_needs_no_optional_package():

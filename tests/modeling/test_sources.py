@@ -10,6 +10,7 @@ from blob_finder import BlobFinder, picture
 from PIL import Image
 
 from detkit.modeling.sources import find_images, sources_of
+from detkit.structures import Annotations, Batch
 
 WHITE = (4, 4, 30, 10)
 
@@ -161,7 +162,13 @@ def test_scores_classes_and_thresholds():
         model.predict(image, classes=["dog"])
     with pytest.raises(ValueError, match="min_score must be a number, got 'high'"):
         model.predict(image, min_score="high")
-    model.thresholds = {"thin": 0.95, "tall": 0.5}
+    model.score = 0.2
+    assert len(model.predict(image)[0]) == 0 and len(model.predict(image, min_score=0)[0]) == 2
+    nothing = Annotations(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
+    assert len(model(Batch.collate([(image, nothing)]))[0]) == 2  # evaluation sees all
+    model.thresholds = {"tall": 0.1}
     assert model.predict(image)[0].names() == ["tall"]
-    assert len(model.predict(image, min_score=0)[0]) == 2
+    model.score, model.thresholds = 0.9, {"thin": 0.95, "tall": 0.5}
+    assert model.predict(image)[0].names() == ["tall"]
+    assert len(model.predict(image, min_score=np.float32(0))[0]) == 2
     assert torch.equal(model.predict(np.zeros((8, 8, 3), dtype=np.uint8))[0].labels, torch.zeros(0, dtype=torch.int64))

@@ -85,7 +85,7 @@ def test_learns_one_square():
 
 def test_evaluation_gives_detections_at_the_original_size():
     solo = model()
-    found = solo.predict(images((50, 70), (120, 90)), batch_size=2)
+    found = solo.predict(images((50, 70), (120, 90)), batch_size=2, min_score=0)
     for one, size in zip(found, ((50, 70), (120, 90)), strict=True):
         assert not isinstance(one, PromptedDetections) and one.masks.shape[1:] == size
         assert (one.scores[:-1] >= one.scores[1:]).all() and one.label_map == solo.label_map
@@ -112,7 +112,7 @@ def test_every_prompt(prompt, nms):
 
 def test_known_classes_alone():
     solo = model()
-    free = solo.predict(images((50, 70)))[0]
+    free = solo.predict(images((50, 70)), min_score=0)[0]
     known = solo.predict(images((50, 70)), labels=[[1]], prompt="class")[0]
     assert len(set(free.labels.tolist())) > 1 and set(known.labels.tolist()) == {1}
     assert known.points is None and (known.owners == -1).all()

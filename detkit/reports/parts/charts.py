@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Callable, Mapping, Sequence
+from textwrap import fill
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,8 @@ SETTINGS: Any = {
     "grid.alpha": 0.3,
 }
 BLUE, GREY = "#3366aa", "#999999"
+LABEL_WIDTH = 12  # letters in a line below a bar
+LONGEST_NAME = 30  # letters of a name in a legend
 
 
 def draw(paint: Callable[[Any], None], *, width: float = 6.2, height: float = 4.2) -> str:
@@ -37,6 +40,11 @@ def draw(paint: Callable[[Any], None], *, width: float = 6.2, height: float = 4.
     content = target.getvalue()
     content = content[content.index("<svg") :]
     return re.sub(r' xmlns(:xlink)?="[^"]*"', "", content)
+
+
+def shorten(name: str) -> str:
+    """The name, its end left out where it would leave no room for the chart."""
+    return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…"
 
 
 def line_chart(
@@ -66,7 +74,13 @@ def line_chart(
         if unit:
             axes.set(xlim=(0, 1), ylim=(0, 1.02))
         if len(lines) > 1:
-            axes.legend(handles, list(lines), fontsize="small", loc="center left", bbox_to_anchor=(1.0, 0.5))
+            axes.legend(
+                handles,
+                [shorten(name) for name in lines],
+                fontsize="small",
+                loc="center left",
+                bbox_to_anchor=(1.0, 0.5),
+            )
 
     return draw(paint, width=8 if len(lines) > 1 else 6.2)
 
@@ -76,7 +90,7 @@ def bar_chart(values: Mapping[str, float], up: str, *, notes: Sequence[str] = ()
 
     def paint(axes: Any) -> None:
         bars = axes.bar(range(len(values)), list(values.values()), color=BLUE, width=0.65)
-        axes.set_xticks(range(len(values)), list(values))
+        axes.set_xticks(range(len(values)), [fill(name, LABEL_WIDTH) for name in values])
         axes.set(ylabel=up)
         axes.grid(visible=False, axis="x")
         if limit is not None:
