@@ -76,14 +76,16 @@ def evaluate_checkpoint(
     """
     from detkit.checkpoints.weights import explaining_imports, load_model
     from detkit.modeling.viewed import ViewedModel
+    from detkit.modeling.views import check_slices
     from detkit.reports.evaluated import DETECTIONS, run_of
     from detkit.runtime.components import build_evaluation
     from detkit.runtime.evaluate import evaluate as measure
     from detkit.runtime.processes import distributed, is_main
 
     path, config = evaluated_checkpoint(checkpoint, set, None if run is None else Path(run))
-    is_plain = not (slice or tta)
+    is_plain = slice is None and not tta
     folder = run_of(path) if is_plain else None  # the run keeps its plain figures
+    check_slices(slice, overlap)
     _check_results(None if out is None else Path(out))
     results = Path(out) if out else folder / DETECTIONS if folder and os.access(folder, os.W_OK) else None
     with distributed(device) as chosen:

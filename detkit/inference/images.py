@@ -42,8 +42,7 @@ class Options:
         Raises:
             ValueError: an option out of range, or an unknown class.
         """
-        if self.slice is not None:
-            check_slices(self.slice, self.overlap)
+        check_slices(self.slice, self.overlap)
         options: dict[str, Any] = dict(slice=self.slice, overlap=self.overlap, tta=self.tta)
         keep = model.keeper(self.min_score, self.classes)
 

@@ -99,8 +99,7 @@ class ImageModel(Model):
             ValueError: an option out of range, an unknown class, or something that is no image.
         """
         self._check_ready(batch_size)
-        if slice is not None:
-            check_slices(slice, overlap)
+        check_slices(slice, overlap)
         keep = self.keeper(min_score, classes)
         found = self._found_in(sources_of(images), batch_size, keep, slice=slice, overlap=overlap, tta=tta)
         return found if stream else list(found)

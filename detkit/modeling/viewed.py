@@ -34,8 +34,7 @@ class ViewedModel(Model):
     def __init__(self, model: Any, *, slice: int | None = None, overlap: float = OVERLAP, tta: bool = False):
         if not isinstance(model, ImageModel):
             raise ValueError(f"slices and augmented copies are for detectors, not for a {type(model).__name__}")
-        if slice is not None:
-            check_slices(slice, overlap)
+        check_slices(slice, overlap)
         super().__init__(model.label_map, FullSize())
         self.model = model
         self.options: dict[str, Any] = dict(slice=slice, overlap=overlap, tta=tta)

@@ -27,11 +27,15 @@ OVERLAP = 0.2
 
 
 def check_slices(side: Any, overlap: Any) -> None:
-    """Check the options of slicing.
+    """Check the options of slicing; a side of None is no slicing.
 
     Raises:
-        ValueError: a side below 32 pixels or no number, or an overlap outside of 0..0.9.
+        ValueError: a side below 32 pixels or no number, an overlap outside of 0..0.9, or one without a side.
     """
+    if side is None:
+        if overlap != OVERLAP:
+            raise ValueError(f"overlap={overlap!r} is for slices: give slice too, the side of the parts in pixels")
+        return
     if isinstance(side, bool) or not isinstance(side, int) or side < 32:
         raise ValueError(f"slice must be the side of the parts in pixels, at least 32, got {side!r}")
     if isinstance(overlap, bool) or not isinstance(overlap, (int, float)) or not 0 <= overlap <= 0.9:

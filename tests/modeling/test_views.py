@@ -74,6 +74,7 @@ def test_slices_and_copies_together():
         (dict(slice=8), "slice must be the side of the parts in pixels, at least 32, got 8"),
         (dict(slice=640.0), "slice must be"),
         (dict(slice=64, overlap=1.5), r"overlap must be a share of slice in 0..0.9, got 1.5"),
+        (dict(overlap=0.3), r"overlap=0.3 is for slices: give slice too"),
     ],
 )
 def test_wrong_options(options, message):
