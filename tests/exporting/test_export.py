@@ -98,7 +98,7 @@ def test_files_that_are_no_exports_are_refused(onnx_file, tmp_path):
     ("altered", "message"),
     [
         (dict(task="matching"), "its inputs are"),
-        (dict(input_rule=dict(wide=3)), "its metadata is damaged"),
+        (dict(input_rule=dict(wide=3)), "input_rule in its header must be"),
         (dict(label_map=dict(names="a")), "model.onnx"),
         (dict(size=[0, 64]), "not that of detkit export"),
     ],
