@@ -56,7 +56,8 @@ def test_a_folder_in_use_is_refused_until_its_holder_is_dead(tmp_path, capsys):
         ):
             pass
         scenes = dict(type="SyntheticScenes", length=2, size=32)
-        config = dict(model=dict(type="SOLOv2"), data=dict(train=scenes, val=None, batch_size=1), train=dict(device="cpu"))
+        data, options = dict(train=scenes, val=None, batch_size=1), dict(device="cpu", epochs=1)
+        config = dict(model=dict(type="SOLOv2"), data=data, train=options)
         (tmp_path / "mine.py").write_text(format_config(config))
         assert main(["train", str(tmp_path / "mine.py"), "--out", str(tmp_path / "run")]) == 2
         assert f"is in use by process {process}" in capsys.readouterr().err
