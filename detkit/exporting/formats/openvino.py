@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -28,13 +29,15 @@ class Session:
     (By itself OpenVINO computes in bfloat16 on processors that can.)
 
     Raises:
-        ValueError: the file or its .bin is missing or damaged, or it is not of detkit.
+        ValueError: the file or its .bin is missing or damaged, it is not of detkit, or ONEDNN_MAX_CPU_ISA is set.
     """
 
     def __init__(self, path: Path):
         openvino = needed("openvino")
         if not path.with_suffix(".bin").is_file():
             raise ValueError(f"{path}: its weights, {path.with_suffix('.bin')}, are missing")
+        if os.environ.get("ONEDNN_MAX_CPU_ISA"):  # the process would end with a segmentation fault
+            raise ValueError(f"{path}: OpenVINO does not bear ONEDNN_MAX_CPU_ISA in the environment: unset it")
         options = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "INFERENCE_PRECISION_HINT": "f32"}
         try:
             model = openvino.Core().read_model(str(path))
