@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from file_server import serving
 from processes import run_process, wait_for
 from safetensors.torch import save
 
@@ -50,14 +51,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server(monkeypatch):
-    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
-        monkeypatch.delenv(name, raising=False)
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        server.requested, server.pages = [], {}
-        server.url = f"http://127.0.0.1:{server.server_port}"
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+    with serving(monkeypatch, Handler, pages={}) as server:
         yield server
-        server.shutdown()
 
 
 def files(folder):

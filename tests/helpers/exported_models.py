@@ -1,36 +1,19 @@
 """Small models to export, and a session that runs a graph by PyTorch instead of a file."""
 
 import torch
-from torch import nn
+from small_pyramid import SmallPyramid
 
 import detkit.pointseg.solov2  # noqa: F401  registers the model
-from detkit.registry import build, is_registered, register
+from detkit.registry import build
 
 SOLO = dict(num_grids=(10, 8, 6, 4, 3), instance_channels=16, instance_convs=2, kernel_channels=16, mask_channels=16)
-
-
-class ExportPyramid(nn.Module):
-    """Five maps of stride 4 to 64, each by one convolution."""
-
-    out_channels = 16
-
-    def __init__(self):
-        super().__init__()
-        self.convs = nn.ModuleList(nn.Conv2d(3, 16, 3, stride=s, padding=1) for s in (4, 8, 16, 32, 64))
-
-    def forward(self, images, mask):
-        return [conv(images) for conv in self.convs]
-
-
-if not is_registered("ExportPyramid"):
-    register(ExportPyramid)
 
 
 def small_solo(**options):
     """A SOLOv2 with masks of some area everywhere; `options` are of its postprocessing."""
     torch.manual_seed(0)
     postprocess = dict(type="SoloPostprocess", **options)
-    config = dict(type="SOLOv2", backbone=dict(type="ExportPyramid"), num_classes=3, postprocess=postprocess)
+    config = dict(type="SOLOv2", backbone=dict(type=SmallPyramid.__name__), num_classes=3, postprocess=postprocess)
     model = build(config | SOLO | dict(input_rule=dict(shortest=64, longest=96)))
     with torch.no_grad():
         for head in (model.instance_head.category, model.instance_head.kernel):

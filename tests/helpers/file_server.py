@@ -24,13 +24,18 @@ class Handler(http.server.BaseHTTPRequestHandler):
         pass
 
 
-@contextlib.contextmanager
 def file_server(monkeypatch):
     """A running server: `url`, `files` by their paths (bytes; a test adds them), and the paths `requested`."""
+    return serving(monkeypatch, Handler, files={})
+
+
+@contextlib.contextmanager
+def serving(monkeypatch, handler, **state):
+    """A running server with a `url`; its attributes are `state` and `requested`, an empty list for the handler."""
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        server.files, server.requested = {}, []
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        vars(server).update(state, requested=[])
         server.url = f"http://127.0.0.1:{server.server_port}"
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield server

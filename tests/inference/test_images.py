@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from small_pyramid import SmallPyramid
 from torch import nn
 
 from detkit.checkpoints.weights import make_header, save_weights
@@ -27,7 +28,7 @@ VIDT = dict(
 )
 SOLO = dict(
     type="SOLOv2",
-    backbone=dict(type="PredictPyramid"),
+    backbone=dict(type=SmallPyramid.__name__),
     num_grids=(10, 8, 6, 4, 3),
     instance_channels=16,
     instance_convs=1,
@@ -36,17 +37,6 @@ SOLO = dict(
     input_rule=RULE,
 )
 MATCHER = dict(type="NearestNeighbourMatcher", backbone=dict(type="PredictLayers"), side=64, grid=8)
-
-
-class PredictPyramid(nn.Module):
-    out_channels = 16
-
-    def __init__(self):
-        super().__init__()
-        self.convs = nn.ModuleList(nn.Conv2d(3, 16, 3, stride=s, padding=1) for s in (4, 8, 16, 32, 64))
-
-    def forward(self, images, mask):
-        return [conv(images) for conv in self.convs]
 
 
 class PredictLayers(nn.Module):
@@ -60,9 +50,8 @@ class PredictLayers(nn.Module):
         return [self.conv(images)]
 
 
-for part in (PredictPyramid, PredictLayers):
-    if not is_registered(part.__name__):
-        register(part)
+if not is_registered("PredictLayers"):
+    register(PredictLayers)
 
 
 def checkpoint(path, config, label_map=SCENES.label_map):

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from torch import nn
+from small_pyramid import SmallPyramid
 
 import detkit.pointseg.solov2  # noqa: F401  registers the model
 from detkit.pointseg.candidates import ImagePredictions, point_candidates
@@ -16,16 +16,10 @@ RULE = dict(shortest=64, longest=96)
 
 
 @register
-class TinyPyramid(nn.Module):
-    out_channels = 16
-
-    def __init__(self):
-        super().__init__()
-        self.convs = nn.ModuleList(nn.Conv2d(3, 16, 3, stride=s, padding=1) for s in (4, 8, 16, 32, 64))
-
+class TinyPyramid(SmallPyramid):
     def forward(self, images, mask):
         assert images.shape[2] % 32 == images.shape[3] % 32 == 0 and mask.shape == images.shape[:1] + images.shape[2:]
-        return [conv(images) for conv in self.convs]
+        return super().forward(images, mask)
 
 
 def model(**options):
