@@ -33,7 +33,7 @@ def make_header(
         "label_map": model.label_map.to_dict(),
         "input_rule": model.input_rule.to_dict(),
         "metrics": dict(metrics or {}),
-        "versions": _versions(),
+        "versions": versions(),
         **more,
     }
 
@@ -64,7 +64,8 @@ def _without_aliases(state_dict: Mapping[str, Tensor]) -> tuple[dict[str, Tensor
     return tensors, aliases
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Those of detkit, PyTorch and Python."""
     try:
         own = version("detkit")
     except PackageNotFoundError:  # run from a source tree that is not installed

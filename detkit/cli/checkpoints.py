@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from detkit.cli.common import add_import, local_path, stored_config
+from detkit.cli.common import add_device, add_import, local_path, stored_config
 from detkit.config import resolve_config
 
 
@@ -68,7 +68,7 @@ def fit_arguments(parser: argparse.ArgumentParser) -> None:
     add_import(parser)
     parser.add_argument("--out", type=local_path, help="folder for table, plot and checkpoint (default: fit/)")
     parser.add_argument("--force", action="store_true", help="replace a checkpoint that is there")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
+    add_device(parser)
 
 
 def milliseconds(text: str) -> float:

@@ -61,6 +61,11 @@ def add_import(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """Add `--device`."""
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
+
+
 def add_views(parser: argparse.ArgumentParser) -> None:
     """Add `--slice`, `--overlap` and `--tta`."""
     parser.add_argument(

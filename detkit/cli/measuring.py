@@ -11,6 +11,7 @@ from typing import Any
 
 from detkit.cli.common import (
     add_config,
+    add_device,
     add_import,
     add_set,
     add_views,
@@ -32,7 +33,7 @@ def evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--run", type=local_path, help="with a config: folder of its run (default: runs/CONFIG_NAME)")
     parser.add_argument("--out", type=local_path, help="write the results here, as json (of detectors: COCO results)")
     add_views(parser)
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
+    add_device(parser)
 
 
 def evaluate(options: argparse.Namespace) -> None:
@@ -80,6 +81,7 @@ def evaluate_checkpoint(
     from detkit.reports.evaluated import DETECTIONS, run_of
     from detkit.runtime.components import build_evaluation
     from detkit.runtime.evaluate import evaluate as measure
+    from detkit.runtime.evaluate import evaluation_options
     from detkit.runtime.processes import distributed, is_main
 
     path, config = evaluated_checkpoint(checkpoint, set, None if run is None else Path(run))
@@ -93,9 +95,7 @@ def evaluate_checkpoint(
         with explaining_imports(path, config):
             dataset, evaluator = build_evaluation(config, model.label_map)
         model = model if is_plain else ViewedModel(model, slice=slice, overlap=overlap, tta=tta)
-        data = config["data"]
-        options = dict(batch_size=data["eval_batch_size"], workers=data["workers"], skip_broken=data["skip_broken"])
-        figures = measure(model, dataset, evaluator, precision=config["train"]["precision"], **options)
+        figures = measure(model, dataset, evaluator, **evaluation_options(config))
         if is_main():
             print(f"{path} on {len(dataset)} images")
             print(evaluator.table(per_class=True))
@@ -131,7 +131,7 @@ def report_arguments(parser: argparse.ArgumentParser) -> None:
     add_set(parser)
     add_import(parser)
     parser.add_argument("--out", type=local_path, help="the page (default: report.html in the run)")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
+    add_device(parser)
 
 
 def report(options: argparse.Namespace) -> None:
@@ -157,7 +157,7 @@ def compare_arguments(parser: argparse.ArgumentParser) -> None:
     add_set(parser)
     add_import(parser)
     parser.add_argument("--out", type=local_path, help="a page (.html) or a file with all figures (.json)")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
+    add_device(parser)
 
 
 def compare(options: argparse.Namespace) -> None:
@@ -188,7 +188,7 @@ def evaluate_corruptions_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--corruptions", nargs="+", metavar="NAME", help="which (default: the 15 of ImageNet-C)")
     parser.add_argument("--severities", nargs="+", type=int, default=[1, 2, 3, 4, 5], help="1 to 5 (default: all)")
     parser.add_argument("--out", type=local_path, required=True, help="folder for the tables and the plot")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
+    add_device(parser)
 
 
 def evaluate_corruptions(options: argparse.Namespace) -> None:
@@ -224,7 +224,7 @@ def benchmark_arguments(parser: argparse.ArgumentParser) -> None:
         "--train-batch", type=int, help="images of a training step (default 2; of a checkpoint none is measured)"
     )
     parser.add_argument("--repeats", type=int, default=10, help="timed repetitions; the median is printed")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
+    add_device(parser)
     parser.add_argument("--precision", default="auto", choices=["auto", "bf16", "fp32"])
     parser.add_argument("--json", type=local_path, help="write the figures here as well")
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from detkit.cli.common import add_import, add_views, local_path
+from detkit.cli.common import add_device, add_import, add_views, local_path
 
 
 def predict_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,7 +45,7 @@ def predict_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--classes", nargs="+", metavar="NAME", help="find these classes only")
     add_views(parser)
     add_import(parser)
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
+    add_device(parser)
 
 
 def predict(options: argparse.Namespace) -> None:

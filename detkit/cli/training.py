@@ -7,6 +7,7 @@ from pathlib import Path
 
 from detkit.cli.common import (
     add_config,
+    add_device,
     add_import,
     add_print_config,
     add_set,
@@ -54,7 +55,7 @@ def replay_arguments(parser: argparse.ArgumentParser) -> None:
         "source", metavar="RUN", help="the run's folder (newest weights), a .safetensors checkpoint or a config"
     )
     add_import(parser)
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
+    add_device(parser)
 
 
 def replay(options: argparse.Namespace) -> int:

@@ -15,7 +15,7 @@ from detkit.files import write_text
 from detkit.modeling.base import Model
 from detkit.registry import ConfigError
 from detkit.runtime.components import build_evaluator
-from detkit.runtime.evaluate import EvaluationStopped, evaluate, evaluate_one
+from detkit.runtime.evaluate import EvaluationStopped, evaluate, evaluate_one, evaluation_options
 from detkit.runtime.processes import is_main, share_buffers, world_size
 from detkit.runtime.random_state import unchanged_random_state
 from detkit.structures.protocols import Dataset, Evaluator
@@ -51,9 +51,7 @@ class Evaluate(Hook):
             self._evaluate(runner)
 
     def _evaluate(self, runner: Run) -> None:
-        start, data = time.perf_counter(), runner.config["data"]
-        options = {"batch_size": data["eval_batch_size"], "workers": data["workers"]}
-        options |= {"precision": runner.options["precision"], "skip_broken": data["skip_broken"]}
+        start, options = time.perf_counter(), evaluation_options(runner.config)
         share_buffers(runner.trained_model)  # those that the checkpoint has
         try:
             with unchanged_random_state():

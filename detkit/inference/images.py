@@ -89,8 +89,3 @@ def predict_files(model: ImageModel, paths: Sequence[str | Path], out: Path, opt
 
     process_files(files, out, summary, predict, read=read, shown=urls)
     return summary
-
-
-def drop_low_scores(detections: Detections, min_score: float) -> Detections:
-    """The detections that score at least `min_score`, on the CPU."""
-    return detections[detections.scores >= min_score].cpu()

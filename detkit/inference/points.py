@@ -13,7 +13,6 @@ from torch import Tensor
 
 from detkit.images import image_size, read_photo
 from detkit.inference.files import check_outputs
-from detkit.inference.images import drop_low_scores
 from detkit.inference.point_prompts import ImagePoints, first_ten, read_point_prompts
 from detkit.inference.processing import ImageResult, Summary, process_files
 from detkit.modeling.image_model import ImageModel
@@ -121,7 +120,7 @@ def _predict_image(
     given: dict[str, Any] = {name: getattr(prompts, name) for name in NEEDED[prompt]}
     answers = model.predict(image, prompt=prompt, **given)[0]
     summary.note_scores(answers.scores)
-    found = drop_low_scores(answers, min_score).clipped(*image_size(image))
+    found = answers[answers.scores >= min_score].cpu().clipped(*image_size(image))
     assert isinstance(found, PromptedDetections) and found.owners is not None
     owners, by_point = set(found.owners.tolist()), prompt != "class"
     answered = [number in owners or not by_point for number in range(len(prompts.points))]

@@ -16,6 +16,7 @@ from torch import Tensor
 from detkit.images import image_size
 from detkit.modeling.base import InputRule
 from detkit.modeling.merging import Found, Merged, fuse_copies, merge_parts
+from detkit.ops.boxes import mirror_boxes
 from detkit.ops.masks import MaskCrops
 from detkit.structures import Detections
 from detkit.structures.conversions import regions_of
@@ -64,7 +65,7 @@ def find_sliced(
 
     Args:
         find: used on the image and on its parts.
-        keep: leaves out what has no use, as soon as it is found.
+        keep: filters the detections of each part, for example by score and class.
         side: of the parts in pixels of the image.
         overlap: the share of a side that neighbours have in common, at least.
         batch_size: parts that go through the model together.
@@ -91,7 +92,7 @@ def find_augmented(model: Any, image: Tensor, keep: Keep) -> Detections:
 
     Args:
         model: an `ImageModel`; its input rule is scaled.
-        keep: leaves out what has no use of what the copies together say.
+        keep: filters the fused detections, for example by score and class.
     """
     size, found = image_size(image), []
     for scale, mirrored in COPIES:
@@ -99,7 +100,7 @@ def find_augmented(model: Any, image: Tensor, keep: Keep) -> Detections:
         batch = model.as_batch([scaled_rule(model.input_rule, scale).resize(copy.to(model.device))])
         found.append(model.detect(batch, [size])[0].cpu())
     flags = [mirrored for _, mirrored in COPIES]
-    boxes = [_mirrored(one.boxes, size[1]) if flag else one.boxes for one, flag in zip(found, flags, strict=True)]
+    boxes = [mirror_boxes(one.boxes, size[1]) if flag else one.boxes for one, flag in zip(found, flags, strict=True)]
     merged = fuse_copies(_together(found, boxes), len(COPIES))
     return keep(_assemble(merged, found, size, lambda part, region: _flipped(region, size[1], flags[part])))
 
@@ -121,11 +122,6 @@ def _moved(region: Region, offset: tuple[int, int]) -> Region:
 def _flipped(region: Region, width: int, mirrored: bool) -> Region:
     top, left, pixels = region
     return (top, width - left - pixels.shape[1], pixels[:, ::-1]) if mirrored else region
-
-
-def _mirrored(boxes: Tensor, width: int) -> Tensor:
-    x1, y1, x2, y2 = boxes.unbind(1)
-    return torch.stack([width - x2, y1, width - x1, y2], dim=1)
 
 
 def _together(found: Sequence[Detections], boxes: Sequence[Tensor]) -> Found:

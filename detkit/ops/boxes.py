@@ -18,6 +18,12 @@ def xyxy_to_cxcywh(boxes: Tensor) -> Tensor:
     return torch.cat([(low + high) / 2, high - low], dim=-1)
 
 
+def mirror_boxes(boxes_xyxy: Tensor, width: int) -> Tensor:
+    """Boxes `[n, 4]` in pixels of an image of `width` that is mirrored left to right."""
+    x1, y1, x2, y2 = boxes_xyxy.unbind(1)
+    return torch.stack([width - x2, y1, width - x1, y2], dim=1)
+
+
 def box_area(boxes_xyxy: Tensor) -> Tensor:
     """The areas `[...]` of boxes `[..., 4]`, in the square of their unit; 0 where x2 < x1 or y2 < y1."""
     size = (boxes_xyxy[..., 2:] - boxes_xyxy[..., :2]).clamp(min=0)

@@ -21,7 +21,7 @@ from detkit.evaluation.backends import detection_rows
 from detkit.evaluation.coco import CocoEvaluator
 from detkit.files import write_json, write_text
 from detkit.runtime.components import build_evaluation, import_components
-from detkit.runtime.evaluate import evaluate
+from detkit.runtime.evaluate import evaluate, evaluation_options
 from detkit.structures import LabelMap
 from detkit.structures.protocols import Dataset, Evaluator
 
@@ -121,17 +121,8 @@ def _validation(weights: Path, header: dict[str, Any], config: dict[str, Any]) -
 
 
 def _run(weights: Path, config: dict[str, Any], dataset: Dataset, evaluator: Evaluator, device: str) -> dict:
-    data = config["data"]
     logger.info("evaluating %s on %d images", weights, len(dataset))
-    return evaluate(
-        load_model(weights, device),
-        dataset,
-        evaluator,
-        batch_size=data["eval_batch_size"],
-        workers=data["workers"],
-        precision=config["train"]["precision"],
-        skip_broken=data["skip_broken"],
-    )
+    return evaluate(load_model(weights, device), dataset, evaluator, **evaluation_options(config))
 
 
 def evaluation_key(header: Mapping[str, Any], config: Mapping[str, Any], evaluator: Any) -> str | None:

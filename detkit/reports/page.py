@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import csv
-import platform
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from detkit.checkpoints.files import find_weights, update_header
+from detkit.checkpoints.saving import versions
 from detkit.config import format_config
 from detkit.data.coco_file import read_coco_file, select_categories
 from detkit.files import write_text
@@ -151,17 +149,9 @@ def _logged(row: dict[str, str]) -> dict[str, Any]:
 
 
 def _config(evaluated: Evaluated) -> str:
-    now = {"detkit": _version("detkit"), "torch": torch.__version__, "python": platform.python_version()}
-    now |= {"hotcoco": _version("hotcoco")}
+    now = versions() | {"hotcoco": version("hotcoco")}
     trained = evaluated.header.get("versions", {})
     rows = [[name, str(trained.get(name, "-")), str(now.get(name, "-"))] for name in {**now, **trained}]
     facts = {"step": evaluated.header.get("step"), "epoch": evaluated.header.get("epoch")}
     about = table(["", "training", "report"], rows) + table(["", "weights"], list(facts.items()))
     return about + listing(format_config(evaluated.config))
-
-
-def _version(name: str) -> str:
-    try:
-        return version(name)
-    except ImportError:  # detkit itself, run from a source tree
-        return "unknown"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -35,6 +35,17 @@ def autocast(precision: str, device: torch.device) -> AbstractContextManager:
         precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     )
     return torch.autocast(device.type, torch.bfloat16) if wanted else nullcontext()
+
+
+def evaluation_options(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of `evaluate` that stand in a resolved config: batch size, workers, precision, broken images."""
+    data = config["data"]
+    return {
+        "batch_size": data["eval_batch_size"],
+        "workers": data["workers"],
+        "precision": config["train"]["precision"],
+        "skip_broken": data["skip_broken"],
+    }
 
 
 class EvaluationStopped(Exception):

@@ -5,6 +5,7 @@ Shape letters: n objects, h/w pixels.
 
 from __future__ import annotations
 
+import importlib
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
@@ -65,10 +66,7 @@ def to_supervision(found: Detections) -> Any:
     Raises:
         ImportError: supervision is not installed.
     """
-    try:
-        import supervision
-    except ImportError as error:
-        raise ImportError("to_supervision needs supervision: pip install supervision") from error
+    supervision = _needed("supervision")
     found = found.cpu()
     return supervision.Detections(
         xyxy=found.boxes.float().numpy(),
@@ -85,14 +83,18 @@ def to_pandas(found: Detections) -> Any:
     Raises:
         ImportError: pandas is not installed.
     """
-    try:
-        import pandas
-    except ImportError as error:
-        raise ImportError("to_pandas needs pandas: pip install pandas") from error
+    pandas = _needed("pandas")
     found = found.cpu()
     x1, y1, x2, y2 = found.boxes.double().numpy().T
     columns = dict(name=found.names(), label=found.labels.numpy(), score=found.scores.double().numpy())
     return pandas.DataFrame(dict(source=found.source, **columns, x1=x1, y1=y1, x2=x2, y2=y2))
+
+
+def _needed(library: str) -> Any:
+    try:
+        return importlib.import_module(library)
+    except ImportError as error:
+        raise ImportError(f"to_{library} needs {library}: pip install {library}") from error
 
 
 def crops(found: Detections, image: Any) -> list[Image]:

@@ -19,7 +19,7 @@ from detkit.data.pairs.dataset import PairDataset
 from detkit.files import write_atomically, write_text
 from detkit.modeling.base import Model
 from detkit.runtime.components import build_evaluation
-from detkit.runtime.evaluate import evaluate
+from detkit.runtime.evaluate import evaluate, evaluation_options
 from detkit.runtime.lock import locked
 from detkit.runtime.processes import is_main, on_main
 
@@ -61,8 +61,7 @@ def evaluate_corruptions(
     with contextlib.ExitStack() as until_the_end:
         on_main(lambda: until_the_end.enter_context(locked(out)))
         done = _open_folder(out, _settings(config, weights))
-        options = {name: config["data"][name] for name in ("workers", "skip_broken")}
-        options |= dict(batch_size=config["data"]["eval_batch_size"], precision=config["train"]["precision"])
+        options = evaluation_options(config)
         for corruption, severity in wanted:
             if (corruption, severity) in done:
                 continue

@@ -189,7 +189,12 @@ class ViDT(PromptedModel):
         return det, det_pos, Memory.from_maps(maps, [resize_mask(images.mask, m.shape[2:]) for m in maps])
 
     def maps(self, images: ImageBatch) -> tuple[list[Tensor], Tensor, Tensor]:
-        """The same, with the feature maps as `[b, c, h, w]` of each level."""
+        """Backbone, projections and fusion for normalised images, before the maps are joined into a `Memory`.
+
+        Returns:
+            The feature maps `[b, c, h, w]` of each level, the det tokens `[b, n, c]` and their position embeddings
+            `[1, n, c]`.
+        """
         found = self.backbone(images.images, images.mask)
         maps = [project(feature) for project, feature in zip(self.input_proj, found.features, strict=True)]
         if self.fusion is not None:

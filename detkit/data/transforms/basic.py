@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from detkit.images import check_multiple, check_shape, image_size, resize_image, resized_size
+from detkit.ops.boxes import mirror_boxes
 from detkit.registry import register
 from detkit.registry.ranges import Pixels, Share
 from detkit.structures import Annotations
@@ -32,10 +33,9 @@ class RandomFlip:
         if rng.random() >= self.probability:
             return image, annotations
         masks, points, (height, width) = annotations.mask_crops, annotations.points, image_size(image)
-        x1, y1, x2, y2 = annotations.boxes.unbind(1)
         flipped = replace(
             annotations,
-            boxes=torch.stack([width - x2, y1, width - x1, y2], dim=1),
+            boxes=mirror_boxes(annotations.boxes, width),
             masks=None if masks is None else masks.resampled(np.arange(height), np.arange(width)[::-1]),
             points=None if points is None else torch.stack([width - 1 - points[:, 0], points[:, 1]], dim=1),
         )

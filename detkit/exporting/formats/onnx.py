@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from detkit.console import without_warnings
 from detkit.exporting.description import Description
 from detkit.exporting.formats.packages import needed
 
@@ -42,11 +43,8 @@ def quantized(proto: Any, path: Path) -> Any:
 
     temporary = path.with_suffix(".int8")
     options: Any = dict(op_types_to_quantize=["MatMul", "Gemm"], per_channel=True, weight_type=QuantType.QInt8)
-    logging.disable(logging.WARNING)  # it advises to prepare the model, which the exporter has done
-    try:
+    with without_warnings():  # it advises to prepare the model, which the exporter has done
         quantize_dynamic(proto, temporary, **options)
-    finally:
-        logging.disable(logging.NOTSET)
     return onnx.load(temporary)
 
 

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import logging
 import tempfile
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +11,7 @@ from typing import Any
 import torch
 
 from detkit.config import resolve_config
-from detkit.console import format_seconds
+from detkit.console import format_seconds, without_warnings
 from detkit.engine.hook import Hook, Run
 from detkit.engine.runner import Runner
 from detkit.runtime.components import build_evaluator
@@ -64,23 +61,12 @@ def measure(config: dict[str, Any], device: torch.device) -> Speed:
     steps = WARM_UP + TIMED
     train = {**config["train"], "max_steps": steps, "epochs": steps, "loggers": []}
     short = {**config, "train": train, "schedule": {"type": "constant"}, "hooks": []}
-    with tempfile.TemporaryDirectory() as folder, silent():
+    with tempfile.TemporaryDirectory() as folder, without_warnings():
         runner = Runner(resolve_config(short), Path(folder), device)
         runner.hooks = [watch := Stopwatch()]
         while not runner.finished:
             runner.train_epoch()
         return Speed(watch.seconds(), _evaluation_seconds(runner), runner.steps_per_epoch)
-
-
-@contextlib.contextmanager
-def silent() -> Iterator[None]:
-    """Without log lines: the run itself will say the same."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        yield
-    finally:
-        logging.disable(before)
 
 
 def _evaluation_seconds(runner: Runner) -> float:
